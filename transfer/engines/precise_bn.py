@@ -37,19 +37,22 @@ def update_bn_statistics(
     variances = [torch.zeros_like(layer.running_var) for layer in layers]  # type: ignore[arg-type]
     for layer in layers:
         layer.momentum = 1.0  # running statistics become those of the last batch
-    done = 0
-    for batch in batches:
-        if done == iterations:
-            break
-        forward(batch)
-        done += 1
-        for layer, mean, variance in zip(layers, means, variances, strict=True):
-            mean += (layer.running_mean - mean) / done  # type: ignore[operator]
-            variance += (layer.running_var - variance) / done  # type: ignore[operator]
+    try:
+        done = 0
+        for batch in batches:
+            if done == iterations:
+                break
+            forward(batch)
+            done += 1
+            for layer, mean, variance in zip(layers, means, variances, strict=True):
+                mean += (layer.running_mean - mean) / done  # type: ignore[operator]
+                variance += (layer.running_var - variance) / done  # type: ignore[operator]
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
     if done < iterations:
         raise ValueError(f"precise BN wants {iterations} batches, got {done}")
-    for layer, mean, variance, momentum in zip(layers, means, variances, momenta, strict=True):
+    for layer, mean, variance in zip(layers, means, variances, strict=True):
         layer.running_mean.copy_(mean)  # type: ignore[union-attr]
         layer.running_var.copy_(variance)  # type: ignore[union-attr]
-        layer.momentum = momentum
     return len(layers)

@@ -1,0 +1,157 @@
+"""The three forces of MSBReg on embeddings: multiview centroid, singular value and Brownian diffusive loss.
+
+"An Embedding-Dynamic Approach to Self-supervised Learning", Moon, Buracas, Park, Kim, Canny (arXiv 2207.03552,
+WACV 2023, pp. 2750–2758). Its equations were not available to us. Known are the abstract, the caption of Fig. 1 and
+one ablation caption: what each force does, the target network that follows the online one, and the weights
+λ_s = 0.004 and λ_b = 0.5 up to which a frozen ResNet-18 improves for K = 4 and 8 views. The formulas below are our
+reading of that; each docstring says which part is which.
+
+Throughout, z are online predictions and t target projections, [K, n, d]: K views of n images, as unit vectors of d
+dimensions. Every term is a mean over images and over views. Half types are widened to float32 first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pretrain.nuclear import EPSILON, Way, smoothed_nuclear_norm
+
+Centroid = Literal["others", "all", "pair"]
+SingularForm = Literal["nuclear", "covariance"]
+Direction = Literal["view", "image"]
+
+
+def multiview_centroid_loss(z: Tensor, t: Tensor, centroid: Centroid = "others") -> Tensor:
+    """Squared distance of the embeddings of an image's views to their centroid, 2 − 2⟨z_ik, c_ik⟩ on average.
+
+    From the paper: views are attracted to their centroid; the distance is one between online and target network
+    embeddings of different views of the same image (Fig. 1). Our reading: the variants of c_ik. With K = 2 and
+    "others" this is half of BYOL's symmetric loss (Grill et al. 2020, eq. 2), which sums its two directions.
+
+    Args:
+        z, t: [K, n, d] unit vectors; gradients reach `t` too, so pass a detached target.
+        centroid: "others": c_ik is the re-normalised mean of the image's other K − 1 target embeddings;
+            "all": of all K; "pair": the online centroid is drawn to the centroid of all K targets.
+
+    Returns:
+        A scalar in [0, 4].
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two views.
+    """
+    if z.shape != t.shape or z.ndim != 3 or len(z) < 2:
+        raise ValueError(f"z and t must both be [K ≥ 2, n, d], not {list(z.shape)} and {list(t.shape)}")
+    z, t = _widen(z), _widen(t)
+    if centroid == "others":
+        towards = normalize(t.sum(0) - t, dim=-1)
+    elif centroid == "all":
+        towards = normalize(t.mean(0), dim=-1).expand_as(z)
+    else:
+        z, towards = normalize(z.mean(0), dim=-1), normalize(t.mean(0), dim=-1)
+    return 2 - 2 * (z * towards).sum(-1).mean()
+
+
+def singular_value_loss(
+    z: Tensor, form: SingularForm = "nuclear", method: Way = "auto", epsilon: float = EPSILON
+) -> Tensor:
+    """Global dispersion: drives the embeddings of a batch to a homogeneous density with decorrelated dimensions.
+
+    From the paper: that purpose, and the name. Our reading: "nuclear", −Σ_j √(σ_j² + ε²) for one view's n×d matrix
+    of unit rows. As Σσ_j² = n is fixed, the sum is largest, √(n·min(n, d)), exactly when all σ_j are equal.
+    The alternative "covariance", ‖C − I‖²_F / d with C = (d/n)·ZᵀZ, has the same optimum where n ≥ d.
+
+    Args:
+        z: [K, n, d] unit vectors.
+        form: see above.
+        method: how the nuclear norm is computed; changes the value by rounding only
+            (errors by input type: see `pretrain.nuclear.smoothed_nuclear_norm`).
+        epsilon: ε, which bounds the gradient where the batch has collapsed to a lower rank.
+
+    Returns:
+        A scalar, the mean over views.
+    """
+    if form == "nuclear":
+        return -smoothed_nuclear_norm(_widen(z), epsilon, method).mean()
+    _, n, d = z.shape
+    # float64 is out of reach of autocast, which would round this product to half precision.
+    correlation = z.double().mT @ z.double() * (d / n)
+    identity = torch.eye(d, dtype=correlation.dtype, device=z.device)
+    return ((correlation - identity).square().sum((-2, -1)) / d).mean().to(_widen(z).dtype)
+
+
+def brownian_loss(z: Tensor, per: Direction = "view", generator: torch.Generator | None = None) -> Tensor:
+    """Local dispersion: ⟨z_ik, g_ik⟩ on average, g_ik a new random direction at each call.
+
+    From the paper: a random motion of each embedding that needs no knowledge of the others and stretches weak links
+    more than strong ones. Our reading: g_ik uniform on the sphere, so value and gradient are zero on average and
+    what is left is diffusion, equal in all directions.
+
+    Args:
+        z: [K, n, d] unit vectors.
+        per: "view" draws for every embedding; "image" one direction that an image's views share.
+        generator: on the device of `z`; None is the global one.
+
+    Returns:
+        A scalar in [-1, 1].
+    """
+    z = _widen(z)
+    shape = z.shape if per == "view" else z.shape[1:]
+    directions = torch.randn(shape, generator=generator, device=z.device, dtype=z.dtype)
+    return (z * normalize(directions, dim=-1)).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class Forces:
+    """The two dispersing forces, λ_s · singular value + λ_b · Brownian, which can be added to any method's loss.
+
+    Attributes:
+        singular: weight of the singular value loss, λ_s (paper: 0.004).
+        brownian: weight of the Brownian diffusive loss, λ_b (paper: 0.5).
+        singular_form: −Σσ of the embeddings, or the distance of their covariance to the identity.
+        brownian_per: one random direction for every view, or one shared by the views of an image.
+    """
+
+    singular: float = 0.004
+    brownian: float = 0.5
+    singular_form: SingularForm = "nuclear"
+    brownian_per: Direction = "view"
+
+    def dispersion(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the two forces, and each before weighting; a force of weight 0 is not computed."""
+        total, terms = z.new_zeros((), dtype=_widen(z).dtype), {}
+        if self.singular:
+            terms["singular"] = singular_value_loss(z, self.singular_form)
+            total = total + self.singular * terms["singular"]
+        if self.brownian:
+            terms["brownian"] = brownian_loss(z, self.brownian_per, generator)
+            total = total + self.brownian * terms["brownian"]
+        return total, terms
+
+
+@dataclass(frozen=True)
+class MSBReg(Forces):
+    """The whole loss: centroid + λ_s · singular value + λ_b · Brownian. With both weights 0 and K = 2: BYOL's, halved.
+
+    Attributes:
+        centroid: what each view is drawn to: the centroid of the targets of the other views, of all views,
+            or (pair) the online centroid to the target centroid.
+    """
+
+    centroid: Centroid = "others"
+
+    def __call__(
+        self, z: Tensor, t: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of z, t [K, n, d], and its terms before weighting, by name."""
+        attraction = multiview_centroid_loss(z, t, self.centroid)
+        dispersion, terms = self.dispersion(z, generator)
+        return attraction + dispersion, {"centroid": attraction, **terms}
+
+
+def _widen(z: Tensor) -> Tensor:
+    return z.to(torch.promote_types(z.dtype, torch.float32))

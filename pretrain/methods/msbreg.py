@@ -1,0 +1,81 @@
+"""MSBReg: BYOL's online and target networks, K views, and the three forces of `pretrain.losses`.
+
+Moon et al., "An Embedding-Dynamic Approach to Self-supervised Learning" (arXiv 2207.03552, WACV 2023). Networks,
+heads, slow copy and schedules are BYOL's (Grill et al. 2020), because the paper's own were not available to us.
+`--views 2 --singular 0 --brownian 0` is BYOL (its symmetric loss, halved).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.losses import MSBReg
+from pretrain.methods import Method
+from pretrain.networks import Arch, Branch, decay_at, follow, slow_copy
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of MSBReg.
+
+    Attributes:
+        views: K, the number of views of an image.
+        loss: the three forces.
+        hidden: units of the hidden layer of projector and predictor.
+        dimensions: d, length of an embedding.
+        ema: decay of the target network at the start; rises to 1 along a cosine.
+    """
+
+    views: int = 4
+    loss: OmitArgPrefixes[MSBReg] = field(default_factory=MSBReg)
+    hidden: int = 4096
+    dimensions: int = 256
+    ema: float = 0.99
+
+
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
+    # byol/configs/byol.py: learning rate, weight decay and EMA base by number of epochs
+    "100": (Recipe(epochs=100, lr=0.45, weight_decay=1e-6), Settings(ema=0.99)),
+    "300": (Recipe(epochs=300, lr=0.3, weight_decay=1e-6), Settings(ema=0.99)),
+    "1000": (Recipe(epochs=1000, lr=0.2, weight_decay=1.5e-6), Settings(ema=0.996)),
+    # Not a protocol: about a minute on two CPU cores, to show that everything works.
+    "demo": (
+        Recipe(
+            arch="resnet18", crop=64, steps=40, warmup_steps=4, batch=32, optimizer="sgd", lr=0.4, weight_decay=1e-5
+        ),
+        Settings(hidden=1024, ema=0.95),
+    ),
+}
+
+
+class OnlineAndTarget(Method):
+    """An online network with a predictor, and a target that follows it slowly and gives the centroids."""
+
+    def __init__(self, arch: Arch, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.online = Branch(arch, settings.hidden, settings.dimensions, predictor=True)
+        self.target = slow_copy(self.online)
+        self.branches = {"online": self.online, "target": self.target}
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """Online predictions, unit vectors [K, n, d] in float32."""
+        return normalize(torch.stack([self.online(view) for view in views]).float(), dim=-1)
+
+    @torch.no_grad()
+    def targets(self, views: list[Tensor]) -> Tensor:
+        """Target projections, unit vectors [K, n, d] in float32; BatchNorm uses the batch, as in BYOL."""
+        return normalize(torch.stack([self.target(view) for view in views]).float(), dim=-1)
+
+    def after_step(self, progress: float) -> dict[str, float]:
+        """Moves the target towards the online network."""
+        decay = decay_at(progress, self.settings.ema)
+        follow(self.target, self.online, decay)
+        return {"ema": decay}

@@ -1,0 +1,23 @@
+"""Puts the checkout's root first on the import path: the project is run from its folder, not installed."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+for folder in ("tests/transfer",):  # shared generators of test files
+    sys.path.append(str(ROOT / folder))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder named by MSBREG_TEST_DATA; its tests skip where it is not set."""
+    folder = os.environ.get("MSBREG_TEST_DATA", "")
+    if not folder:
+        pytest.skip("MSBREG_TEST_DATA is not set: no real image sets to test on")
+    if not Path(folder).is_dir():
+        pytest.fail(f"MSBREG_TEST_DATA names {folder}, which is not a folder")
+    return Path(folder)

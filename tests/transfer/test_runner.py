@@ -1,0 +1,204 @@
+"""The runner: one record per run, found again, failures recorded, nothing half-written."""
+
+import dataclasses
+import json
+import multiprocessing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from transfer.backbone import random_backbone
+from transfer.errors import TrainingError, UserError
+from transfer.record import read_record
+from transfer.runner import Plan, only_one, run
+from transfer.task import Task, TaskOutcome, flatten, load_task, recipe_differences, task_names
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.02
+    steps: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    inner: Inner = Inner()
+    mode: str = "a"
+
+
+@dataclass(frozen=True)
+class Data:
+    pass
+
+
+def plan(do, *, seed=0, recipe=None, backbone=None, sha="d" * 64) -> Plan:
+    recipe = recipe or Recipe()
+    task = Task(
+        title="a test",
+        version=1,
+        primary="AP",
+        protocols={"p": Recipe()},
+        presets={},
+        engines=(),
+        data_options=Data,
+        load_data=lambda options: None,
+        fingerprints=lambda data: {},
+        data_differences=lambda options: (),
+        adapt=lambda recipe, device: recipe,
+        check=lambda *a: None,
+        run=do,
+    )
+    return Plan(
+        task_name="room.test",
+        task=task,
+        backbone=backbone or random_backbone("resnet18", 0),
+        label="ckpt",
+        protocol="p",
+        published=Recipe(),
+        recipe=recipe,
+        data=None,
+        fingerprints={"train": {"name": "t", "sha256": sha, "images": 1, "boxes": 1}},
+        data_differences=(("data", "theirs", "ours"),),
+        engine="",
+        seed=seed,
+        device="cpu",
+        workers=0,
+        command="python -m transfer run room.test ckpt",
+    )
+
+
+def finish(context):
+    (context.workdir / "weights").write_text("x")
+    return TaskOutcome({"AP": 50.0 + context.seed}, notes=("a note",))
+
+
+def records_in(folder: Path) -> list[Path]:
+    return sorted((folder / "records").rglob("*"))[1:]
+
+
+def test_a_run_leaves_one_record_and_is_found_again(tmp_path):
+    calls = []
+
+    def do(context):
+        calls.append(context.seed)
+        return finish(context)
+
+    first = run(plan(do), tmp_path)
+    again = run(plan(do), tmp_path)
+    assert calls == [0]
+    assert first == again
+    assert first.metrics == {"AP": 50.0}
+    assert len(records_in(tmp_path)) == 1
+    assert read_record(records_in(tmp_path)[0]) == first
+    assert {"what": "data", "protocol": "theirs", "run": "ours"} in first.differences
+    run(plan(do), tmp_path, overwrite=True)
+    assert calls == [0, 0]
+    assert len(records_in(tmp_path)) == 1
+
+
+def test_seed_recipe_data_and_weights_each_give_another_run(tmp_path):
+    base = plan(finish)
+    others = [
+        plan(finish, seed=1),
+        plan(finish, recipe=Recipe(mode="b")),
+        plan(finish, sha="e" * 64),
+        plan(finish, backbone=random_backbone("resnet18", 1)),
+        dataclasses.replace(base, engine="mmdet"),
+    ]
+    ids = {p.run_id() for p in [base, *others]}
+    assert len(ids) == 6
+    assert dataclasses.replace(base, label="another name", command="x", workers=3).run_id() == base.run_id()
+
+
+@pytest.mark.parametrize("error", [TrainingError("the loss is nan", todo="lower it"), ZeroDivisionError("oops")])
+def test_a_failure_is_recorded_and_tried_again(tmp_path, error):
+    def fail(context):
+        (context.workdir / "checkpoint").write_text("half way")
+        raise error
+
+    failed = run(plan(fail), tmp_path)
+    assert failed.status == "failed"
+    assert failed.metrics == {}
+    assert failed.failure["kind"] == type(error).__name__
+    assert "Traceback" in failed.failure["traceback"]
+
+    def resume(context):
+        assert (context.workdir / "checkpoint").read_text() == "half way"
+        return finish(context)
+
+    assert run(plan(resume), tmp_path).status == "finished"
+    assert len(records_in(tmp_path)) == 1
+
+
+def test_ctrl_c_leaves_no_record_but_what_a_resume_needs(tmp_path):
+    def interrupted(context):
+        (context.workdir / "checkpoint").write_text("half way")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(interrupted), tmp_path)
+    assert not (tmp_path / "records").exists()
+    assert list(tmp_path.rglob("checkpoint"))
+
+
+def test_overwrite_forgets_the_earlier_attempt(tmp_path):
+    def do(context):
+        assert not (context.workdir / "deep").exists()
+        (context.workdir / "deep").mkdir()
+        (context.workdir / "deep" / "file").write_text("x")
+        return finish(context)
+
+    run(plan(do), tmp_path)
+    run(plan(do), tmp_path, overwrite=True)
+
+
+def hold(folder, ready, release):
+    with only_one(Path(folder)):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_processes_cannot_do_the_same_run(tmp_path):
+    spawn = multiprocessing.get_context("fork")
+    ready, release = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=hold, args=(str(tmp_path), ready, release))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(UserError, match="another process"), only_one(tmp_path):
+        pass
+    release.set()
+    other.join(30)
+    with only_one(tmp_path):  # free again
+        pass
+
+
+def test_metrics_that_are_nan_are_a_failure(tmp_path):
+    record = run(plan(lambda context: TaskOutcome({"AP": float("nan")})), tmp_path)
+    assert record.status == "failed"
+    assert record.metrics == {}
+    assert "AP" in record.failure["message"]
+
+
+def test_differences_name_nested_values():
+    assert flatten(Recipe()) == {"inner.lr": 0.02, "inner.steps": (1, 2), "mode": "a"}
+    assert recipe_differences(Recipe(), Recipe(Inner(lr=0.1))) == (("inner.lr", "0.02", "0.1"),)
+
+
+def test_every_task_file_is_found_and_loads():
+    names = task_names()
+    assert "detection.voc" in names
+    for name in names:
+        task = load_task(name)
+        assert task.primary
+        assert task.protocols
+        for _, recipe in task.presets.values():
+            assert recipe_differences(next(iter(task.protocols.values())), recipe)
+    with pytest.raises(UserError, match="no task is called"):
+        load_task("detection.nonsense")
+
+
+def test_records_are_json_that_anyone_can_read(tmp_path):
+    run(plan(finish), tmp_path)
+    content = json.loads(records_in(tmp_path)[0].read_text())
+    assert content["recipe"] == {"inner": {"lr": 0.02, "steps": [1, 2]}, "mode": "a"}

@@ -1,0 +1,166 @@
+"""Command line of the spine: python -m transfer inspect | convert | tasks | run | toy."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional
+
+from transfer.errors import UserError
+
+HELP = """usage: python -m transfer VERB …
+
+verbs:
+  inspect FILE                      what a checkpoint is: format, architecture, tensors used and dropped
+  convert FILE --to ENGINE -o OUT   write it for torchvision, detectron2 or mmdet
+  tasks                             list tasks, their protocols and presets
+  run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
+  toy FOLDER                        write small synthetic data sets for trying things out
+
+Every verb has --help. --debug shows the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what a checkpoint file is.
+
+    Attributes:
+        file: the checkpoint.
+        format: force a format instead of recognising it.
+        branch: which network of the file.
+        allow_half: accept half precision.
+        debug: show tracebacks.
+    """
+
+    file: Positional[Path]
+    format: str | None = None
+    branch: str | None = None
+    allow_half: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write a checkpoint's backbone for another library.
+
+    Attributes:
+        file: the checkpoint.
+        to: whose layout to write.
+        out: the file to write (-o).
+        format: force a format instead of recognising it.
+        branch: which network of the file.
+        allow_half: accept half precision.
+        debug: show tracebacks.
+    """
+
+    file: Positional[Path]
+    to: Literal["torchvision", "detectron2", "mmdet"]
+    out: tyro.conf.arg(Path, aliases=["-o"])  # type: ignore[valid-type]
+    format: str | None = None
+    branch: str | None = None
+    allow_half: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Write small synthetic data sets: VOC layout, COCO layout with masks, and a classification folder.
+
+    Attributes:
+        folder: where to.
+        seed: equal seeds give equal bytes.
+        overwrite: replace the folder if it is there.
+        debug: show tracebacks.
+    """
+
+    folder: Positional[Path]
+    seed: int = 0
+    overwrite: bool = False
+    debug: bool = False
+
+
+def inspect(arguments: Sequence[str]) -> int:
+    """`inspect FILE`."""
+    from transfer.inspect import describe
+
+    options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
+    print(describe(options.file, format=options.format, branch=options.branch, allow_half=options.allow_half))
+    return 0
+
+
+def convert(arguments: Sequence[str]) -> int:
+    """`convert FILE --to ENGINE -o OUT`."""
+    from transfer.convert import convert as write
+
+    options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
+    chosen = {"format": options.format, "branch": options.branch, "allow_half": options.allow_half}
+    print(write(options.file, options.to, options.out, **chosen))
+    return 0
+
+
+def tasks(arguments: Sequence[str]) -> int:
+    """`tasks`."""
+    from transfer.task import load_task, task_names
+
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: python -m transfer tasks\n\nlist tasks, their protocols and presets")
+        return 0
+    for name in task_names():
+        task = load_task(name)
+        print(f"{name}  (version {task.version})\n    {task.title}")
+        print(f"    protocols: {', '.join(task.protocols)}; primary metric: {task.primary}")
+        print(f"    engines:   {', '.join(task.engines) or 'none needed'}")
+        for preset, (line, _) in task.presets.items():
+            print(f"    --preset {preset}: {line}")
+    return 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`run TASK FILE …`."""
+    from transfer.commands import run_command
+
+    return run_command(arguments)
+
+
+def toy(arguments: Sequence[str]) -> int:
+    """`toy FOLDER`."""
+    from transfer.toy import make_toy
+
+    options = tyro.cli(Toy, args=arguments, prog="python -m transfer toy")
+    print(make_toy(options.folder, seed=options.seed, overwrite=options.overwrite))
+    return 0
+
+
+VERBS = {"inspect": inspect, "convert": convert, "tasks": tasks, "run": run, "toy": toy}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one verb; errors meant for people are printed without traceback, exit status 2; Ctrl-C gives 130."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if arguments else 2
+    debug = "--debug" in arguments
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("transfer").setLevel(logging.DEBUG if debug else logging.INFO)
+    try:
+        if arguments[0] not in VERBS:
+            raise UserError(f"unknown verb {arguments[0]!r}", todo=f"one of {', '.join(VERBS)}")
+        return VERBS[arguments[0]](arguments[1:])
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

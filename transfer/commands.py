@@ -1,0 +1,219 @@
+"""`python -m transfer run TASK …`: from the command line to runs. Options come from the task's own dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from tyro.conf import Positional, arg
+
+from transfer.architectures import ARCHITECTURES
+from transfer.backbone import Backbone, random_backbone
+from transfer.engines.choose import choose_engine
+from transfer.errors import CheckpointError, UserError
+from transfer.formats import read_backbone
+from transfer.record import Record
+from transfer.runner import Plan, run
+from transfer.task import ROOT, Task, load_task, recipe_differences
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that every task has.
+
+    Attributes:
+        checkpoints: files, or random:ARCH[:SEED] for a randomly initialised backbone.
+        engine: detectron2, mmdet, or auto (the first of these that is installed).
+        protocol: which published protocol to follow; the task's first one by default.
+        preset: a recipe for smaller hardware instead of the published one; shown as a difference from it.
+        seeds: one run and one record for each.
+        labels: names of the checkpoints in tables; by default the file names.
+        device: cuda or cpu; by default cuda where there is one.
+        workers: data-loading processes; does not change any number.
+        format: force a checkpoint format instead of recognising it.
+        branch: which network of the checkpoint, for example query/key or online/target.
+        allow_half: accept weights stored in half precision and widen them.
+        allow_slow: train on a CPU however long it takes.
+        runs: where records and everything else are written.
+        overwrite: do runs again that are finished.
+        debug: show tracebacks.
+    """
+
+    checkpoints: Positional[tuple[str, ...]]
+    engine: str = "auto"
+    protocol: str | None = None
+    preset: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    labels: tuple[str, ...] = ()
+    device: str | None = None
+    workers: int = 0
+    format: str | None = None
+    branch: str | None = None
+    allow_half: bool = False
+    allow_slow: bool = False
+    runs: Path = ROOT / "runs"
+    overwrite: bool = False
+    debug: bool = False
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Parse `TASK CHECKPOINT … [options]`, do the runs, return the exit status (1 if any run failed)."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(
+            "which task?", todo="python -m transfer run TASK CHECKPOINT; `python -m transfer tasks` lists them"
+        )
+    name, rest = arguments[0], list(arguments[1:])
+    task = load_task(name)
+    device = _peek(rest, "device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    protocol = _peek(rest, "protocol") or next(iter(task.protocols))
+    preset = _peek(rest, "preset")
+    starting = starting_recipe(task, protocol, preset, device)
+    options, data_options, recipe = _parse(name, task, starting, rest)
+    _check_device(device)
+    backbones = _read_backbones(options)
+    engine, why = choose_engine(options.engine, task.engines) if task.engines else ("", "")
+    if engine:
+        logger.info("engine: %s (%s)", engine, why)
+    for backbone, _ in backbones:
+        task.check(recipe, backbone, device, options.allow_slow)
+    data = task.load_data(data_options)
+    published = task.protocols[protocol]
+    _log_differences(protocol, task, published, recipe, data_options)
+    fingerprints = task.fingerprints(data)
+    made: list[Record] = []
+    for backbone, label in backbones:
+        for seed in options.seeds:
+            logger.info("%s: %s, seed %d", name, label, seed)
+            plan = Plan(
+                task_name=name,
+                task=task,
+                backbone=backbone,
+                label=label,
+                protocol=protocol,
+                published=published,
+                recipe=recipe,
+                data=data,
+                fingerprints=fingerprints,
+                data_differences=task.data_differences(data_options),
+                engine=engine,
+                seed=seed,
+                device=device,
+                workers=options.workers,
+                command=shlex.join(["python", "-m", "transfer", "run", *arguments]),
+            )
+            record = run(plan, options.runs, options.overwrite)
+            made.append(record)
+            logger.info("%s", _summary(record, options.runs))
+    return int(any(record.status != "finished" for record in made))
+
+
+def starting_recipe(task: Task, protocol: str, preset: str | None, device: str) -> Any:
+    """The preset as it is, or the published protocol adapted to this device.
+
+    Raises:
+        UserError: no such protocol or preset.
+    """
+    if protocol not in task.protocols:
+        raise UserError(f"no protocol is called {protocol!r}", todo=f"choose one of {', '.join(task.protocols)}")
+    if preset is None:
+        return task.adapt(task.protocols[protocol], device)
+    if preset not in task.presets:
+        lines = "\n".join(f"{name}: {line}" for name, (line, _) in task.presets.items())
+        raise UserError(
+            f"no preset is called {preset!r}", found=lines or "this task has none", todo="choose one of these"
+        )
+    return task.presets[preset][1]
+
+
+def _parse(name: str, task: Task, recipe: Any, rest: list[str]) -> tuple[RunOptions, Any, Any]:
+    """Parse with tyro; the recipe's fields show the preset's or protocol's values as their defaults."""
+    command = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("options", Annotated[RunOptions, arg(name="")]),
+            ("data", Annotated[task.data_options, arg(name="")]),
+            ("recipe", Annotated[type(recipe), arg(name="")], dataclasses.field(default=recipe)),
+        ],
+        frozen=True,
+    )
+    parsed: Any = tyro.cli(command, args=rest, prog=f"python -m transfer run {name}", description=task.title)
+    return parsed.options, parsed.data, parsed.recipe
+
+
+def _peek(arguments: Sequence[str], option: str) -> str | None:
+    """The value of `--option VALUE` or `--option=VALUE`; needed before the parser can be built."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith(f"--{option}="):
+            return argument.split("=", 1)[1]
+        if argument == f"--{option}" and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
+    if not options.checkpoints:
+        raise UserError("which checkpoint?", todo="name one or more files, or random:resnet50")
+    if options.labels and len(options.labels) != len(options.checkpoints):
+        raise UserError(f"{len(options.labels)} labels for {len(options.checkpoints)} checkpoints")
+    labels = options.labels or tuple(_default_label(name) for name in options.checkpoints)
+    repeated = {label for label in labels if labels.count(label) > 1}
+    if repeated:
+        raise UserError(
+            f"two checkpoints would be called {', '.join(repeated)} in tables", todo="name them with --labels"
+        )
+    read = [_read_one(name, options) for name in options.checkpoints]
+    return list(zip(read, labels, strict=True))
+
+
+def _read_one(name: str, options: RunOptions) -> Backbone:
+    if not name.startswith("random:"):
+        return read_backbone(name, format=options.format, branch=options.branch, allow_half=options.allow_half)
+    _, arch, *seed = name.split(":")
+    if arch not in ARCHITECTURES or len(seed) > 1 or not all(part.isdecimal() for part in seed):
+        raise CheckpointError(
+            f"{name!r} is no random backbone",
+            todo=f"random:ARCH or random:ARCH:SEED, ARCH one of {', '.join(ARCHITECTURES)}",
+        )
+    return random_backbone(arch, int(seed[0]) if seed else 0)
+
+
+def _default_label(name: str) -> str:
+    """File name without suffix; a file called checkpoint takes its folder's name."""
+    if name.startswith("random:"):
+        return name
+    path = Path(name)
+    return path.resolve().parent.name if path.stem == "checkpoint" else path.stem
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device} is not known", todo="cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda, but PyTorch sees no GPU", todo="check nvidia-smi, or use --device cpu")
+
+
+def _log_differences(protocol: str, task: Task, published: Any, recipe: Any, data_options: Any) -> None:
+    differences = (*task.data_differences(data_options), *recipe_differences(published, recipe))
+    if not differences:
+        logger.info("recipe: the published protocol %r, unchanged", protocol)
+        return
+    lines = "".join(f"\n    {what}: {theirs} → {ours}" for what, theirs, ours in differences)
+    logger.info("recipe: differs from the published protocol %r in%s", protocol, lines)
+
+
+def _summary(record: Record, runs: Path) -> str:
+    where = runs / "records" / record.task / f"{record.run_id}.json"
+    shown = where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
+    if record.status != "finished":
+        return f"FAILED: {record.failure['kind']} (record: {shown})"
+    numbers = "  ".join(f"{name} {value:.2f}" for name, value in record.metrics.items())
+    return f"{record.checkpoint['label']}: {numbers}   (record: {shown})"

@@ -1,0 +1,150 @@
+"""What every detection task does around an engine: refuse what cannot finish, rescale, run, keep the detections."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from transfer.architectures import STAGES
+from transfer.atomic import write_json
+from transfer.backbone import Backbone
+from transfer.datasets.detection import DetectionDataset
+from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
+from transfer.engines.choose import load_engine
+from transfer.engines.verify import torchvision_stages
+from transfer.errors import UserError
+from transfer.task import RunContext
+
+# A run on a CPU that would take longer than this is refused unless --allow-slow is given.
+PATIENCE_HOURS = 6.0
+# Backward costs about twice the forward pass.
+FORWARD_AND_BACKWARD = 3.0
+
+
+def train_and_predict(
+    context: RunContext, recipe: DetectorRecipe, train: DetectionDataset, test: DetectionDataset
+) -> DetectionOutcome:
+    """Run the engine and keep its detections as `detections.json` (COCO result form) in the run's folder."""
+    job = DetectionJob(
+        backbone=context.backbone,
+        recipe=recipe,
+        train=train.with_objects(),
+        test=test,
+        seed=context.seed,
+        workdir=context.workdir,
+        device=context.device,
+        workers=context.workers,
+        checkpoint_every=max(1, min(2_000, recipe.iterations // 10)),
+    )
+    outcome = load_engine(context.engine).run(job)
+    write_json(context.workdir / "detections.json", outcome.detections.to_coco())
+    return outcome
+
+
+def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
+    """Multiply–accumulates (in 10⁹) of one training image's forward pass, convolutions of backbone and RoI head only.
+
+    An estimate for `refuse_if_endless`: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs
+    once per region on a 14×14 map, exactly what it sees at 224×224.
+    """
+    # Forward GMACs at 224×224 without the classifier, and the last stage's share. Counted from torchvision's layers.
+    total, last_stage = {
+        "resnet18": (1.81, 0.41),
+        "resnet34": (3.66, 0.82),
+        "resnet50": (4.09, 0.81),
+        "resnet101": (7.80, 0.81),
+    }[arch]
+    short = float(np.mean(recipe.train_sizes))
+    area = short * min(short * 4 / 3, recipe.max_size) / 224**2
+    if recipe.neck == "c4":
+        regions = recipe.roi_batch * (recipe.roi_resolution / 14) ** 2
+        return (total - last_stage) * area + last_stage * regions
+    # FPN adds 3×3 convolutions of 256 channels on every level, about 6.4 GMACs at 224² with the RPN's.
+    return (total + 6.4) * area + 0.014 * recipe.roi_batch
+
+
+def measured_gmacs_per_second(backbone: Backbone) -> float:
+    """Throughput of this machine's CPU, from one warm forward pass of the backbone at 224×224."""
+    image = np.zeros((224, 224, 3), np.uint8)
+    torchvision_stages(backbone, image)
+    began = time.perf_counter()
+    torchvision_stages(backbone, image)
+    seconds = time.perf_counter() - began
+    backbone_only = DetectorRecipe(neck="c4", train_sizes=(224,), max_size=224, roi_batch=1)
+    return gmacs_per_image(backbone_only, backbone.arch) / seconds
+
+
+def refuse_if_endless(recipe: DetectorRecipe, backbone: Backbone, presets: list[str], allow_slow: bool) -> None:
+    """Raise `UserError` with an estimate if training on this CPU would take longer than `PATIENCE_HOURS`."""
+    images = recipe.iterations * recipe.batch
+    speed = measured_gmacs_per_second(backbone)
+    hours = images * gmacs_per_image(recipe, backbone.arch) * FORWARD_AND_BACKWARD / speed / 3600
+    if hours > PATIENCE_HOURS and not allow_slow:
+        days = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
+        raise UserError(
+            "this recipe is made for GPUs and no GPU is in use",
+            found=f"about {days} of training on this CPU ({recipe.iterations:,} iterations of {recipe.batch} images; "
+            f"estimated from {speed:.0f} GMAC/s measured just now)",
+            todo=f"choose a preset for smaller hardware: {' or '.join(f'--preset {name}' for name in presets)}; "
+            "or --allow-slow to do it all the same",
+        )
+
+
+def rescaled(recipe: DetectorRecipe, processes: int) -> DetectorRecipe:
+    """The recipe for fewer processes than published, by the linear scaling rule (Goyal et al., arXiv 1706.02677).
+
+    Images per process stay as published (batch norm sees as many), so the batch and the learning rate shrink and
+    iterations, steps and warm-up grow by the same factor.
+    """
+    published = recipe.published_processes()
+    if processes >= published:
+        return recipe
+    grow = published / processes
+    return dataclasses.replace(
+        recipe,
+        batch=round(recipe.batch / grow),
+        lr=recipe.lr / grow,
+        iterations=round(recipe.iterations * grow),
+        steps=tuple(round(step * grow) for step in recipe.steps),
+        warmup_iterations=round(recipe.warmup_iterations * grow),
+    )
+
+
+def check_detector(
+    recipe: DetectorRecipe, backbone: Backbone, device: str, presets: list[str], allow_slow: bool
+) -> None:
+    """Raise `UserError` if the recipe makes no sense, or would not end on this CPU."""
+    _demand_sense(recipe)
+    if device == "cpu":
+        refuse_if_endless(recipe, backbone, presets, allow_slow)
+
+
+def _demand_sense(recipe: DetectorRecipe) -> None:
+    """Refuse values that no engine can run, before anything is built."""
+    problems = []
+    for name in ("batch", "test_size", "max_size", "roi_batch", "rpn_batch", "roi_resolution", "max_detections"):
+        if getattr(recipe, name) < 1:
+            problems.append(f"{name} is {getattr(recipe, name)}")
+    for name in ("iterations", "warmup_iterations", "precise_bn", "freeze_at"):
+        if getattr(recipe, name) < 0:
+            problems.append(f"{name} is {getattr(recipe, name)}")
+    if recipe.freeze_at > len(STAGES) + 1:
+        problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
+    if not recipe.lr > 0:
+        problems.append(f"lr is {recipe.lr}")
+    if not recipe.train_sizes or min(recipe.train_sizes) < 1:
+        problems.append(f"train_sizes is {recipe.train_sizes}")
+    if list(recipe.steps) != sorted(recipe.steps):
+        problems.append(f"steps {recipe.steps} are not in order")
+    if recipe.neck == "fpn" and len(recipe.anchor_sizes) != 5:
+        problems.append(f"FPN wants five anchor_sizes (p2 … p6), got {len(recipe.anchor_sizes)}")
+    if problems:
+        raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")
+
+
+def detection_details(outcome: DetectionOutcome) -> dict[str, Any]:
+    """The part of a record's details that every detection task has."""
+    return {"detections": len(outcome.detections)}

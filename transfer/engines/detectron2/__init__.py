@@ -1,0 +1,54 @@
+"""The Detectron2 engine: native config, model, trainer and augmentations; the project's data, checks and numbers.
+
+Importing this package does not import Detectron2; its other modules do, and are imported when a run begins.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+
+from transfer.detector import DetectionJob, DetectionOutcome
+from transfer.errors import EngineError
+
+HOW_TO_GET_IT = (
+    "`conda install -c conda-forge detectron2`, or build it as its own page says "
+    "(https://detectron2.readthedocs.io/en/latest/tutorials/install.html), or install a wheel that you have "
+    "(`.ci/run` takes one from the folder $DETECTRON2_WHEELS)"
+)
+
+
+class Detectron2Engine:
+    """Trains and predicts with Detectron2 on one process, see `DetectionEngine`."""
+
+    name = "detectron2"
+
+    def missing(self) -> str | None:
+        """None if Detectron2 can be imported, otherwise one sentence: what is wrong and how to get it."""
+        if importlib.util.find_spec("detectron2") is None:
+            return f"Detectron2 is not installed; it is on no package index: {HOW_TO_GET_IT}"
+        try:
+            importlib.import_module("detectron2.engine")
+        except ImportError as error:
+            return f"Detectron2 is installed but cannot be imported ({error}); install it anew: {HOW_TO_GET_IT}"
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Versions of Detectron2 and of what decides its numbers; needs them installed."""
+        packages = ("detectron2", "fvcore", "torch", "torchvision", "pillow")
+        return {package: importlib.metadata.version(package) for package in packages}
+
+    def run(self, job: DetectionJob) -> DetectionOutcome:
+        """Build, verify, train (or resume), compute batch-norm statistics anew, predict; see `DetectionEngine.run`."""
+        missing = self.missing()
+        if missing is not None:
+            raise EngineError("the engine detectron2 cannot run here", found=missing)
+        module = importlib.import_module("transfer.engines.detectron2.job")
+        outcome: DetectionOutcome = module.run(job)
+        return outcome
+
+
+ENGINE = Detectron2Engine()
+
+__all__ = ["ENGINE", "Detectron2Engine"]

@@ -1,0 +1,167 @@
+"""`DetectionImage` → what Detectron2's models take, through Detectron2's own augmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.detector import DetectionJob
+from transfer.engines.plan import plan_batches, planned_loader, seed_for_iteration
+from transfer.errors import DataError
+
+
+def read_image(image: DetectionImage, channels: str) -> NDArray[np.uint8]:
+    """The pixels [H, W, 3] of an image file, in "RGB" or "BGR" order.
+
+    EXIF orientation is not applied, unlike in Detectron2's own reader: VOC's and COCO's boxes are drawn on the stored
+    pixels, and sizes that a rotation would swap are checked against the annotation.
+
+    Raises:
+        DataError: the file cannot be read, or has another size than its annotation says.
+    """
+    try:
+        with Image.open(image.path) as file:
+            pixels: NDArray[np.uint8] = detection_utils.convert_PIL_to_numpy(file, channels)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"cannot read the image {image.path}", found=str(error), todo="copy or download this file again"
+        ) from error
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise DataError(
+            f"{image.path} has another size than its annotation says",
+            found=f"{width}×{height} pixels, annotated {image.width}×{image.height}",
+            todo="restore the image that was annotated, or correct the annotation",
+        )
+    return pixels
+
+
+def dataset_dict(image: DetectionImage) -> dict[str, Any]:
+    """The image in Detectron2's dataset form; boxes marked `difficult` are in it, as with Detectron2's VOC reader."""
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label}
+        for box, label in zip(image.boxes.tolist(), image.labels.tolist(), strict=True)
+    ]
+    return {
+        "file_name": str(image.path),
+        "image_id": image.image_id,
+        "height": image.height,
+        "width": image.width,
+        "annotations": annotations,
+    }
+
+
+def train_augmentations(cfg: CfgNode, flip: float) -> list[T.Augmentation]:
+    """Detectron2's own list, with an explicit flip for probabilities that its config cannot express."""
+    augmentations: list[T.Augmentation] = detection_utils.build_augmentation(cfg, is_train=True)
+    if flip not in (0.0, 0.5):
+        augmentations.append(T.RandomFlip(prob=flip))
+    return augmentations
+
+
+class TrainMapper:
+    """Maps a `DetectionImage` to a training item: "image" uint8 [3, H, W] and "instances", resized and flipped alike.
+
+    A `DataError` is handed on as the item: raised in a worker process, it would arrive as a text with a traceback.
+    """
+
+    def __init__(self, cfg: CfgNode, flip: float) -> None:
+        self.channels: str = cfg.INPUT.FORMAT
+        self.augmentations = T.AugmentationList(train_augmentations(cfg, flip))
+
+    def __call__(self, image: DetectionImage) -> dict[str, Any] | DataError:
+        """The item of one image; draws from numpy's global generator."""
+        item = dataset_dict(image)
+        try:
+            augmented = T.AugInput(read_image(image, self.channels))
+        except DataError as error:
+            return error
+        transforms = self.augmentations(augmented)
+        shape = augmented.image.shape[:2]
+        boxes = [
+            detection_utils.transform_instance_annotations(box, transforms, shape) for box in item.pop("annotations")
+        ]
+        instances = detection_utils.annotations_to_instances(boxes, shape)
+        item["instances"] = detection_utils.filter_empty_instances(instances)
+        item["image"] = _planes(augmented.image)
+        return item
+
+
+class PredictionImages(Dataset[Any]):
+    """The test images as items: "image" uint8 [3, H, W] at test size, "height" and "width" of the original."""
+
+    def __init__(self, cfg: CfgNode, dataset: DetectionDataset) -> None:
+        self.channels: str = cfg.INPUT.FORMAT
+        self.augmentations = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
+        self.images = dataset.images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | DataError:
+        image = self.images[index]
+        try:
+            augmented = T.AugInput(read_image(image, self.channels))
+        except DataError as error:
+            return error
+        self.augmentations(augmented)
+        return {
+            "image": _planes(augmented.image),
+            "image_id": image.image_id,
+            "height": image.height,
+            "width": image.width,
+        }
+
+
+def train_batches(cfg: CfgNode, job: DetectionJob, seed: int, start: int, iterations: int) -> Iterator[list[Any]]:
+    """Batches of iterations `start` … `iterations` − 1 of the plan under `seed`.
+
+    The generators are seeded for an iteration when its batch is handed out, so what the model samples does not depend
+    on where a run was taken up.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    plan = plan_batches(job.train, iterations, job.recipe.batch, seed)
+    load = TrainMapper(cfg, job.recipe.flip)
+    loader = planned_loader(job.train, load, plan, seed, start, job.workers, _as_list)
+    for iteration, batch in enumerate(loader, start):
+        items = [_or_raise(item) for item in batch]
+        seed_for_iteration(seed, iteration)
+        yield items
+
+
+def prediction_items(cfg: CfgNode, job: DetectionJob) -> Iterator[dict[str, Any]]:
+    """The test images one by one, in order.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    loader = DataLoader(PredictionImages(cfg, job.test), batch_size=None, num_workers=job.workers)
+    for item in loader:
+        yield _or_raise(item)
+
+
+def _planes(image: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _as_list(items: Sequence[Any]) -> list[Any]:
+    return list(items)
+
+
+def _or_raise(item: dict[str, Any] | DataError) -> dict[str, Any]:
+    if isinstance(item, DataError):
+        raise item
+    return item

@@ -1,0 +1,123 @@
+"""The detector, with the backbone's weights in it and the proof that they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.cnn import build_norm_layer
+from mmdet.models.roi_heads.shared_heads import ResLayer
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from numpy.typing import NDArray
+from torch import nn
+
+from transfer.architectures import STAGES, expected_shapes, is_optional, stage_channels
+from transfer.backbone import Backbone
+from transfer.detector import Verification
+from transfer.engines.plan import seed_for_iteration
+from transfer.engines.verify import Placed, verify
+
+BACKBONE, SHARED_HEAD = "backbone", "roi_head.shared_head"
+
+
+class ResLayerExtraNorm(ResLayer):  # type: ignore[misc]  # mmdet is untyped
+    """Stage 4 on every region, followed by one more batch norm.
+
+    Source: `Res5ROIHeadsExtraNorm` of facebookresearch/moco (detection/train_net.py). The norm is in no checkpoint:
+    it starts fresh.
+    """
+
+    def __init__(self, *, depth: int, stage: int, norm_cfg: dict[str, Any], norm_eval: bool, **options: Any) -> None:
+        super().__init__(depth=depth, stage=stage, norm_cfg=norm_cfg, norm_eval=norm_eval, **options)
+        channels = stage_channels(f"resnet{depth}")[STAGES[stage]]
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+        self.train()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[k, C, H, W] → [k, C', H/2, W/2]."""
+        out: torch.Tensor = self.norm(super().forward(x))
+        return out
+
+
+MODELS.register_module(name="ResLayerExtraNorm", module=ResLayerExtraNorm, force=True)
+
+
+def build_detector(config: Config, backbone: Backbone, seed: int) -> nn.Module:
+    """The detector with fresh heads drawn under `seed` and the backbone's weights."""
+    # Before the first run there is no logger: mmengine would print how it initialised every single parameter.
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    seed_for_iteration(seed, 0)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model: nn.Module = MODELS.build(config.model)
+        model.init_weights()  # type: ignore[operator]
+    load_backbone(model, backbone)
+    return model
+
+
+def load_backbone(model: nn.Module, backbone: Backbone) -> None:
+    """Copy every tensor of the backbone to its place in the detector; all of them, or an error.
+
+    The last stage of a C4 detector sits in the RoI head.
+    """
+    counters = {
+        name: torch.zeros((), dtype=torch.int64) for name in expected_shapes(backbone.arch) if is_optional(name)
+    }
+    placed = {f"{_part(model, name)}.{name}": tensor for name, tensor in (counters | dict(backbone.state)).items()}
+    # With the model's own other tensors beside them, loading can be strict.
+    model.load_state_dict(model.state_dict() | placed)
+
+
+def place_of(model: nn.Module, backbone: Backbone) -> dict[str, Placed]:
+    """torchvision name → (tensor inside the detector, part it sits in) for those names that are there."""
+    inside = model.state_dict()
+    parts = {name: _part(model, name) for name in backbone.state}
+    return {name: (inside[f"{part}.{name}"], part) for name, part in parts.items() if f"{part}.{name}" in inside}
+
+
+def verify_detector(model: nn.Module, backbone: Backbone) -> Verification:
+    """Compare tensors and stage outputs with the Backbone; see `transfer.engines.verify`.
+
+    Raises:
+        EngineError: something did not arrive, or is computed differently.
+    """
+    return verify(backbone, "mmdet", place_of(model, backbone), lambda image: stage_outputs(model, image))
+
+
+@torch.no_grad()
+def stage_outputs(model: Any, image: NDArray[np.uint8]) -> Mapping[str, torch.Tensor]:
+    """Stage name → output for an RGB uint8 image [H, W, 3], which takes the way that training images take."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+    sample = DetDataSample(metainfo={"img_shape": image.shape[:2]})
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(stage: str) -> Any:
+        return lambda module, arguments, output: outputs.update({stage: output})
+
+    shared_head = model.roi_head.shared_head if model.roi_head.with_shared_head else None
+    hooks = [
+        getattr(owner, stage).register_forward_hook(keep(stage))
+        for owner in (model.backbone, shared_head)
+        for stage in STAGES
+        if hasattr(owner, stage)
+    ]
+    was_training = model.training
+    model.eval()
+    batch = model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
+    features = model.backbone(batch["inputs"])
+    if shared_head is not None:
+        shared_head(features[-1])
+    for hook in hooks:
+        hook.remove()
+    model.train(was_training)
+    return outputs
+
+
+def _part(model: Any, name: str) -> str:
+    return SHARED_HEAD if model.roi_head.with_shared_head and name.startswith(f"{STAGES[-1]}.") else BACKBONE

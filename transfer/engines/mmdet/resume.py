@@ -1,0 +1,65 @@
+"""The one checkpoint of an unfinished run: written whole or not at all, read only by the run that wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transfer.atomic import write_atomically
+from transfer.detector import DetectionJob
+from transfer.errors import TrainingError
+
+LAYOUT = "msbreg-transfer/mmdet-run/1"
+
+
+def checkpoint_path(job: DetectionJob) -> Path:
+    """Where a run keeps its checkpoint."""
+    return job.workdir / "checkpoint.pth"
+
+
+def identity_of(job: DetectionJob) -> str:
+    """Hash of all that decides the numbers of a training: recipe, weights, data and seed."""
+    source = job.backbone.source
+    parts = (LAYOUT, job.recipe, source.sha256, source.branch, job.train.fingerprint()["sha256"], job.seed)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def save(job: DetectionJob, iteration: int, parts: dict[str, Any]) -> None:
+    """Write the state after `iteration` iterations; the former checkpoint stays until this one is whole."""
+    buffer = io.BytesIO()
+    torch.save({"layout": LAYOUT, "identity": identity_of(job), "iteration": iteration, **parts}, buffer)
+    write_atomically(checkpoint_path(job), lambda file: file.write(buffer.getbuffer()))
+
+
+def load(job: DetectionJob) -> dict[str, Any] | None:
+    """The last state saved, its tensors on the job's device, or None if there is none.
+
+    Raises:
+        TrainingError: the file is damaged, or belongs to another run.
+    """
+    path = checkpoint_path(job)
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location=job.device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"the run cannot be resumed: {path} is damaged",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            todo=f"delete {path} to start this run afresh",
+        ) from error
+    found = content if isinstance(content, dict) else {}
+    if found.get("layout") != LAYOUT or found.get("identity") != identity_of(job):
+        raise TrainingError(
+            f"{path} was not written by this run",
+            found="a checkpoint of another recipe, checkpoint, data set or seed"
+            if found.get("layout") == LAYOUT
+            else "a file that this engine did not write",
+            todo=f"choose another work folder, or delete {path} to start this run afresh",
+        )
+    return found

@@ -1,0 +1,47 @@
+"""Detectron2 model files with a ResNet under Detectron2's names, as `convert --to detectron2` writes them.
+
+Layout: `{"model": name → array, "__author__", "matching_heuristics"}` with `stem.` and `res2.`–`res5.`; the same layout
+comes from facebookresearch/moco: detection/convert-pretrain-to-detectron2.py, which files the projection head under
+`stem.fc.`.
+"""
+
+from __future__ import annotations
+
+from transfer.export.detectron2 import torchvision_name
+from transfer.layout import (
+    CARRIED,
+    Drop,
+    Extracted,
+    Match,
+    Mismatch,
+    Tree,
+    beside,
+    carried,
+    has_prefix,
+    only_branch,
+    separate,
+    weights_under,
+)
+
+NAME = "detectron2"
+BRANCHES: tuple[str, ...] = ()
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """`model` has names that begin with `res2.`."""
+    weights = weights_under(tree, "model")
+    if weights is None:
+        return Mismatch("no tensors under `model`")
+    if not has_prefix(weights, "res2."):
+        return Mismatch("no name under `model` begins with res2.")
+    return Match(f"Detectron2 ResNet, author {str(tree.get('__author__'))[:40]}")
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """Rename to torchvision's names; a head that a converter left under the stem is dropped."""
+    taken = only_branch(branch, BRANCHES, NAME)
+    rules = [Drop("stem.fc.", "classifier or projection head, behind the backbone")]
+    named, dropped = separate(tree.get("model", {}), "", rules)
+    state = {torchvision_name(name): tensor for name, tensor in named.items()}
+    spec, stride, notes = carried(tree.get(CARRIED))
+    return Extracted(state, dropped + beside(tree, ["model"]), taken, spec, stride, notes=notes)

@@ -1,0 +1,72 @@
+"""MMDetection backbone files, as `convert --to mmdet` writes them.
+
+Layout: `{"meta": {"layout", "mean", "std", "bgr_to_rgb", "style", …}, "state_dict"}` with torchvision's names, which
+are mmdet's own (open-mmlab/mmdetection: mmdet/models/backbones/resnet.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transfer.backbone import InputSpec
+from transfer.errors import CheckpointError
+from transfer.export.mmdet import LAYOUT
+from transfer.layout import (
+    CARRIED,
+    Extracted,
+    Match,
+    Mismatch,
+    Tree,
+    beside,
+    carried,
+    input_from_dict,
+    only_branch,
+    separate,
+)
+
+NAME = "mmdet"
+BRANCHES: tuple[str, ...] = ()
+
+
+def _meta(tree: Tree) -> Mapping[str, Any]:
+    meta = tree.get("meta")
+    return meta if isinstance(meta, Mapping) else {}
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """`meta` names the layout."""
+    layout = _meta(tree).get("layout")
+    if not isinstance(layout, str) or layout != LAYOUT:
+        return Mismatch(f"no `meta` whose `layout` says {LAYOUT!r}")
+    return Match("backbone exported for MMDetection")
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """The tensors as they are; `meta` says how pixels are normalised and where the stride sits."""
+    taken = only_branch(branch, BRANCHES, NAME)
+    state, dropped = separate(tree.get("state_dict", {}), "", [])
+    meta = _meta(tree)
+    spec, stride, notes = carried(tree[CARRIED]) if CARRIED in tree else (*_from_meta(meta), ())
+    arch = meta.get("arch")
+    return Extracted(
+        state,
+        dropped + beside(tree, ["state_dict"]),
+        taken,
+        spec,
+        stride,
+        arch=arch if isinstance(arch, str) else None,
+        notes=notes,
+    )
+
+
+def _from_meta(meta: Mapping[str, Any]) -> tuple[InputSpec, bool]:
+    if meta.get("style") not in ("pytorch", "caffe") or not isinstance(meta.get("bgr_to_rgb"), bool):
+        raise CheckpointError(
+            "does not say where its stride sits or in which order it takes the channels",
+            found=f"style {meta.get('style')!r}, bgr_to_rgb {meta.get('bgr_to_rgb')!r} in `meta`",
+            todo="write it again with `python -m transfer convert FILE --to mmdet -o OUT`",
+        )
+    order = "RGB" if meta["bgr_to_rgb"] else "BGR"
+    stated = {"channels": order, "value_range": 255.0, "mean": meta.get("mean"), "std": meta.get("std")}
+    return input_from_dict(stated), meta["style"] == "caffe"

@@ -1,0 +1,74 @@
+"""This project's own pretraining checkpoints, version 1, as `pretrain` writes them.
+
+Layout: `{"format": "msbreg-checkpoint", "version": 1, "arch", "method", "epoch", "step", "stem", "input", "online",
+"target", "config"}`, beside training state. `online` and `target` hold `encoder.` (torchvision names, no `fc`),
+`projector.` and, online only, `predictor.`. The online network is the one that is evaluated, as BYOL's authors do
+(google-deepmind/deepmind-research: byol); `--branch target` takes its moving average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transfer.errors import CheckpointError
+from transfer.layout import (
+    Drop,
+    Extracted,
+    Match,
+    Mismatch,
+    Tree,
+    beside,
+    everything,
+    input_from_dict,
+    only_branch,
+    separate,
+    weights_under,
+)
+
+NAME = "msbreg"
+BRANCHES = ("online", "target")
+MARK, VERSION = "msbreg-checkpoint", 1
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """The entry `format` says so."""
+    mark = tree.get("format")
+    if not isinstance(mark, str) or mark != MARK:
+        return Mismatch(f"no entry `format` that says {MARK!r}")
+    return Match(f"this project's own pretraining, method {str(tree.get('method'))[:40]}")
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """Take the encoder of the online network, or of its moving average."""
+    taken = only_branch(branch, BRANCHES, NAME)
+    version, stem, arch = tree.get("version"), tree.get("stem"), tree.get("arch")
+    if version != VERSION:
+        raise CheckpointError(
+            f"is a checkpoint of version {version!r}, this program reads version {VERSION}",
+            todo="update this program" if isinstance(version, int) and version > VERSION else "pretrain again",
+        )
+    if stem != "imagenet":
+        raise CheckpointError(
+            f"was pretrained with the stem {stem!r}, which no detection engine builds",
+            todo="pretrain with the ImageNet stem (7×7 convolution and max-pooling)",
+        )
+    weights = weights_under(tree, taken)
+    if weights is None:
+        raise CheckpointError(f"has no tensors under {taken!r}", todo=f"it may hold --branch {_other(taken)} only")
+    rules = [
+        Drop("projector.", "projector, behind the backbone"),
+        Drop("predictor.", "predictor, behind the projector"),
+    ]
+    state, dropped = separate(weights, "encoder.", rules, where=f"{taken}.")
+    other = tree.get(_other(taken), {})
+    if isinstance(other, Mapping):
+        dropped += everything(
+            other, f"the {_other(taken)} network; the {taken} network was taken", where=_other(taken) + "."
+        )
+    dropped += beside(tree, BRANCHES)
+    spec = input_from_dict(tree.get("input"))
+    return Extracted(state, dropped, taken, spec, arch=arch if isinstance(arch, str) else None)
+
+
+def _other(branch: str) -> str:
+    return "target" if branch == "online" else "online"

@@ -1,0 +1,66 @@
+"""A plain ResNet under torchvision's names, bare or under "state_dict"/"model", with or without a classifier.
+
+Covers torchvision's own files, MoCo's and SimSiam's linear-evaluation checkpoints (prefix `module.`), the released
+`resnet50.pth` of Barlow Twins and VICReg, and what `python -m transfer convert --to torchvision` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transfer.export.mmdet import LAYOUT
+from transfer.layout import (
+    CARRIED,
+    Drop,
+    Extracted,
+    Match,
+    Mismatch,
+    Tree,
+    beside,
+    carried,
+    has_prefix,
+    only_branch,
+    separate,
+    weights_under,
+)
+
+NAME = "torchvision"
+BRANCHES: tuple[str, ...] = ()
+WRAPPERS = ("state_dict", "model")
+
+
+def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
+    """(weights, wrapper key or None, prefix), or None if there is no plain ResNet in `tree`."""
+    for wrapper in (None, *WRAPPERS):
+        weights = tree if wrapper is None else weights_under(tree, wrapper)
+        for prefix in ("", "module."):
+            if weights is not None and has_prefix(weights, f"{prefix}layer1."):
+                return weights, wrapper, prefix
+    return None
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """A name that begins with `layer1.` or `module.layer1.`, at the top or under "state_dict" or "model"."""
+    located = _locate(tree)
+    if located is None:
+        return Mismatch("no name begins with layer1. or module.layer1., at the top or under state_dict or model")
+    meta = tree.get("meta")
+    if isinstance(meta, Mapping) and meta.get("layout") == LAYOUT:
+        return Mismatch(f"the layout {LAYOUT!r} in `meta` marks a file converted for MMDetection")
+    return Match("plain ResNet" + (f" under {located[1]!r}" if located[1] else ""))
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """Drop the classifier, keep the rest."""
+    taken = only_branch(branch, BRANCHES, NAME)
+    weights, wrapper, prefix = _locate(tree) or (tree, None, "")
+    rules = [Drop(f"{prefix}fc.", "classifier, behind the backbone")]
+    state, dropped = separate(weights, prefix, rules)
+    if wrapper is not None:
+        dropped += beside(tree, [wrapper])
+    # `state_dict()` hangs the version of every module on the mapping it returns. Converted files carry the
+    # normalisation there too, so they stay bare state dicts that `load_state_dict` takes as they are.
+    metadata = getattr(weights, "_metadata", None)
+    spec, stride, notes = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
+    return Extracted(state, dropped, taken, spec, stride, notes=notes)

@@ -1,0 +1,270 @@
+"""The rules that checkpoint formats are written with: which tensors are kept, which may be left, and why.
+
+Every rule is anchored at the beginning of a name ("module.encoder_q." never catches "module.encoder_k."), and a
+tensor that no rule speaks of is an error. So nothing of a file is lost without a reason that can be read later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from transfer.backbone import Dropped, InputSpec
+from transfer.errors import CheckpointError
+
+Tree = Mapping[str, Any]
+
+# What training loops keep beside the weights. They may hold tensors (momentum, random states) and none is a weight.
+TRAINING_STATE = frozenset(
+    "optimizer optimizers optim optimizer_state_dict optimizer_states scheduler lr_scheduler lr_schedulers "
+    "scheduler_state_dict scaler grad_scaler amp rng rng_state cuda_rng_state torch_rng_state random_state progress "
+    "criterion".split()
+)
+
+
+# The entry that carries what tensors cannot say (`carry`) in the files that this project converts.
+CARRIED = "transfer"
+
+
+ASSUMED_INPUT = "the file does not say how pixels are normalised: ImageNet's mean and std on RGB assumed"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A format recognises a file. `description` is for people, for example "MoCo v2, both encoders"."""
+
+    description: str
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A format does not recognise a file, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A backbone as a format found it: not yet checked, values as stored in the file.
+
+    Attributes:
+        state: torchvision name → tensor, or whatever the file holds under that name.
+        dropped: groups of the file's other entries, each with the reason why it may be left out.
+        branch: the network that was taken where a file holds several, otherwise "only".
+        input: how pixels must be presented.
+        stride_in_1x1: see `Backbone`.
+        arch: the architecture, where the file itself names it.
+        notes: what a reader should know.
+    """
+
+    state: dict[str, torch.Tensor]
+    dropped: tuple[Dropped, ...]
+    branch: str = "only"
+    input: InputSpec = field(default_factory=InputSpec)
+    stride_in_1x1: bool = False
+    arch: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Format(Protocol):
+    """What a module in `transfer/formats/` offers. Adding a format is adding one such module.
+
+    Attributes:
+        NAME: what `--format` calls it.
+        BRANCHES: the networks to choose from with `--branch`, the default first; empty if there is only one.
+    """
+
+    NAME: str
+    BRANCHES: tuple[str, ...]
+
+    def matches(self, tree: Tree) -> Match | Mismatch:
+        """Decide from the structure of the keys alone, without looking at values."""
+
+    def extract(self, tree: Tree, branch: str | None) -> Extracted:
+        """Take the backbone out; raise `CheckpointError` for a tensor that no rule covers."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A rule: the name `start` itself, or, if it ends in a dot, every name that begins with it, is left out."""
+
+    start: str
+    reason: str
+
+    def covers(self, name: str) -> bool:
+        """True if the rule speaks of `name`."""
+        return name.startswith(self.start) if self.start.endswith(".") else name == self.start
+
+
+def weights_under(tree: Tree, wrapper: str) -> Mapping[str, Any] | None:
+    """The mapping name → tensor that `tree` keeps under the key `wrapper`; None if there is no such mapping."""
+    inside = tree.get(wrapper)
+    return inside if isinstance(inside, Mapping) and holds_tensors(inside) else None
+
+
+def has_prefix(weights: Mapping[str, Any] | None, prefix: str) -> bool:
+    """True if `weights` has a name that begins with `prefix`."""
+    return weights is not None and any(isinstance(name, str) and name.startswith(prefix) for name in weights)
+
+
+def holds_tensors(value: object) -> bool:
+    """True if there is a tensor anywhere in nested containers; follows each container once, so loops are harmless."""
+    waiting, seen = [value], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            return True
+        if isinstance(item, (Mapping, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, Mapping) else item)
+    return False
+
+
+def separate(
+    weights: Mapping[str, Any], keep: str, rules: Sequence[Drop], *, where: str = ""
+) -> tuple[dict[str, torch.Tensor], tuple[Dropped, ...]]:
+    """Divide a state dict into the backbone and groups that may be left out.
+
+    Args:
+        weights: name → tensor.
+        keep: the prefix of the backbone's names; it is cut off. "" keeps every name that no rule drops.
+        rules: names to leave out; they come before `keep`.
+        where: written before the names in messages and groups, for example "online.".
+
+    Returns:
+        (state without the prefix, dropped groups in the order of `rules`).
+
+    Raises:
+        CheckpointError: a tensor is neither kept nor dropped.
+    """
+    state: dict[str, torch.Tensor] = {}
+    groups: dict[str, list[str]] = {rule.reason: [] for rule in rules}
+    unknown: list[str] = []
+    for name, value in weights.items():
+        rule = next((rule for rule in rules if rule.covers(str(name))), None)
+        if rule is not None:
+            groups[rule.reason].append(f"{where}{name}")
+        elif isinstance(value, torch.Tensor) and isinstance(name, str) and name.startswith(keep):
+            state[name.removeprefix(keep)] = value
+        elif holds_tensors(value):
+            unknown.append(f"{where}{name}")
+        else:
+            groups.setdefault("not a tensor: notes of the program that wrote the file", []).append(f"{where}{name}")
+    refuse_unknown(unknown)
+    return state, as_dropped(groups)
+
+
+def beside(tree: Tree, taken: Iterable[str]) -> tuple[Dropped, ...]:
+    """The entries of `tree` other than `taken`, as dropped groups: training state and plain values.
+
+    Raises:
+        CheckpointError: another entry holds tensors, so it might be the network that was meant.
+    """
+    taken = set(taken)
+    groups: dict[str, list[str]] = {}
+    unknown = []
+    for key, value in tree.items():
+        if key in taken:
+            continue
+        if key in TRAINING_STATE:
+            groups.setdefault("state of the training loop, not of the network", []).append(str(key))
+        elif holds_tensors(value):
+            unknown.append(str(key))
+        else:
+            groups.setdefault("settings and counters, no tensors", []).append(str(key))
+    refuse_unknown(unknown)
+    return as_dropped(groups)
+
+
+def everything(weights: Mapping[str, Any], reason: str, *, where: str = "") -> tuple[Dropped, ...]:
+    """One dropped group of all names in `weights`; none if it is empty."""
+    return as_dropped({reason: [f"{where}{name}" for name in weights]})
+
+
+def as_dropped(groups: Mapping[str, Sequence[str]]) -> tuple[Dropped, ...]:
+    """reason → names, as the groups of a `Backbone`; empty groups vanish."""
+    return tuple(Dropped(reason=reason, names=tuple(names)) for reason, names in groups.items() if names)
+
+
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Raise `CheckpointError` if there are `names`: tensors that no rule covers."""
+    if names:
+        raise CheckpointError(
+            "holds tensors that are neither part of the backbone nor known to be dispensable",
+            found=f"{len(names)} left over: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}",
+            todo="if they are dispensable, save the backbone alone: "
+            "torch.save({'state_dict': backbone.state_dict()}, 'backbone.pth')",
+        )
+
+
+def only_branch(branch: str | None, allowed: Sequence[str], format_name: str) -> str:
+    """The branch to take: `branch` if it is one of `allowed`, the first of them if it is None."""
+    if branch is None:
+        return allowed[0] if allowed else "only"
+    if branch not in allowed:
+        raise CheckpointError(
+            f"there is no branch {branch!r} in a checkpoint of the format {format_name}",
+            todo=f"choose --branch {' or --branch '.join(allowed)}" if allowed else "leave out --branch",
+        )
+    return branch
+
+
+def input_to_dict(spec: InputSpec) -> dict[str, Any]:
+    """An `InputSpec` as plain values, the way this project's files hold it."""
+    return {
+        "channels": spec.channels,
+        "value_range": spec.value_range,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def input_from_dict(values: object) -> InputSpec:
+    """The opposite of `input_to_dict`, for values out of a file.
+
+    Raises:
+        CheckpointError: a value is absent, unknown or not a number.
+    """
+    if not isinstance(values, Mapping) or set(values) != set(input_to_dict(InputSpec())):
+        raise CheckpointError(
+            "does not say how its pixels are normalised",
+            found=f"`input` is {str(values)[:200]}",
+            todo="`input` must hold exactly channels, value_range, mean and std",
+        )
+    mean, std = (_three(values[key], key) for key in ("mean", "std"))
+    if values["channels"] not in ("RGB", "BGR") or values["value_range"] not in (1, 255) or min(std) <= 0:
+        raise CheckpointError(
+            "states an impossible normalisation of pixels",
+            found=str(dict(values))[:200],
+            todo="channels must be RGB or BGR, value_range 1 or 255, std above zero",
+        )
+    return InputSpec(values["channels"], float(values["value_range"]), mean, std)
+
+
+def carry(spec: InputSpec, stride_in_1x1: bool) -> dict[str, Any]:
+    """What a converted file must say beside its tensors, as plain values."""
+    return {"input": input_to_dict(spec), "stride_in_1x1": stride_in_1x1}
+
+
+def carried(values: object) -> tuple[InputSpec, bool, tuple[str, ...]]:
+    """(input, stride_in_1x1, notes) out of `carry`'s values; the usual ones, and a note, if a file has none.
+
+    Raises:
+        CheckpointError: there are values, and they are not `carry`'s.
+    """
+    if values is None:
+        return InputSpec(), False, (ASSUMED_INPUT,)
+    if not isinstance(values, Mapping) or type(values.get("stride_in_1x1")) is not bool:
+        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=str(values)[:200], todo="convert it again")
+    return input_from_dict(values.get("input")), values["stride_in_1x1"], ()
+
+
+def _three(values: object, key: str) -> tuple[float, float, float]:
+    if isinstance(values, (list, tuple)) and len(values) == 3 and all(type(v) in (int, float) for v in values):
+        first, second, third = (float(value) for value in values)
+        if max(abs(first), abs(second), abs(third)) < 1e6:
+            return first, second, third
+    raise CheckpointError(f"`input` has no usable {key}", found=str(values)[:200], todo="three numbers are needed")

@@ -1,0 +1,1 @@
+"""One evaluator per metric, fed with the same detections whichever engine made them."""

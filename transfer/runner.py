@@ -1,0 +1,205 @@
+"""Runs a task for checkpoints × seeds and leaves one record each. The one place that catches a failing run."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import logging
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfer import record as records
+from transfer.backbone import Backbone
+from transfer.engines.choose import load_engine
+from transfer.errors import UserError
+from transfer.record import Record
+from transfer.task import Difference, RunContext, Task, TaskOutcome, recipe_differences
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One run to be done: everything that decides its number, and how it is presented.
+
+    Attributes:
+        protocol: name of the published protocol that `recipe` is measured against.
+        published: that protocol's recipe.
+        recipe: what will be run.
+        data_differences: how the data differ from the protocol's.
+        label: the checkpoint's name in tables.
+        command: as typed.
+    """
+
+    task_name: str
+    task: Task
+    backbone: Backbone
+    label: str
+    protocol: str
+    published: Any
+    recipe: Any
+    data: Any
+    fingerprints: dict[str, dict[str, object]]
+    data_differences: tuple[Difference, ...]
+    engine: str
+    seed: int
+    device: str
+    workers: int
+    command: str
+
+    def run_id(self) -> str:
+        """Hash of what decides the number: task + version, checkpoint, engine, recipe, data, seed."""
+        source = self.backbone.source
+        return records.run_id(
+            task=self.task_name,
+            task_version=self.task.version,
+            sha256=source.sha256,
+            branch=source.branch,
+            engine=self.engine,
+            recipe=dataclasses.asdict(self.recipe),
+            data_fingerprints=self.fingerprints,
+            seed=self.seed,
+        )
+
+
+def run(plan: Plan, runs: Path, overwrite: bool = False) -> Record:
+    """Do one run, or find it finished.
+
+    Records go to `runs/records`, everything else to `runs/work/<task>/<run id>`. A finished record is returned as it
+    is; differences in code or packages since then are logged. An unfinished run is resumed. Ctrl-C leaves no record.
+
+    Raises:
+        UserError: another process is doing this very run, or the record cannot be written.
+    """
+    run_id = plan.run_id()
+    path = runs / "records" / plan.task_name / f"{run_id}.json"
+    workdir = runs / "work" / plan.task_name / run_id
+    with only_one(workdir):
+        if path.exists() and not overwrite:
+            found = records.read_record(path)
+            if found.status == "finished":
+                _log_reuse(found, path, plan)
+                return found
+            logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
+        if overwrite:
+            _forget(workdir, path)
+        began = time.perf_counter()
+        outcome, failure = _attempt(plan, workdir)
+        record = _record(plan, run_id, outcome, failure, time.perf_counter() - began)
+        records.write_record(record, runs / "records", overwrite=True)
+    return record
+
+
+def _attempt(plan: Plan, workdir: Path) -> tuple[TaskOutcome | None, dict[str, str]]:
+    context = RunContext(
+        plan.backbone, plan.recipe, plan.data, plan.engine, plan.seed, workdir, plan.device, plan.workers
+    )
+    try:
+        outcome = plan.task.run(context)
+        broken = [name for name, value in outcome.metrics.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(f"the task returned metrics that are no numbers: {', '.join(broken)}")
+        return outcome, {}
+    except UserError as error:
+        logger.error("%s", error)
+        failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+    except Exception as error:  # noqa: BLE001 - the one place: a fault in one run must not take the others with it
+        logger.error(
+            "the run failed with %s: %s (its record holds the traceback; --debug shows it)", type(error).__name__, error
+        )
+        failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+    logger.debug("%s", failure["traceback"])
+    return None, failure
+
+
+def _record(plan: Plan, run_id: str, outcome: TaskOutcome | None, failure: dict[str, str], seconds: float) -> Record:
+    source = plan.backbone.source
+    commit, dirty = records.git_state(Path(__file__).parent)
+    differences = (
+        *plan.data_differences,
+        *recipe_differences(plan.published, plan.recipe),
+        *(outcome.differences if outcome else ()),
+    )
+    versions = records.package_versions(PACKAGES)
+    if plan.engine:
+        versions |= load_engine(plan.engine).versions()
+    return Record(
+        run_id=run_id,
+        task=plan.task_name,
+        task_version=plan.task.version,
+        checkpoint={
+            "path": source.path,
+            "sha256": source.sha256,
+            "format": source.format,
+            "branch": source.branch,
+            "arch": plan.backbone.arch,
+            "label": plan.label,
+        },
+        engine=plan.engine,
+        recipe=dataclasses.asdict(plan.recipe),
+        protocol=plan.protocol,
+        differences=[{"what": what, "protocol": theirs, "run": ours} for what, theirs, ours in differences],
+        data=plan.fingerprints,
+        seed=plan.seed,
+        status="finished" if outcome else "failed",
+        primary_metric=plan.task.primary,
+        metrics=outcome.metrics if outcome else {},
+        details=outcome.details if outcome else {},
+        verification=outcome.verification if outcome else {},
+        notes=[*plan.backbone.notes, *(outcome.notes if outcome else ())],
+        failure=failure,
+        command=plan.command,
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=versions,
+        device=records.device_name(plan.device),
+        seconds=round(seconds, 1),
+        utc=records.utc_now(),
+    )
+
+
+def _log_reuse(found: Record, path: Path, plan: Plan) -> None:
+    versions = records.package_versions(PACKAGES)
+    if plan.engine:
+        versions |= load_engine(plan.engine).versions()
+    logger.info("already finished on %s: %s (--overwrite does it again)", found.utc, path)
+    commit, dirty = records.git_state(Path(__file__).parent)
+    for difference in records.differences_on_reuse(found, commit, dirty, versions):
+        logger.warning("since that run: %s", difference)
+
+
+def _forget(workdir: Path, path: Path) -> None:
+    """Remove what an earlier attempt left, the lock file excepted."""
+    path.unlink(missing_ok=True)
+    for entry in sorted(workdir.rglob("*"), reverse=True):
+        if entry.is_dir():
+            entry.rmdir()
+        elif entry.name != "lock":
+            entry.unlink()
+
+
+@contextmanager
+def only_one(workdir: Path) -> Iterator[None]:
+    """Hold the run's lock; the operating system lets go of it however the process ends."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}", found=error.strerror or str(error)) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is doing this very run ({workdir.name})",
+                todo="wait for it; its record will then answer this command at once",
+            ) from error
+        yield

@@ -1,0 +1,134 @@
+"""What a task is, and how tasks are found: by looking in the task folders. Adding a task is adding one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transfer.backbone import Backbone
+from transfer.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
+
+Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """Everything a task's `run` is given.
+
+    Attributes:
+        backbone: the checkpoint's weights.
+        recipe: what to do, an instance of the task's recipe class.
+        data: what the task's `load_data` returned.
+        engine: name of the engine, already known to be usable; "" for tasks without engines.
+        seed: of everything random.
+        workdir: the run's own folder; an unfinished run found there is resumed.
+        device: "cpu" or "cuda".
+        workers: data-loading processes.
+    """
+
+    backbone: Backbone
+    recipe: Any
+    data: Any
+    engine: str
+    seed: int
+    workdir: Path
+    device: str
+    workers: int
+
+
+@dataclass(frozen=True, eq=False)
+class TaskOutcome:
+    """What `run` returns: numbers in percent by name, and what a reader needs to believe them."""
+
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a task file declares as `TASK`.
+
+    Attributes:
+        title: one line for `python -m transfer tasks`.
+        version: raised whenever the same options would give other numbers; part of the run id.
+        primary: the metric that tables and plots show first.
+        protocols: name → recipe as published; the first is the default.
+        presets: name → (one line of description, recipe) for smaller hardware; never the published protocol.
+        engines: names of usable engines, preferred first; empty if the task needs none.
+        data_options: frozen dataclass of the task's data options, read by tyro.
+        load_data: options → data object; raises `DataError`.
+        fingerprints: data object → one fingerprint dict per split.
+        data_differences: options → differences from the published data.
+        adapt: (published recipe, device) → the recipe as this machine starts from it, rescaled for fewer processes
+            than published; what is typed on the command line is applied after that and never rescaled.
+        check: (recipe, backbone, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here.
+        run: does the work.
+    """
+
+    title: str
+    version: int
+    primary: str
+    protocols: Mapping[str, Any]
+    presets: Mapping[str, tuple[str, Any]]
+    engines: tuple[str, ...]
+    data_options: type
+    load_data: Callable[[Any], Any]
+    fingerprints: Callable[[Any], dict[str, dict[str, object]]]
+    data_differences: Callable[[Any], tuple[Difference, ...]]
+    adapt: Callable[[Any, str], Any]
+    check: Callable[[Any, Backbone, str, bool], None]
+    run: Callable[[RunContext], TaskOutcome]
+
+
+def task_names() -> list[str]:
+    """Names of all tasks: `detection/voc.py` is "detection.voc", `transfer/tasks/knn.py` is "transfer.knn"."""
+    names = []
+    for folder in TASK_FOLDERS:
+        for file in sorted((ROOT / folder).glob("*.py")):
+            if not file.name.startswith("_") and "\nTASK = " in file.read_text():
+                names.append(f"{folder.split('/')[0]}.{file.stem}")
+    return names
+
+
+def load_task(name: str) -> Task:
+    """Import the file of task `name` and return what it declares.
+
+    Raises:
+        UserError: no such task; the message lists those there are.
+    """
+    if name not in task_names():
+        raise UserError(f"no task is called {name!r}", found=", ".join(task_names()), todo="choose one of these")
+    room, stem = name.split(".")
+    module = importlib.import_module(f"transfer.tasks.{stem}" if room == "transfer" else f"{room}.{stem}")
+    task = module.TASK
+    if not isinstance(task, Task):
+        raise TypeError(f"{module.__name__}.TASK is a {type(task).__name__}, not a Task")
+    return task
+
+
+def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested frozen dataclass → {"detector.lr": 0.02, …}, for comparison and for people."""
+    flat: dict[str, Any] = {}
+    for entry in dataclasses.fields(recipe):
+        value = getattr(recipe, entry.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{entry.name}."))
+        else:
+            flat[prefix + entry.name] = value
+    return flat
+
+
+def recipe_differences(published: Any, used: Any) -> tuple[Difference, ...]:
+    """Every value that differs from the published recipe, in the recipe's order."""
+    theirs, ours = flatten(published), flatten(used)
+    return tuple((key, str(theirs[key]), str(value)) for key, value in ours.items() if theirs[key] != value)

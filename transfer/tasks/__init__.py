@@ -1,0 +1,1 @@
+"""Frozen-feature tasks: one file per task. None has been written yet."""

@@ -1,0 +1,256 @@
+"""Pickles without code: every name that a pickle may import is answered by something inert of our own.
+
+A pickle is a program. Python's own reader runs it, so opening a stranger's file is running a stranger's code. Here a
+pickle may name numpy's arrays and a few containers, and nothing else; even for these it never gets the real class, but
+a stand-in that only keeps bytes and shapes. What is not in the tables below is refused by name, before it is called.
+
+The same tables serve both readers: `load_plain_pickle` (Detectron2 and Caffe2 files) and, through
+`torch.serialization.safe_globals`, `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+
+class ForbiddenGlobal(pickle.UnpicklingError):
+    """A pickle asked for something that is not admitted. `name` is what it wanted to import."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"the pickle wants to import {name}")
+
+
+class Inert:
+    """Stands in the place of an argparse or omegaconf object: takes whatever it is given and keeps nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **__: object) -> Inert:  # noqa: D102 - what it takes is what it ignores
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "(settings of the training run; not read)"
+
+
+class PickledDtype:
+    """What a pickle says about a numpy dtype, for example ('f4', '<')."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: object, *_: object) -> None:
+        self.code, self.order = str(code), "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+    def numpy(self) -> np.dtype[Any]:
+        """The dtype, if it is a plain number or a string; object and structured dtypes could hide anything."""
+        if not re.fullmatch(r"[biufcSU]\d{1,4}", self.code):
+            raise pickle.UnpicklingError(f"an array of dtype {self.code!r}, which does not hold plain numbers")
+        return np.dtype(self.order + self.code)
+
+
+class PickledArray:
+    """A numpy array as it lies in the pickle: its bytes are not copied before somebody asks for the tensor."""
+
+    __slots__ = ("dtype", "fortran", "raw", "shape")
+
+    def __init__(self, *_: object) -> None:
+        self.raw: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.shape, self.dtype, self.fortran, self.raw = state[-4:]
+
+    def tensor(self) -> torch.Tensor | None:
+        """A tensor with memory of its own, in native byte order; None for an array of strings.
+
+        Raises:
+            pickle.UnpicklingError: shape, dtype and number of bytes do not fit together.
+        """
+        if self.raw is None or not isinstance(self.dtype, PickledDtype):
+            raise pickle.UnpicklingError("an array without contents")
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw  # Python 2 wrote bytes as str
+        dtype = self.dtype.numpy()
+        if not isinstance(raw, (bytes, bytearray)) or math.prod(self.shape) * dtype.itemsize != len(raw):
+            raise pickle.UnpicklingError(f"an array of shape {self.shape} and {dtype} does not have that many bytes")
+        if dtype.kind in "SU":
+            return None
+        flat = np.frombuffer(raw, dtype=dtype)
+        array = flat.reshape(self.shape, order="F" if self.fortran else "C")
+        return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An admitted function. Frozen and without `__dict__`, so a pickle cannot hang anything on it."""
+
+    function: Callable[..., object]
+
+    def __call__(self, *arguments: object) -> object:
+        return self.function(*arguments)
+
+
+def _reconstruct(kind: object, *_: object) -> PickledArray:
+    if kind is not PickledArray:
+        raise pickle.UnpicklingError("numpy's _reconstruct called for something that is not an array")
+    return PickledArray()
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str, *_: object) -> PickledArray:
+    array = PickledArray()
+    array.__setstate__((shape, dtype, order == "F", raw))
+    return array
+
+
+def _scalar(dtype: PickledDtype, raw: Any) -> object:
+    array = _from_buffer(raw, dtype, (), "C").tensor()
+    return None if array is None else array.item()
+
+
+def _encode(text: str, encoding: str = "latin1", *_: object) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("_codecs.encode called for something else than bytes written as latin1")
+    return text.encode("latin1")
+
+
+def _bytes(value: object = b"", *_: object) -> bytearray:
+    # bytes(n) and bytearray(n) would reserve n bytes for nine bytes of pickle.
+    if isinstance(value, str):
+        return bytearray(value.encode("latin1"))
+    if not isinstance(value, (bytes, bytearray, list)):
+        raise pickle.UnpicklingError(f"bytes made from a {type(value).__name__}")
+    return bytearray(value)
+
+
+def _empty_dict(*_: object) -> dict[object, object]:
+    return {}
+
+
+NUMPY: Mapping[str, object] = {
+    "numpy.ndarray": PickledArray,
+    "numpy.dtype": PickledDtype,
+    **{
+        f"numpy.{core}.{name}": _Call(function)
+        for core in ("core", "_core")
+        for name, function in (
+            ("multiarray._reconstruct", _reconstruct),
+            ("multiarray.scalar", _scalar),
+            ("numeric._frombuffer", _from_buffer),
+        )
+    },
+}
+
+PLAIN: Mapping[str, object] = {
+    "collections.OrderedDict": OrderedDict,
+    "collections.defaultdict": _Call(_empty_dict),
+    "_codecs.encode": _Call(_encode),
+    **{
+        f"{module}.{name}": value
+        for module in ("builtins", "__builtin__")
+        for name, value in (
+            ("set", set),
+            ("frozenset", frozenset),
+            ("bytes", _Call(_bytes)),
+            ("bytearray", _Call(_bytes)),
+        )
+    },
+}
+
+_OMEGACONF = (
+    "dictconfig.DictConfig",
+    "listconfig.ListConfig",
+    "base.ContainerMetadata",
+    "base.Metadata",
+    *(f"nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean", "Bytes", "Path", "Enum")),
+    "nodes.InterpolationResultNode",
+)
+
+SETTINGS: Mapping[str, object] = {
+    "argparse.Namespace": Inert,
+    **{f"omegaconf.{name}": Inert for name in _OMEGACONF},
+    # what omegaconf's containers mention about the types of their values
+    "typing.Any": Inert,
+    "collections.defaultdict": _Call(_empty_dict),
+    **{f"builtins.{name}": Inert for name in ("dict", "list", "int", "float", "str", "bool", "tuple", "object")},
+}
+
+
+def torch_safe_globals() -> list[Any]:
+    """The (stand-in, name) pairs to admit around `torch.load(weights_only=True)`, beside torch's own."""
+    return [(stand_in, name) for name, stand_in in (NUMPY | SETTINGS).items()]  # type: ignore[operator]
+
+
+class _Bounded:
+    """A file that never reserves memory for more bytes than it has left."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+        self.readline_limit = 1 << 20
+
+    def read(self, count: int) -> bytes:
+        if count > self._left:
+            raise EOFError(f"the pickle announces {count} bytes and {self._left} are left")
+        data = self._file.read(count)
+        self._left -= len(data)
+        return data
+
+    def readline(self) -> bytes:
+        data = self._file.readline(self.readline_limit)
+        self._left -= len(data)
+        return data
+
+
+# The reader written in Python, not the one in C: a damaged memo index makes the C one reserve gigabytes.
+class _PlainUnpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        wanted = f"{module}.{name}"
+        for table in (NUMPY, PLAIN):
+            if wanted in table:
+                return table[wanted]
+        raise ForbiddenGlobal(wanted)
+
+
+def load_plain_pickle(file: BinaryIO, size: int) -> Any:
+    """Read one pickle of containers, strings, numbers and numpy arrays (as `PickledArray`).
+
+    Args:
+        file: open at the first byte of the pickle.
+        size: how many bytes the file has.
+
+    Raises:
+        ForbiddenGlobal: it wants to import something else; nothing of it was called.
+        pickle.UnpicklingError, EOFError and the other `MALFORMED` kinds: not a whole pickle.
+    """
+    return _PlainUnpickler(_Bounded(file, size), encoding="latin1").load()
+
+
+# A damaged pickle can fail at any instruction, in the way of that instruction. These are those ways.
+MALFORMED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    NameError,
+)
