@@ -25,8 +25,21 @@ $(READY): pyproject.toml constraints.txt
 	@rm -rf build *.egg-info
 	@touch $(READY)
 
+# Everything lands in $(RUNS); a second call finds the finished runs. `make demo OVERWRITE=1` does them again.
+DEMO  := $(RUNS)/demo
+AGAIN := $(if $(OVERWRITE),--overwrite)
+VOC   := --engine mmdet --preset smoke --device cpu --voc-root $(DEMO)/toy/voc --train train --test test \
+         --runs $(DEMO) $(AGAIN)
+
 demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whole way in minutes
-	@bash tests/demo.sh "$(RUNS)" $(DEMO)
+	$(PY) -m transfer toy $(DEMO)/toy
+	$(PY) -m pretrain $(DEMO)/toy/classification --preset demo --arch resnet18 --out $(DEMO)/msbreg $(AGAIN)
+	$(PY) -m transfer inspect $(DEMO)/msbreg/checkpoint.pth
+	$(PY) -m transfer convert $(DEMO)/msbreg/checkpoint.pth --to mmdet -o $(DEMO)/msbreg_mmdet.pth
+	bash detection/run_voc.sh $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random $(VOC)
+	$(PY) -m results table --records $(DEMO)/records --csv $(DEMO)/table.csv --markdown $(DEMO)/table.md
+	$(PY) -m results plot --records $(DEMO)/records --out $(DEMO)/plot.png
+	@echo; echo "pictures: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
 
 test: $(READY)  ## the quick tests (under 8 minutes on two cores)
 	$(PY) -m pytest -q -m "not slow"

@@ -163,16 +163,22 @@ def run(context: RunContext) -> TaskOutcome:
     if context.backbone.arch != "resnet50":
         architecture = (("architecture", "resnet50", context.backbone.arch),)
     return TaskOutcome(
-        metrics={"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75},
+        metrics=result.metrics(),
         details=detection_details(outcome) | _per_class(result),
         verification=dataclasses.asdict(outcome.verification),
         differences=architecture + outcome.differences,
-        notes=(*splits.train.notes, *splits.test.notes, *outcome.notes),
+        notes=(*splits.train.notes, *splits.test.notes, *outcome.notes, *result.notes),
     )
 
 
 def _per_class(result: VocResult) -> dict[str, object]:
-    return {"per_class": result.per_class()}
+    """AP and AP50 of every class in percent; None where there was nothing to find."""
+    rows = zip(result.classes, result.by_class, result.ground_truth.tolist(), strict=True)
+    return {
+        "per_class": {
+            name: {"AP": float(row.mean()), "AP50": float(row[0])} if count else None for name, row, count in rows
+        }
+    }
 
 
 TASK = Task(

@@ -35,8 +35,11 @@ def list_images(root: Path) -> list[Path]:
         if name.lower().endswith(IMG_EXTENSIONS)
     ]
     if not found:
-        raise DataError(f"no images in {root}", found="files ending otherwise, or none", todo="looked for: "
-                        + " ".join(IMG_EXTENSIONS))
+        raise DataError(
+            f"no images in {root}",
+            found="files ending otherwise, or none",
+            todo="looked for: " + " ".join(IMG_EXTENSIONS),
+        )
     return sorted(found)
 
 

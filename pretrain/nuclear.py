@@ -35,7 +35,7 @@ def smoothed_nuclear_norm(z: Tensor, epsilon: float = EPSILON, way: Way = "auto"
     """
     if way == "auto":
         way = "newton-schulz" if z.is_cuda else "eigh"
-    norm: Tensor = _SmoothedNuclearNorm.apply(z, epsilon, way)
+    norm: Tensor = _SmoothedNuclearNorm.apply(z, epsilon, way)  # type: ignore[no-untyped-call]
     return norm
 
 
@@ -45,14 +45,18 @@ class _SmoothedNuclearNorm(torch.autograd.Function):
         wide = z.double()
         tall = wide.shape[-2] >= wide.shape[-1]
         gram = wide.mT @ wide if tall else wide @ wide.mT
-        smoothed = gram + epsilon**2 * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        # NaN in, NaN out: eigensolvers fail on it, and the training loop wants to say at which step it came.
+        trouble = 0 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        smoothed = gram.nan_to_num(0.0, 0.0, 0.0) + epsilon**2 * torch.eye(
+            gram.shape[-1], dtype=gram.dtype, device=gram.device
+        )
         root, inverse_root = _roots_by_eigh(smoothed, epsilon) if way == "eigh" else _roots_by_newton_schulz(smoothed)
         ctx.save_for_backward((wide @ inverse_root if tall else inverse_root @ wide).to(_result_type(z)))
         ctx.input_type = z.dtype
-        return root.diagonal(dim1=-2, dim2=-1).sum(-1).to(_result_type(z))
+        return (root.diagonal(dim1=-2, dim2=-1).sum(-1) + trouble).to(_result_type(z))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (upstream[..., None, None] * gradient).to(ctx.input_type), None, None

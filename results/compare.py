@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -54,12 +55,13 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     return Paired(n, mean, error, mean - reach, mean + reach)
 
 
+@cache
 def student_quantile(degrees: int, confidence: float = 0.95) -> float:
     """The t with P(|T| ≤ t) = `confidence` for Student's distribution.
 
     With t = √degrees · tan θ the density becomes proportional to cos(θ)^(degrees − 1), whose integral is smooth.
     """
-    angles = np.linspace(0.0, math.pi / 2, 200_001)
+    angles = np.linspace(0.0, math.pi / 2, 20_001)
     density = np.cos(angles) ** (degrees - 1)
     inside = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return math.sqrt(degrees) * math.tan(float(np.interp(confidence * inside[-1], inside, angles)))
@@ -74,8 +76,8 @@ def compare(records: Sequence[Record], first: str, second: str, metrics: Sequenc
     rows = group(records)
     ours, theirs = _by_conditions(rows, first), _by_conditions(rows, second)
     shared = [conditions for conditions in ours if conditions in theirs]
-    blocks = [_block(ours[conditions], theirs[conditions], metrics) for conditions in shared]
-    blocks = [block for block in blocks if block is not None]
+    candidates = [_block(ours[conditions], theirs[conditions], metrics) for conditions in shared]
+    blocks = [block for block in candidates if block is not None]
     if not blocks:
         found = [f"{label}: {_describe(side)}" for label, side in ((first, ours), (second, theirs))]
         raise UserError(
@@ -83,7 +85,7 @@ def compare(records: Sequence[Record], first: str, second: str, metrics: Sequenc
             found="\n".join(found),
             todo="run both with the same engine, recipe, data and seeds",
         )
-    return [block for block in blocks if block is not None]
+    return blocks
 
 
 Conditions = tuple[str, int, str, str, str, str]
@@ -109,10 +111,16 @@ def _describe(side: dict[Conditions, list[Row]]) -> str:
     parts = []
     for (task, version, engine, protocol, recipe, data), rows in side.items():
         seeds = sorted(record.seed for row in rows for record in row.finished)
-        said = f"seeds {', '.join(map(str, seeds))}" if seeds else "no finished run"
-        parts.append(
-            f"{task} version {version}, {engine or 'no engine'}, {protocol}, recipe {recipe[:8]}, data {data[:8]}, {said}"
+        done = f"seeds {', '.join(map(str, seeds))}" if seeds else "no finished run"
+        named = (
+            task,
+            f"version {version}",
+            engine or "no engine",
+            protocol,
+            f"recipe {recipe[:8]}",
+            f"data {data[:8]}",
         )
+        parts.append(", ".join((*named, done)))
     return "; ".join(parts)
 
 
@@ -154,12 +162,12 @@ def _block(ours: Sequence[Row], theirs: Sequence[Row], wanted: Sequence[str]) ->
             rows.append((name, str(seed), f"{one:6.2f}", f"{other:6.2f}", f"{one - other:+6.2f}"))
         rows.append((name, "mean", f"{np.mean(values[0]):6.2f}", f"{np.mean(values[1]):6.2f}", f"{result.mean:+6.2f}"))
         sentences.append(("·", f"{name}: {sentence(a, b, result)}{_published_noise(variant.task, name, result)}"))
-    lines = [
+    lines = (
         f"{variant.task} version {variant.task_version}, {variant.engine or 'no engine'}, protocol {variant.protocol}, "
-        f"recipe {variant.recipe[:8]}; equal data. Percent; pairs share their seed."
-    ]
-    lines += _cautions(first, second, seeds, ours, theirs)
-    return Block(f"{a} − {b}", tuple(lines), ("metric", "seed", a, b, "difference"), tuple(rows), tuple(sentences))  # fmt: skip
+        f"recipe {variant.recipe[:8]}; equal data. Percent; pairs share their seed.",
+        *_cautions(first, second, seeds, ours, theirs),
+    )
+    return Block(f"{a} − {b}", lines, ("metric", "seed", a, b, "difference"), tuple(rows), tuple(sentences))
 
 
 def sentence(first: str, second: str, result: Paired) -> str:
@@ -182,8 +190,8 @@ def _published_noise(task: str, metric: str, result: Paired) -> str:
         return ""
     std = MOCO_STD[metric]
     return (
-        f" For scale: under the full VOC07+12 protocol single runs are expected to vary with a standard deviation of {std} "
-        f"(facebookresearch/moco, detection/README.md), so a difference of two runs varies with {math.sqrt(2) * std:.1f}; "
+        f" For scale: runs of the full VOC07+12 protocol are expected to vary with a standard deviation of {std} "
+        f"(facebookresearch/moco, detection/README.md), the difference of two runs then with {math.sqrt(2) * std:.1f}; "
         "shorter schedules vary more."
     )
 

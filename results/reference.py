@@ -39,21 +39,24 @@ class Published:
             UserError: other columns, a number outside 0–100, a row without method or source, or a repeated row.
         """
         path = FOLDER / self.file
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise _fault(path, str(error)) from error
         expected = {*self.words, *self.columns}
         if set(frame.columns) != expected:
             raise _fault(path, f"columns {', '.join(frame.columns)} instead of {', '.join(sorted(expected))}")
         for name in self.columns:
-            frame[name] = pd.to_numeric(frame[name].replace("", None), errors="coerce").where(frame[name] != "")
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False)[name]
-            bad = (raw != "") & ~frame[name].between(0, 100)
+            written = frame[name]
+            frame[name] = pd.to_numeric(written.where(written != ""), errors="coerce")
+            bad = (written != "") & ~frame[name].between(0, 100)
             if bad.any():
-                raise _fault(path, f"{name} is {raw[bad].iloc[0]!r}, not a percentage")
+                raise _fault(path, f"{name} is {written[bad].iloc[0]!r}, not a percentage")
         for name in ("method", "source"):
             if (frame[name].str.strip() == "").any():
                 raise _fault(path, f"a row has no {name}")
         if "epochs" in self.words:
-            frame["epochs"] = pd.to_numeric(frame["epochs"].replace("", None)).astype("Int64")
+            frame["epochs"] = pd.to_numeric(frame["epochs"].where(frame["epochs"] != "")).astype("Int64")
         keys = [name for name in ("method", "epochs") if name in self.words]
         if frame.duplicated(keys).any():
             raise _fault(path, f"{frame[frame.duplicated(keys)]['method'].iloc[0]} stands there twice")
@@ -71,7 +74,7 @@ class Published:
             marks = [footnotes.mark(f"Protocol: {line['protocol']}.")] if line.get("protocol") else []
             marks.append(footnotes.mark(f"Source: {line['source']}."))
             epochs = [_epochs(line["epochs"])] if "epochs" in self.words else []
-            numbers = ["   –" if pd.isna(line[name]) else f"{line[name]:5.1f}" for name in shown]
+            numbers = ["  –" if pd.isna(line[name]) else f"{line[name]:4.1f}" for name in shown]
             rows.append((line["method"], *epochs, *numbers, ", ".join(marks)))
         heading = ("method", *(["epochs"] if "epochs" in self.words else []), *shown.values(), "notes")
         return Block(f"Published: {self.title}", (self.protocol,), heading, tuple(rows), footnotes.items())
@@ -87,7 +90,11 @@ def _epochs(value: object) -> str:
 
 
 def _fault(path: Path, found: str) -> UserError:
-    return UserError(f"{path} is not a table of published numbers", found=found, todo="compare it with its README")
+    return UserError(
+        f"{path} is not a table of published numbers",
+        found=found,
+        todo="compare it with the README beside it, or take the file back from git",
+    )
 
 
 _APS = ("AP", "AP50", "AP75")

@@ -21,7 +21,7 @@ class Cell:
 
     def text(self) -> str:
         """ "41.3 ± 0.2", or "41.3" for a single run, padded so that columns line up."""
-        return f"{self.mean:5.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
+        return f"{self.mean:4.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,14 @@ def _reading_order(row: Row) -> tuple[Any, ...]:
 
 
 def metric_names(rows: Sequence[Row], wanted: Sequence[str] = ()) -> list[str]:
-    """Columns for these rows: the primary metric first, then the others by name; or those of `wanted` that occur."""
+    """Columns for these rows: the primary metric first, then the others by name.
+
+    With `wanted`, those of them that occur in a finished run; the primary metric alone where none does.
+    """
     present = {name for row in rows for record in row.finished for name in record.metrics}
     primary = primary_metric(rows)
     if wanted:
-        return [name for name in wanted if name in present]
+        return [name for name in wanted if name in present] or [primary]
     return [primary, *sorted(present - {primary})]
 
 

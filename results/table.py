@@ -14,9 +14,14 @@ from transfer.record import Record
 def blocks(rows: Sequence[Row], metrics: Sequence[str] = ()) -> list[Block]:
     """Everything that `python -m results table` shows of the project's own runs.
 
+    Args:
+        rows: as `results.rows.group` orders them.
+        metrics: show these columns only; a task that has none of them keeps its primary metric.
+
     Raises:
-        UserError: none of `metrics` occurs in a task.
+        UserError: runs have finished, and none of `metrics` occurs in any.
     """
+    _check_metrics(rows, metrics)
     by_task: dict[str, list[Row]] = {}
     for row in rows:
         by_task.setdefault(row.variant.task, []).append(row)
@@ -28,15 +33,18 @@ def blocks(rows: Sequence[Row], metrics: Sequence[str] = ()) -> list[Block]:
     return parts
 
 
-def _task_block(task: str, rows: Sequence[Row], wanted: Sequence[str], footnotes: Footnotes) -> Block:
-    columns = metric_names(rows, wanted)
-    if not columns:
-        present = sorted({name for row in rows for record in row.finished for name in record.metrics})
+def _check_metrics(rows: Sequence[Row], wanted: Sequence[str]) -> None:
+    present = {name for row in rows for record in row.finished for name in record.metrics}
+    if wanted and present and not present.intersection(wanted):
         raise UserError(
-            f"no run of {task} has the metric {' or '.join(wanted)}",
-            found=", ".join(present) or "no run has finished",
+            f"no run has the metric {' or '.join(wanted)}",
+            found=", ".join(sorted(present)),
             todo="give --metrics some of these, or leave it out",
         )
+
+
+def _task_block(task: str, rows: Sequence[Row], wanted: Sequence[str], footnotes: Footnotes) -> Block:
+    columns = metric_names(rows, wanted)
     marks = [_marks(row, rows, footnotes) for row in rows]
     lines = tuple(
         (_name(row), row.variant.engine or "–", row.runs_text(), *(row.cell_text(metric) for metric in columns), mark)
@@ -71,6 +79,8 @@ def _data_caption(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _reading(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    if not any(row.finished for row in rows):
+        return "No run has finished."
     several = any(cell.n > 1 for row in rows for metric in columns if (cell := row.cell(metric)))
     if several:
         return "Percent; mean ± sample standard deviation over runs that differ in their seed alone."
@@ -79,9 +89,11 @@ def _reading(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 def _data_text(record: Record) -> str:
     splits = []
-    for split, fingerprint in record.data.items():
-        counts = ", ".join(f"{value} {key}" for key, value in fingerprint.items() if key not in ("name", "sha256"))
-        splits.append(f"{split} {fingerprint['name']} ({counts + ', ' if counts else ''}{fingerprint['sha256'][:8]})")
+    for split in sorted(record.data, key=lambda name: (not name.startswith("train"), name)):
+        fingerprint = record.data[split]
+        names = sorted(fingerprint.keys() - {"name", "sha256"}, key=lambda name: (name != "images", name))
+        facts = [f"{fingerprint[name]} {name}" for name in names] + [f"sha256 {fingerprint['sha256'][:8]}…"]
+        splits.append(f"{split} {fingerprint['name']} ({', '.join(facts)})")
     return "Data: " + "; ".join(splits) + "." if splits else "Data: none recorded."
 
 
@@ -177,12 +189,16 @@ def _listed(values: Sequence[Any]) -> str:
 def _grid(by_task: Mapping[str, Sequence[Row]], footnotes: Footnotes) -> Block:
     """Primary metric of every checkpoint on every task; a second variant takes a second line, never the same cell."""
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    engines: dict[str, str] = {}  # checkpoint → the engine whose line also takes the tasks that need none
+    for row in (row for rows in by_task.values() for row in rows if row.variant.engine):
+        engines.setdefault(_name(row), row.variant.engine)
     for task, rows in by_task.items():
         primary = primary_metric(rows)
         for row in rows:
             marks = _marks(row, rows, footnotes)
             text = row.cell_text(primary, alone=True) + (f" [{marks}]" if marks else "")
-            cells.setdefault((_name(row), row.variant.engine or "–"), {}).setdefault(task, []).append(text)
+            engine = row.variant.engine or engines.get(_name(row), "–")
+            cells.setdefault((_name(row), engine), {}).setdefault(task, []).append(text)
     lines = []
     for (name, engine), found in cells.items():
         for line in range(max(map(len, found.values()))):
@@ -190,7 +206,10 @@ def _grid(by_task: Mapping[str, Sequence[Row]], footnotes: Footnotes) -> Block:
             lines.append((name, engine, *texts))
     return Block(
         title="All tasks",
-        lines=("The primary metric of each task, n runs each; – is not run. Letters are the notes above.",),
+        lines=(
+            "The primary metric of each task, n runs each; – is not run. Letters are the notes above. "
+            "Tasks without an engine stand on the first line of their checkpoint.",
+        ),
         headers=("checkpoint", "engine", *(f"{task} {primary_metric(rows)}" for task, rows in by_task.items())),
         rows=tuple(lines),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from reprlib import repr as brief
 from typing import Any, Protocol
 
 import torch
@@ -19,9 +20,12 @@ Tree = Mapping[str, Any]
 
 # What training loops keep beside the weights. They may hold tensors (momentum, random states) and none is a weight.
 TRAINING_STATE = frozenset(
-    "optimizer optimizers optim optimizer_state_dict optimizer_states scheduler lr_scheduler lr_schedulers "
-    "scheduler_state_dict scaler grad_scaler amp rng rng_state cuda_rng_state torch_rng_state random_state progress "
-    "criterion".split()
+    (
+        *("optimizer", "optimizers", "optim", "optimizer_state_dict", "optimizer_states"),
+        *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict"),
+        *("scaler", "grad_scaler", "amp", "criterion", "progress"),
+        *("rng", "rng_state", "cuda_rng_state", "torch_rng_state", "random_state"),
+    )
 )
 
 
@@ -105,6 +109,22 @@ def weights_under(tree: Tree, wrapper: str) -> Mapping[str, Any] | None:
     return inside if isinstance(inside, Mapping) and holds_tensors(inside) else None
 
 
+def needed_weights(tree: Tree, wrapper: str, format_name: str) -> Mapping[str, Any]:
+    """As `weights_under`, for a format that cannot do without; raises `CheckpointError` if there are none."""
+    weights = weights_under(tree, wrapper)
+    if weights is None:
+        raise CheckpointError(
+            f"has no tensors under {wrapper!r}, where the format {format_name} keeps them",
+            todo="leave out --format to have the format recognised, or choose another one or another --branch",
+        )
+    return weights
+
+
+def key_name(key: object) -> str:
+    """A dict's key for messages: itself if it is a string, otherwise its type."""
+    return key if isinstance(key, str) else f"<{type(key).__name__}>"
+
+
 def has_prefix(weights: Mapping[str, Any] | None, prefix: str) -> bool:
     """True if `weights` has a name that begins with `prefix`."""
     return weights is not None and any(isinstance(name, str) and name.startswith(prefix) for name in weights)
@@ -144,15 +164,16 @@ def separate(
     groups: dict[str, list[str]] = {rule.reason: [] for rule in rules}
     unknown: list[str] = []
     for name, value in weights.items():
-        rule = next((rule for rule in rules if rule.covers(str(name))), None)
+        shown = where + key_name(name)
+        rule = next((rule for rule in rules if rule.covers(key_name(name))), None)
         if rule is not None:
-            groups[rule.reason].append(f"{where}{name}")
+            groups[rule.reason].append(shown)
         elif isinstance(value, torch.Tensor) and isinstance(name, str) and name.startswith(keep):
             state[name.removeprefix(keep)] = value
         elif holds_tensors(value):
-            unknown.append(f"{where}{name}")
+            unknown.append(shown)
         else:
-            groups.setdefault("not a tensor: notes of the program that wrote the file", []).append(f"{where}{name}")
+            groups.setdefault("not a tensor: notes of the program that wrote the file", []).append(shown)
     refuse_unknown(unknown)
     return state, as_dropped(groups)
 
@@ -170,18 +191,18 @@ def beside(tree: Tree, taken: Iterable[str]) -> tuple[Dropped, ...]:
         if key in taken:
             continue
         if key in TRAINING_STATE:
-            groups.setdefault("state of the training loop, not of the network", []).append(str(key))
+            groups.setdefault("state of the training loop, not of the network", []).append(key_name(key))
         elif holds_tensors(value):
-            unknown.append(str(key))
+            unknown.append(key_name(key))
         else:
-            groups.setdefault("settings and counters, no tensors", []).append(str(key))
+            groups.setdefault("settings and counters, no tensors", []).append(key_name(key))
     refuse_unknown(unknown)
     return as_dropped(groups)
 
 
 def everything(weights: Mapping[str, Any], reason: str, *, where: str = "") -> tuple[Dropped, ...]:
     """One dropped group of all names in `weights`; none if it is empty."""
-    return as_dropped({reason: [f"{where}{name}" for name in weights]})
+    return as_dropped({reason: [where + key_name(name) for name in weights]})
 
 
 def as_dropped(groups: Mapping[str, Sequence[str]]) -> tuple[Dropped, ...]:
@@ -231,17 +252,19 @@ def input_from_dict(values: object) -> InputSpec:
     if not isinstance(values, Mapping) or set(values) != set(input_to_dict(InputSpec())):
         raise CheckpointError(
             "does not say how its pixels are normalised",
-            found=f"`input` is {str(values)[:200]}",
+            found=f"`input` is {brief(values)}",
             todo="`input` must hold exactly channels, value_range, mean and std",
         )
     mean, std = (_three(values[key], key) for key in ("mean", "std"))
-    if values["channels"] not in ("RGB", "BGR") or values["value_range"] not in (1, 255) or min(std) <= 0:
+    order, value_range = values["channels"], values["value_range"]
+    known = isinstance(order, str) and order in ("RGB", "BGR") and type(value_range) in (int, float)
+    if not known or value_range not in (1, 255) or min(std) <= 0:
         raise CheckpointError(
             "states an impossible normalisation of pixels",
-            found=str(dict(values))[:200],
+            found=brief(dict(values)),
             todo="channels must be RGB or BGR, value_range 1 or 255, std above zero",
         )
-    return InputSpec(values["channels"], float(values["value_range"]), mean, std)
+    return InputSpec(order, float(value_range), mean, std)
 
 
 def carry(spec: InputSpec, stride_in_1x1: bool) -> dict[str, Any]:
@@ -258,7 +281,7 @@ def carried(values: object) -> tuple[InputSpec, bool, tuple[str, ...]]:
     if values is None:
         return InputSpec(), False, (ASSUMED_INPUT,)
     if not isinstance(values, Mapping) or type(values.get("stride_in_1x1")) is not bool:
-        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=str(values)[:200], todo="convert it again")
+        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
     return input_from_dict(values.get("input")), values["stride_in_1x1"], ()
 
 
@@ -267,4 +290,4 @@ def _three(values: object, key: str) -> tuple[float, float, float]:
         first, second, third = (float(value) for value in values)
         if max(abs(first), abs(second), abs(third)) < 1e6:
             return first, second, third
-    raise CheckpointError(f"`input` has no usable {key}", found=str(values)[:200], todo="three numbers are needed")
+    raise CheckpointError(f"`input` has no usable {key}", found=brief(values), todo="three numbers are needed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import logging
-import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -90,24 +89,26 @@ def run(plan: Plan, runs: Path, overwrite: bool = False) -> Record:
                 return found
             logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
         if overwrite:
-            _forget(workdir, path)
-        began = time.perf_counter()
-        outcome, failure = _attempt(plan, workdir)
-        record = _record(plan, run_id, outcome, failure, time.perf_counter() - began)
-        records.write_record(record, runs / "records", overwrite=True)
+            _forget(workdir)
+        record = _attempt(plan, run_id, workdir)
+        kept = path.exists() and record.status == "failed" and records.read_record(path).status == "finished"
+        if kept:
+            logger.error("the record of the earlier, finished run is kept: %s", path)
+        else:
+            records.write_record(record, runs / "records", overwrite=True)
     return record
 
 
-def _attempt(plan: Plan, workdir: Path) -> tuple[TaskOutcome | None, dict[str, str]]:
+def _attempt(plan: Plan, run_id: str, workdir: Path) -> Record:
+    """The record of one attempt, finished or failed."""
     context = RunContext(
         plan.backbone, plan.recipe, plan.data, plan.engine, plan.seed, workdir, plan.device, plan.workers
     )
+    code = records.git_state(Path(__file__).parent)  # now: files may change while the run goes on
+    began = time.perf_counter()
     try:
         outcome = plan.task.run(context)
-        broken = [name for name, value in outcome.metrics.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(f"the task returned metrics that are no numbers: {', '.join(broken)}")
-        return outcome, {}
+        return _record(plan, run_id, code, time.perf_counter() - began, outcome=outcome)
     except UserError as error:
         logger.error("%s", error)
         failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
@@ -117,12 +118,19 @@ def _attempt(plan: Plan, workdir: Path) -> tuple[TaskOutcome | None, dict[str, s
         )
         failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
     logger.debug("%s", failure["traceback"])
-    return None, failure
+    return _record(plan, run_id, code, time.perf_counter() - began, failure=failure)
 
 
-def _record(plan: Plan, run_id: str, outcome: TaskOutcome | None, failure: dict[str, str], seconds: float) -> Record:
+def _record(
+    plan: Plan,
+    run_id: str,
+    code: tuple[str, bool],
+    seconds: float,
+    outcome: TaskOutcome | None = None,
+    failure: dict[str, str] | None = None,
+) -> Record:
     source = plan.backbone.source
-    commit, dirty = records.git_state(Path(__file__).parent)
+    commit, dirty = code
     differences = (
         *plan.data_differences,
         *recipe_differences(plan.published, plan.recipe),
@@ -155,7 +163,7 @@ def _record(plan: Plan, run_id: str, outcome: TaskOutcome | None, failure: dict[
         details=outcome.details if outcome else {},
         verification=outcome.verification if outcome else {},
         notes=[*plan.backbone.notes, *(outcome.notes if outcome else ())],
-        failure=failure,
+        failure=failure or {},
         command=plan.command,
         git_commit=commit,
         git_dirty=dirty,
@@ -176,9 +184,8 @@ def _log_reuse(found: Record, path: Path, plan: Plan) -> None:
         logger.warning("since that run: %s", difference)
 
 
-def _forget(workdir: Path, path: Path) -> None:
-    """Remove what an earlier attempt left, the lock file excepted."""
-    path.unlink(missing_ok=True)
+def _forget(workdir: Path) -> None:
+    """Remove what an earlier attempt left, the lock file excepted; its record stays until another replaces it."""
     for entry in sorted(workdir.rglob("*"), reverse=True):
         if entry.is_dir():
             entry.rmdir()

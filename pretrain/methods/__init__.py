@@ -29,16 +29,17 @@ class Method(nn.Module, ABC):
     branches: dict[str, nn.Module]
 
     @abstractmethod
-    def forward(self, views: list[Tensor]) -> Tensor:
-        """K views [n, 3, H, W] in, unit embeddings [K, n, d] out: the ones whose health is watched."""
+    def forward(self, views: list[Tensor]) -> tuple[Tensor, ...]:
+        """K views [n, 3, H, W] in; out what the loss needs, first the unit embeddings [K, n, d] that are trained.
+
+        Runs under autocast where the recipe asks for it.
+        """
 
     @abstractmethod
-    def loss(
-        self, embeddings: Tensor, views: list[Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, outputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss of what `forward` returned, and its terms before weighting, by name.
 
-        Called outside autocast; `generator` is seeded anew at every step, on the device of the embeddings.
+        Called outside autocast; `generator` lives on the outputs' device and is seeded anew at every step.
         """
 
     def after_step(self, progress: float) -> dict[str, float]:

@@ -65,17 +65,38 @@ class OnlineAndTarget(Method):
         self.target = slow_copy(self.online)
         self.branches = {"online": self.online, "target": self.target}
 
-    def forward(self, views: list[Tensor]) -> Tensor:
-        """Online predictions, unit vectors [K, n, d] in float32."""
-        return normalize(torch.stack([self.online(view) for view in views]).float(), dim=-1)
+    def forward(self, views: list[Tensor]) -> tuple[Tensor, ...]:
+        """Online predictions z and target projections t, unit vectors [K, n, d] in float32.
 
-    @torch.no_grad()
-    def targets(self, views: list[Tensor]) -> Tensor:
-        """Target projections, unit vectors [K, n, d] in float32; BatchNorm uses the batch, as in BYOL."""
-        return normalize(torch.stack([self.target(view) for view in views]).float(), dim=-1)
+        The target's BatchNorm uses the batch too, as in BYOL.
+        """
+        z = torch.stack([self.online(view) for view in views])
+        with torch.no_grad():
+            t = torch.stack([self.target(view) for view in views])
+        return normalize(z.float(), dim=-1), normalize(t.float(), dim=-1)
+
+    def loss(self, outputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Centroid + λ_s · singular value + λ_b · Brownian."""
+        z, t = outputs
+        return self.settings.loss(z, t, generator)
 
     def after_step(self, progress: float) -> dict[str, float]:
         """Moves the target towards the online network."""
         decay = decay_at(progress, self.settings.ema)
         follow(self.target, self.online, decay)
         return {"ema": decay}
+
+
+def build(arch: Arch, settings: Settings) -> OnlineAndTarget:
+    """The method for one ResNet.
+
+    Raises:
+        UserError: settings that make no sense.
+    """
+    if settings.views < 2:
+        raise UserError(f"--views is {settings.views}", todo="give --views 2 or more: a centroid needs another view")
+    if not 0 <= settings.ema <= 1:
+        raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
+    if min(settings.hidden, settings.dimensions) < 1:
+        raise UserError("--hidden and --dimensions must be positive")
+    return OnlineAndTarget(arch, settings)

@@ -71,15 +71,17 @@ def detections_for(dataset: DetectionDataset, per_image: int, seed: int = 1) -> 
     return Detections.concatenate(parts)
 
 
-def detectron2_evaluator(root: Path, dataset: DetectionDataset, detections: Detections) -> tuple[Any, float]:
-    """Detectron2's evaluator after `process()` of every image, and the seconds that took."""
+def detectron2_evaluator(
+    root: Path, dataset: DetectionDataset, detections: Detections, year: int = 2007
+) -> tuple[Any, float]:
+    """Detectron2's evaluator after `process()` of every image, and the seconds that took; 2012 is the area mode."""
     import torch
     from detectron2.data import MetadataCatalog
     from detectron2.evaluation import PascalVOCDetectionEvaluator
     from detectron2.structures import Boxes, Instances
 
     name = f"voc_ap_of_{root}"
-    MetadataCatalog.get(name).set(thing_classes=list(dataset.classes), dirname=str(root), year=2007, split="test")
+    MetadataCatalog.get(name).set(thing_classes=list(dataset.classes), dirname=str(root), year=year, split="test")
     evaluator = PascalVOCDetectionEvaluator(name)
     evaluator.reset()
     ends = np.searchsorted(detections.image_ids, np.arange(1, len(dataset) + 2))

@@ -44,7 +44,9 @@ def make(tensors):
     return Backbone("resnet18", tensors, InputSpec(), SOURCE)
 
 
-@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var", "layer3.0.downsample.0.weight", "layer4.1.bn2.bias"])
+@pytest.mark.parametrize(
+    "name", ["conv1.weight", "bn1.running_var", "layer3.0.downsample.0.weight", "layer4.1.bn2.bias"]
+)
 def test_missing_renamed_reshaped_and_nan_are_named(name):
     tensors = state()
     value = tensors.pop(name)

@@ -91,8 +91,8 @@ def failed(**changes: Any) -> Record:
 # -- run id
 
 json_leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-json_values = st.recursive(json_leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
-recipes = st.dictionaries(st.text(), json_values, max_size=5)
+json_values = st.recursive(json_leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
+recipes = st.dictionaries(st.text(), json_values, max_size=4)
 
 
 def reversed_keys(value: Any) -> Any:
@@ -101,6 +101,7 @@ def reversed_keys(value: Any) -> Any:
     return tuple(map(reversed_keys, value)) if isinstance(value, list) else value
 
 
+@settings(deadline=None, max_examples=40)
 @given(recipes)
 def test_run_id_does_not_know_key_order_nor_tuples_from_lists(recipe: dict[str, Any]) -> None:
     straight = run_id(**{**DECISIVE, "recipe": recipe})
@@ -148,6 +149,7 @@ def test_any_single_change_gives_another_run_id(where: tuple[str | int, ...], va
     assert run_id(**changed) != run_id(**DECISIVE)
 
 
+@settings(deadline=None, max_examples=40)
 @given(recipes, recipes)
 def test_different_recipes_never_share_a_run_id(one: dict[str, Any], other: dict[str, Any]) -> None:
     same_text = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
@@ -260,7 +262,7 @@ def test_reading_is_strict(tmp_path: Path, change: Any, said: str) -> None:
     assert caught.value.todo
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_a_truncated_file_is_reported_never_skipped(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     folder = tmp_path_factory.mktemp("records")

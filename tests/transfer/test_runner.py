@@ -142,6 +142,15 @@ def test_ctrl_c_leaves_no_record_but_what_a_resume_needs(tmp_path):
     assert list(tmp_path.rglob("checkpoint"))
 
 
+def test_a_failing_overwrite_does_not_lose_the_finished_result(tmp_path):
+    def fail(context):
+        raise TrainingError("no")
+
+    finished = run(plan(finish), tmp_path)
+    assert run(plan(fail), tmp_path, overwrite=True).status == "failed"
+    assert run(plan(fail), tmp_path) == finished
+
+
 def test_overwrite_forgets_the_earlier_attempt(tmp_path):
     def do(context):
         assert not (context.workdir / "deep").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +92,8 @@ def test_a_better_later_detection_claims_the_box_where_the_earlier_one_does_not_
 
 
 def test_a_detection_belongs_to_the_box_it_overlaps_most_even_if_that_one_is_taken() -> None:
-    # Both detections overlap the first box most (IoU 1 and .8); the second also overlaps the other box with
-    # 40·50 / (50·50 + 45·50 − 40·50) > .5, which the devkit does not let it fall back to.
+    # The second detection overlaps the first box by 48/50 and the other one by 43/50: enough for either, but the
+    # devkit lets it try for the first alone, which is gone.
     dataset = dataset_of([(0, 0, 50, 50, 0), (5, 0, 50, 50, 0)], classes=("cat",))
     found = detections_of((1, 0, 0.9, 0, 0, 50, 50), (1, 0, 0.8, 0, 0, 48, 50))
     assert evaluate_voc(dataset, found, VocApOptions(mode="area")).ap50 == pytest.approx(50)
@@ -108,9 +107,16 @@ def test_difficult_boxes_are_neither_to_be_found_nor_errors_to_find() -> None:
     assert result.ground_truth.tolist() == [1]
     assert result.difficult.tolist() == [1]
     assert result.detections.tolist() == [3]
-    # At .95 the second no longer passes (IoU .96 does, .94 does not) and becomes an error.
+    # A detection of IoU .94 with the difficult box is ignored up to .9 and an error at .95.
     worse = detections_of((1, 0, 0.8, 0, 0, 50, 47), (1, 0, 0.7, 100, 100, 150, 150))
     assert evaluate_voc(dataset, worse, VocApOptions(mode="area")).by_class[0, -1] == pytest.approx(50)
+
+
+def test_of_two_equal_overlaps_the_box_annotated_first_counts() -> None:
+    easy, hard = (0, 0, 50, 50, 0), (0, 0, 50, 50, 0, True)
+    found = detections_of((1, 0, 0.9, 0, 0, 50, 50))
+    assert evaluate_voc(dataset_of([easy, hard], classes=("cat",)), found).ap == pytest.approx(100)
+    assert evaluate_voc(dataset_of([hard, easy], classes=("cat",)), found).ap == 0
 
 
 def test_other_images_and_classes_do_not_match() -> None:
@@ -126,11 +132,6 @@ def test_plus_one_equals_exclusive_ends_and_its_absence_narrows_areas() -> None:
     assert evaluate_voc(dataset, found, VocApOptions(strict=False)).ap50 == pytest.approx(100)
     assert evaluate_voc(dataset, found, VocApOptions(strict=True)).ap50 == 0
     assert evaluate_voc(dataset, found, VocApOptions(strict=False, plus_one=False)).ap50 == 0
-    # 10 × 6: .6 with, 9 · 5 / 81 = .556 without: both pass .5, only one passes .55 + rounding to .6.
-    found = detections_of((1, 0, 0.9, 0, 0, 10, 6))
-    assert evaluate_voc(dataset, found).by_class[0].tolist() == pytest.approx([100] * 2 + [0] * 8)
-    loose = VocApOptions(plus_one=False, strict=False)
-    assert evaluate_voc(dataset, found, loose).by_class[0].tolist() == pytest.approx([100] * 2 + [0] * 8)
 
 
 def test_boxes_are_rounded_to_one_decimal_and_scores_to_three() -> None:
@@ -284,7 +285,7 @@ options_drawn = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scene=scenes(), options=options_drawn)
 def test_equals_an_evaluator_that_goes_box_by_box(scene: tuple, options: VocApOptions) -> None:
     dataset, found = scene
@@ -297,7 +298,7 @@ def test_equals_an_evaluator_that_goes_box_by_box(scene: tuple, options: VocApOp
         np.testing.assert_allclose(result.by_class[label], expected, atol=1e-9, rtol=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scene=scenes(), options=options_drawn, data=st.data())
 def test_order_of_the_detections_does_not_matter(scene: tuple, options: VocApOptions, data: st.DataObject) -> None:
     dataset, found = scene
@@ -308,7 +309,7 @@ def test_order_of_the_detections_does_not_matter(scene: tuple, options: VocApOpt
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scene=scenes(), options=options_drawn)
 def test_splitting_the_overlaps_into_chunks_changes_nothing(scene: tuple, options: VocApOptions) -> None:
     dataset, found = scene
@@ -318,7 +319,7 @@ def test_splitting_the_overlaps_into_chunks_changes_nothing(scene: tuple, option
         np.testing.assert_array_equal(evaluate_voc(dataset, found, options).by_class, whole)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scene=scenes())
 def test_without_competition_ap_falls_with_the_threshold(scene: tuple) -> None:
     dataset, found = scene
@@ -355,15 +356,15 @@ def test_thresholds_are_the_ten_of_the_tables() -> None:
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize(("year", "mode"), [(2007, "11point"), (2012, "area")])
-def test_equals_detectron2_without_tied_scores(tmp_path: Path, year: int, mode: str) -> None:
+def test_equals_detectron2_without_tied_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, year: int, mode: str
+) -> None:
     pytest.importorskip("detectron2")
-    from detectron2.data import MetadataCatalog
-
     from transfer.datasets.voc import VOC_CLASSES, read_voc
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     bench = importlib.import_module("bench_voc_ap")
-    bench.make_voc(tmp_path / "VOC", images=150, seed=year)
+    bench.make_voc(tmp_path / "VOC", images=80, seed=year)
     dataset = read_voc([(tmp_path / "VOC", "test")], "made", VOC_CLASSES)
     found = bench.detections_for(dataset, per_image=30, seed=year)
     # Scores that stay different within a class after rounding to three decimals, in a random order.
@@ -374,9 +375,7 @@ def test_equals_detectron2_without_tied_scores(tmp_path: Path, year: int, mode: 
         assert len(levels) == len(rows)
         scores[rows] = levels / 1000 + np.random.default_rng(label).uniform(-4e-4, 4e-4, len(rows))
     found = Detections(found.image_ids, found.labels, found.boxes, np.clip(scores, 0, 1))
-    evaluator, _ = bench.detectron2_evaluator(tmp_path / "VOC", dataset, found)
-    MetadataCatalog.get(evaluator._dataset_name)
-    evaluator._is_2007 = year == 2007
+    evaluator, _ = bench.detectron2_evaluator(tmp_path / "VOC", dataset, found, year)
     theirs, _, _ = bench.timed_detectron2(evaluator)
     ours = evaluate_voc(dataset, found, VocApOptions(mode=mode))
     assert 5 < ours.ap < ours.ap50 < 95  # a comparison of zeros would show nothing

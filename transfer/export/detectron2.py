@@ -103,4 +103,4 @@ def from_detectron2(model_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def write_detectron2(backbone: Backbone, path: Path) -> None:
     """Write the backbone as a Detectron2 `.pkl`, whole or not at all."""
     content = to_detectron2(backbone)
-    write_atomically(path, lambda file: pickle.dump(content, file, protocol=2))
+    write_atomically(path, lambda file: pickle.dump(content, file, protocol=4))

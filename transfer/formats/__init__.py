@@ -9,7 +9,7 @@ from functools import cache
 from typing import cast
 
 from transfer.errors import CheckpointError
-from transfer.layout import Format, Match, Mismatch, Tree
+from transfer.layout import Format, Match, Mismatch, Tree, key_name
 
 
 @cache
@@ -59,7 +59,11 @@ def choose(tree: Tree, forced: str | None = None) -> Format:
 def first_keys(tree: Tree, count: int = 6) -> str:
     """Two levels of keys: what a person needs to see to recognise a file."""
     lines = [f"top-level keys: {_some(tree, count)}"]
-    lines += [f"{key} holds: {_some(inside, count)}" for key, inside in list(tree.items())[:count] if _is_dict(inside)]
+    lines += [
+        f"{key_name(key)[:80]} holds: {_some(inside, count)}"
+        for key, inside in list(tree.items())[:count]
+        if _is_dict(inside)
+    ]
     return "\n".join(lines)
 
 
@@ -68,7 +72,7 @@ def _is_dict(value: object) -> bool:
 
 
 def _some(mapping: Mapping[str, object], count: int) -> str:
-    names = ", ".join(str(name)[:80] for name in list(mapping)[:count])
+    names = ", ".join(key_name(name)[:80] for name in list(mapping)[:count])
     return f"{names}, … ({len(mapping)} in all)" if len(mapping) > count else names or "(none)"
 
 

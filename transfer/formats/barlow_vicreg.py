@@ -16,6 +16,7 @@ from transfer.layout import (
     Tree,
     beside,
     has_prefix,
+    needed_weights,
     only_branch,
     separate,
     weights_under,
@@ -38,7 +39,7 @@ def matches(tree: Tree) -> Match | Mismatch:
 def extract(tree: Tree, branch: str | None) -> Extracted:
     """Take the backbone; both methods train one network only."""
     taken = only_branch(branch, BRANCHES, NAME)
-    weights = tree.get("model", {})
+    weights = needed_weights(tree, "model", NAME)
     rules = [
         Drop("module.projector.", "projector (expander), behind the backbone"),
         Drop("module.bn.", "batch normalisation inside the Barlow Twins loss"),

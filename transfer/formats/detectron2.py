@@ -18,6 +18,7 @@ from transfer.layout import (
     beside,
     carried,
     has_prefix,
+    needed_weights,
     only_branch,
     separate,
     weights_under,
@@ -34,14 +35,14 @@ def matches(tree: Tree) -> Match | Mismatch:
         return Mismatch("no tensors under `model`")
     if not has_prefix(weights, "res2."):
         return Mismatch("no name under `model` begins with res2.")
-    return Match(f"Detectron2 ResNet, author {str(tree.get('__author__'))[:40]}")
+    return Match("ResNet under Detectron2's names")
 
 
 def extract(tree: Tree, branch: str | None) -> Extracted:
     """Rename to torchvision's names; a head that a converter left under the stem is dropped."""
     taken = only_branch(branch, BRANCHES, NAME)
     rules = [Drop("stem.fc.", "classifier or projection head, behind the backbone")]
-    named, dropped = separate(tree.get("model", {}), "", rules)
+    named, dropped = separate(needed_weights(tree, "model", NAME), "", rules)
     state = {torchvision_name(name): tensor for name, tensor in named.items()}
     spec, stride, notes = carried(tree.get(CARRIED))
     return Extracted(state, dropped + beside(tree, ["model"]), taken, spec, stride, notes=notes)

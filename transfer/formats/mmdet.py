@@ -7,6 +7,7 @@ are mmdet's own (open-mmlab/mmdetection: mmdet/models/backbones/resnet.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as brief
 from typing import Any
 
 from transfer.backbone import InputSpec
@@ -21,6 +22,7 @@ from transfer.layout import (
     beside,
     carried,
     input_from_dict,
+    needed_weights,
     only_branch,
     separate,
 )
@@ -45,7 +47,7 @@ def matches(tree: Tree) -> Match | Mismatch:
 def extract(tree: Tree, branch: str | None) -> Extracted:
     """The tensors as they are; `meta` says how pixels are normalised and where the stride sits."""
     taken = only_branch(branch, BRANCHES, NAME)
-    state, dropped = separate(tree.get("state_dict", {}), "", [])
+    state, dropped = separate(needed_weights(tree, "state_dict", NAME), "", [])
     meta = _meta(tree)
     spec, stride, notes = carried(tree[CARRIED]) if CARRIED in tree else (*_from_meta(meta), ())
     arch = meta.get("arch")
@@ -61,12 +63,13 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
 
 
 def _from_meta(meta: Mapping[str, Any]) -> tuple[InputSpec, bool]:
-    if meta.get("style") not in ("pytorch", "caffe") or not isinstance(meta.get("bgr_to_rgb"), bool):
+    style, rgb = meta.get("style"), meta.get("bgr_to_rgb")
+    if not isinstance(style, str) or style not in ("pytorch", "caffe") or not isinstance(rgb, bool):
         raise CheckpointError(
             "does not say where its stride sits or in which order it takes the channels",
-            found=f"style {meta.get('style')!r}, bgr_to_rgb {meta.get('bgr_to_rgb')!r} in `meta`",
+            found=f"style {brief(style)}, bgr_to_rgb {brief(rgb)} in `meta`",
             todo="write it again with `python -m transfer convert FILE --to mmdet -o OUT`",
         )
-    order = "RGB" if meta["bgr_to_rgb"] else "BGR"
+    order = "RGB" if rgb else "BGR"
     stated = {"channels": order, "value_range": 255.0, "mean": meta.get("mean"), "std": meta.get("std")}
-    return input_from_dict(stated), meta["style"] == "caffe"
+    return input_from_dict(stated), style == "caffe"

@@ -16,6 +16,7 @@ from transfer.layout import (
     Tree,
     beside,
     has_prefix,
+    needed_weights,
     only_branch,
     separate,
     weights_under,
@@ -47,5 +48,5 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
         Drop("module.queue", "queue of negatives"),
         Drop("module.queue_ptr", "position in the queue of negatives"),
     ]
-    state, dropped = separate(tree.get("state_dict", {}), _ENCODERS[taken], rules)
+    state, dropped = separate(needed_weights(tree, "state_dict", NAME), _ENCODERS[taken], rules)
     return Extracted(state, dropped + beside(tree, ["state_dict"]), taken)

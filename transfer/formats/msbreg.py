@@ -9,6 +9,7 @@ Layout: `{"format": "msbreg-checkpoint", "version": 1, "arch", "method", "epoch"
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as brief
 
 from transfer.errors import CheckpointError
 from transfer.layout import (
@@ -20,9 +21,9 @@ from transfer.layout import (
     beside,
     everything,
     input_from_dict,
+    needed_weights,
     only_branch,
     separate,
-    weights_under,
 )
 
 NAME = "msbreg"
@@ -35,31 +36,28 @@ def matches(tree: Tree) -> Match | Mismatch:
     mark = tree.get("format")
     if not isinstance(mark, str) or mark != MARK:
         return Mismatch(f"no entry `format` that says {MARK!r}")
-    return Match(f"this project's own pretraining, method {str(tree.get('method'))[:40]}")
+    return Match(f"this project's own pretraining, method {brief(tree.get('method'))}")
 
 
 def extract(tree: Tree, branch: str | None) -> Extracted:
     """Take the encoder of the online network, or of its moving average."""
     taken = only_branch(branch, BRANCHES, NAME)
     version, stem, arch = tree.get("version"), tree.get("stem"), tree.get("arch")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise CheckpointError(
-            f"is a checkpoint of version {version!r}, this program reads version {VERSION}",
+            f"is a checkpoint of version {brief(version)}, this program reads version {VERSION}",
             todo="update this program" if isinstance(version, int) and version > VERSION else "pretrain again",
         )
-    if stem != "imagenet":
+    if not isinstance(stem, str) or stem != "imagenet":
         raise CheckpointError(
-            f"was pretrained with the stem {stem!r}, which no detection engine builds",
+            f"was pretrained with the stem {brief(stem)}, which no detection engine builds",
             todo="pretrain with the ImageNet stem (7×7 convolution and max-pooling)",
         )
-    weights = weights_under(tree, taken)
-    if weights is None:
-        raise CheckpointError(f"has no tensors under {taken!r}", todo=f"it may hold --branch {_other(taken)} only")
     rules = [
         Drop("projector.", "projector, behind the backbone"),
         Drop("predictor.", "predictor, behind the projector"),
     ]
-    state, dropped = separate(weights, "encoder.", rules, where=f"{taken}.")
+    state, dropped = separate(needed_weights(tree, taken, NAME), "encoder.", rules, where=f"{taken}.")
     other = tree.get(_other(taken), {})
     if isinstance(other, Mapping):
         dropped += everything(

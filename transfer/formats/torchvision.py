@@ -46,7 +46,8 @@ def matches(tree: Tree) -> Match | Mismatch:
     if located is None:
         return Mismatch("no name begins with layer1. or module.layer1., at the top or under state_dict or model")
     meta = tree.get("meta")
-    if isinstance(meta, Mapping) and meta.get("layout") == LAYOUT:
+    layout = meta.get("layout") if isinstance(meta, Mapping) else None
+    if isinstance(layout, str) and layout == LAYOUT:
         return Mismatch(f"the layout {LAYOUT!r} in `meta` marks a file converted for MMDetection")
     return Match("plain ResNet" + (f" under {located[1]!r}" if located[1] else ""))
 

@@ -7,7 +7,7 @@ import logging
 from transfer.atomic import write_text
 from transfer.detector import DetectionJob, DetectionOutcome
 from transfer.engines.detectron2.config import build_cfg, norm_differences
-from transfer.engines.detectron2.logs import QUIET, log_levels
+from transfer.engines.detectron2.logs import quiet
 from transfer.engines.detectron2.model import build_verified_model
 from transfer.engines.detectron2.prediction import predict
 from transfer.engines.detectron2.training import renew_statistics, train
@@ -26,7 +26,7 @@ def run(job: DetectionJob) -> DetectionOutcome:
         TrainingError: the loss stopped being finite, or `checkpoint.pth` cannot be used.
         DataError: an image cannot be read.
     """
-    with log_levels(QUIET):
+    with quiet():
         cfg = build_cfg(job)
         write_text(job.workdir / "config.yaml", cfg.dump())
         model, verification = build_verified_model(cfg, job.backbone, job.seed)

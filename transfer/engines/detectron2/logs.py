@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,7 +13,16 @@ QUIET: Mapping[str, str] = {
     "fvcore": "WARNING",
     "iopath": "WARNING",
     "detectron2.engine.train_loop": "CRITICAL",
+    "torch.fx._symbolic_trace": "ERROR",  # a deprecation inside Detectron2's RPN, said once per process
 }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Detectron2's own chatter, and warnings about its use of torch, out of a run's log."""
+    with log_levels(QUIET), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+        yield
 
 
 @contextmanager

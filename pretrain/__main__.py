@@ -1,0 +1,135 @@
+"""Command line: `python -m pretrain DATA …` trains, `python -m pretrain plot RUN` draws the curves."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+from tqdm.contrib.logging import logging_redirect_tqdm
+from tyro.conf import OmitArgPrefixes, Positional
+
+from pretrain.methods import find_method, method_names
+from pretrain.recipe import Recipe
+from pretrain.train import Machine, pretrain
+from transfer.errors import UserError
+
+S = TypeVar("S")
+DESCRIPTION = """Pretrain a ResNet on a folder of images, without labels.
+
+A run that was interrupted goes on when the same command is typed again; a finished one is found and not redone.
+Presets: 100, 300 and 1000 are BYOL's published schedules of so many epochs (batch 4096, for GPUs); demo is NOT a
+protocol: about a minute on two CPU cores, to see that everything works. Options change a preset; the defaults shown
+are those of the preset and method given on this command line.
+
+  python -m pretrain IMAGES --arch resnet18 --preset demo --out runs/pretrain/first
+  python -m pretrain plot runs/pretrain/first"""
+
+
+@dataclass(frozen=True)
+class Command(Generic[S]):
+    """Options.
+
+    Attributes:
+        data: folder of images; subfolders are read too.
+        recipe: what is trained.
+        settings: options of the method.
+        method: the pretraining method.
+        preset: 100, 300 or 1000 epochs as published, or demo.
+        out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PRESET.
+        machine: how this machine does it.
+        overwrite: start anew, whatever --out holds.
+        debug: show tracebacks.
+    """
+
+    data: Positional[Path]
+    recipe: OmitArgPrefixes[Recipe]
+    settings: OmitArgPrefixes[S]
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    method: str = "msbreg"
+    preset: str = "100"
+    out: Path | None = None
+    overwrite: bool = False
+    debug: bool = False
+
+
+def parse(arguments: Sequence[str]) -> Command[Any]:
+    """Read the command line; method and preset are looked at first, because they set the other defaults.
+
+    Raises:
+        UserError: unknown method or preset.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--method", default="msbreg")
+    early.add_argument("--preset", default="100")
+    chosen, _ = early.parse_known_args(arguments)
+    presets = find_method(chosen.method).PRESETS
+    if chosen.preset not in presets:
+        raise UserError(f"unknown preset {chosen.preset!r}", todo=f"choose one of {', '.join(presets)}")
+    recipe, settings = presets[chosen.preset]
+    # A demo has few steps: every one is worth a point of the curve.
+    machine = Machine(workers=1, log_every=1, save_every=20) if chosen.preset == "demo" else Machine()
+    shape: Any = Command
+    command: Command[Any] = tyro.cli(
+        shape[type(settings)],
+        args=list(arguments),
+        default=Command(
+            data=tyro.MISSING,
+            recipe=recipe,
+            settings=settings,
+            machine=machine,
+            method=chosen.method,
+            preset=chosen.preset,
+        ),
+        prog="python -m pretrain",
+        description=DESCRIPTION + f"\n\nMethods: {', '.join(method_names())}.",
+    )
+    return command
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UserError: bad input.
+    """
+    if arguments[:1] == ["plot"]:
+        from pretrain.plot import plot
+
+        parser = argparse.ArgumentParser(prog="python -m pretrain plot", description="Draw the curves of a run.")
+        parser.add_argument("run", type=Path, help="the --out folder of a run")
+        parser.add_argument("--debug", action="store_true", help="show tracebacks")
+        print(plot(parser.parse_args(arguments[1:]).run))
+        return
+    command = parse(arguments)
+    out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{command.preset}")
+    with logging_redirect_tqdm():
+        path = pretrain(
+            command.data, out, command.method, command.recipe, command.settings, command.machine, command.overwrite
+        )
+    print(path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        run(arguments)
+    except UserError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; type the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

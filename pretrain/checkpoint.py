@@ -1,0 +1,118 @@
+"""The checkpoint of a run: weights for others to read, and all that an exact resume needs.
+
+A `torch.save` dict that loads with `weights_only=True`:
+    format "msbreg-checkpoint", version 1, arch, method, epoch, step, stem "imagenet",
+    input     channels, value_range, mean and std that the encoder was trained with
+    online    encoder.<torchvision names without fc>, projector.…, predictor.…
+    target    encoder.…, projector.… (methods with a slow copy)
+    config    everything that decides the outcome, as plain values
+    optimizer, progress
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.methods import Method
+from pretrain.views import MEAN, STD
+from transfer.atomic import write_atomically
+from transfer.errors import TrainingError
+
+FORMAT, VERSION = "msbreg-checkpoint", 1
+FILE = "checkpoint.pth"
+
+
+def save(
+    path: Path,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    config: Mapping[str, Any],
+    progress: Mapping[str, int],
+) -> None:
+    """Write the checkpoint whole or not at all.
+
+    Args:
+        path: the file.
+        method: its branches go in by their names.
+        optimizer: momentum and groups.
+        config: `recipe` (with `arch`), `method`, `settings`, `data`: plain values.
+        progress: `step`, `steps` and `epoch`, counted as finished.
+
+    Raises:
+        UserError: no space left or no right to write; the previous checkpoint is kept.
+    """
+    state = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arch": config["recipe"]["arch"],
+        "method": config["method"],
+        "epoch": progress["epoch"],
+        "step": progress["step"],
+        "stem": "imagenet",
+        "input": {"channels": "RGB", "value_range": 1.0, "mean": list(MEAN), "std": list(STD)},
+        **{name: _contiguous(branch.state_dict()) for name, branch in method.branches.items()},
+        "config": dict(config),
+        "optimizer": optimizer.state_dict(),
+        "progress": dict(progress),
+    }
+    # Through memory: torch.save on a file reports a full disk as an internal error of its zip writer.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The checkpoint as a dict on the CPU, or None where there is none.
+
+    Raises:
+        TrainingError: the file is not one of this project's checkpoints.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        known = isinstance(state, dict) and (state.get("format"), state.get("version")) == (FORMAT, VERSION)
+        found = "" if known else f"not a {FORMAT} of version {VERSION}"
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        found = f"not a whole PyTorch file ({type(error).__name__})"
+    if found:
+        raise TrainingError(
+            f"cannot resume from {path}", found=found, todo="start anew with --overwrite or choose another --out"
+        )
+    return state
+
+
+def restore(state: Mapping[str, Any], method: Method, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, running statistics and momentum back."""
+    for name, branch in method.branches.items():
+        branch.load_state_dict(state[name])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs."""
+    lines = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        old, new = saved.get(name, "nothing"), wanted.get(name, "nothing")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old} in the checkpoint, {new} now")
+    return lines
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the half-written temporary files that a kill left beside `path`."""
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        leftover.unlink()
+
+
+def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # channels_last is a matter of speed on this machine; files keep the usual layout.
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}

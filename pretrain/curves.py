@@ -1,0 +1,77 @@
+"""Progress and curves: one line of `metrics.jsonl` now and then, a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class Curves:
+    """Writes the curves of a run; survives kills and resumes.
+
+    Args:
+        path: `metrics.jsonl`; lines of steps that will be done again are removed first.
+        start: first step that will be done.
+        total: steps of the whole training.
+        every: steps between lines; the last step always has one.
+        images: images per step.
+    """
+
+    def __init__(self, path: Path, start: int, total: int, every: int, images: int) -> None:
+        self.path, self.start, self.total, self.every, self.images = path, start, total, every, images
+        kept = [row for row in read_curves(path) if row["step"] <= start]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._began = self._last = time.perf_counter()
+        self._last_step, self._waited = start, 0.0
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty())
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which training waited for data."""
+        self._waited += seconds
+
+    def due(self, done: int) -> bool:
+        """Whether a line is due when `done` steps are done."""
+        return done % self.every == 0 or done == self.total
+
+    def step(self, loss: float) -> None:
+        """Advance the bar by one step."""
+        self._bar.update(1)
+        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def write(self, done: int, row: Mapping[str, float]) -> None:
+        """Write the line of `done` finished steps, with the speed since the line before."""
+        now = time.perf_counter()
+        seconds = now - self._last
+        speed = (done - self._last_step) * self.images / seconds
+        timing = {"images_per_second": round(speed, 2), "data_wait": round(self._waited / seconds, 4)}
+        self._last, self._last_step, self._waited = now, done, 0.0
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": done, **row, **timing}) + "\n")
+        if self._bar.disable:
+            left = (now - self._began) / (done - self.start) * (self.total - done)
+            logger.info(
+                "step %d/%d  loss %.4f  lr %.3g  rank %.1f  %.1f images/s  %s left",
+                *(done, self.total, row["loss"], row["lr"], row["effective_rank"], speed),
+                time.strftime("%H:%M:%S", time.gmtime(left)),
+            )
+
+    def close(self) -> None:
+        """Finish the bar."""
+        self._bar.close()
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a `metrics.jsonl`; a kill may have cut the last one."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]

@@ -1,0 +1,132 @@
+"""`python -m results`, as it is typed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from results import __main__ as command
+from transfer.record import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+MakeRecord = Callable[..., Record]
+Folder = Callable[..., Path]
+Results = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Results:
+    """Runs the command line in this process: (exit status, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["results", *map(str, words)])
+        status = command.main()
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_table_prints_and_writes(record: MakeRecord, folder: Folder, results: Results, tmp_path: Path) -> None:
+    records = folder(record(seed=0), record(seed=1, ap=42.0))
+    files = ["--csv", tmp_path / "t.csv", "--markdown", tmp_path / "new" / "t.md"]
+    status, out, err = results("table", "--records", records, "--metrics", "AP", "AP50", "--reference", *files)
+    assert (status, err) == (0, "")
+    assert "41.0 ± 1.4" in out
+    assert "AP75" not in out.split("Published:")[0]
+    own, published = out.split("Published:", 1)
+    assert "MoCo v2" not in own
+    assert "MoCo v2" in published
+    assert (tmp_path / "t.csv").read_text().count("\n") == 3
+    assert "| MSBReg (resnet18) | mmdet | 2 | 41.0 ± 1.4 |" in (tmp_path / "new" / "t.md").read_text()
+
+
+def test_a_broken_record_is_named_and_the_table_still_printed(
+    record: MakeRecord, folder: Folder, results: Results
+) -> None:
+    records = folder(record())
+    broken = records / "detection.voc" / "broken.json"
+    broken.write_text('{"schema": 1')
+    status, out, err = results("table", "--records", records)
+    assert status == 1
+    assert "40.0" in out
+    assert str(broken) in err
+    assert "1 file is not in what is shown" in err
+    for path in records.rglob("*.json"):
+        path.write_text("")
+    status, out, err = results("table", "--records", records)
+    assert status == 1
+    assert "2 files are not in what is shown" in err
+    for words in (["compare", "A", "B"], ["plot", "--out", records / "x.png"]):
+        assert results(*words, "--records", records)[0] == 1
+    assert not (records / "x.png").exists()
+
+
+def test_compare_plot_curves_and_export(record: MakeRecord, folder: Folder, results: Results, tmp_path: Path) -> None:
+    one = record("A", 0, 50.0)
+    records = folder(one, record("A", 1, 51.0), record("B", 0, 40.0), record("B", 1, 41.5))
+    status, out, _ = results("compare", "A", "B", "--records", records)
+    assert status == 0
+    assert "A is 9.75 above B" in out
+    status, out, _ = results("plot", "--records", records, "--out", tmp_path / "p.png")
+    assert (status, out.strip()) == (0, str(tmp_path / "p.png"))
+    curve = tmp_path / "work" / one.task / one.run_id / "metrics.jsonl"
+    curve.parent.mkdir(parents=True)
+    curve.write_text('{"iteration": 0, "loss": 1.0}\n')
+    status, _, err = results("curves", "--records", records, "--work", tmp_path / "work", "--out", tmp_path / "c.png")
+    assert status == 0
+    assert err.count("not drawn: ") == 3
+    status, out, _ = results("export", records / one.task / f"{one.run_id}.json", "--to", tmp_path / "to")
+    assert (status, Path(out.strip()).stem) == (0, one.run_id)
+
+
+def test_errors_are_one_message_without_a_traceback(results: Results, tmp_path: Path) -> None:
+    for words in (["table"], ["compare", "A", "B"], ["plot", "--out", tmp_path / "x.png"]):
+        status, out, err = results(*words, "--records", tmp_path)
+        assert (status, out) == (2, "")
+        assert err.startswith("there are no records to show\n  found: nothing in ")
+        assert "Traceback" not in err
+    status, _, err = results("table", "--records", tmp_path, "--debug")
+    assert status == 2
+    assert "Traceback" in err
+
+
+def test_the_default_folders_do_not_depend_on_where_one_stands(tmp_path: Path) -> None:
+    code = "from results.load import RECORD_FOLDERS, WORK_FOLDER; print(*RECORD_FOLDERS, WORK_FOLDER)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(ROOT / part) for part in ("runs/records", "results/records", "runs/work")]
+
+
+def test_results_imports_no_engine_and_no_torch() -> None:
+    code = (
+        "import sys, results.__main__\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'torch', 'torchvision', 'timm', 'mmdet', 'mmcv', 'mmengine', 'detectron2', 'cv2', "
+        "'detection', 'segmentation', 'finegrained', 'pretrain'}))\n"
+        "print(sorted(name for name in sys.modules if name.startswith('transfer')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy, spine = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert spine == "['transfer', 'transfer.atomic', 'transfer.errors', 'transfer.provenance', 'transfer.record']"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["table", "--help"], ["compare", "--help"], ["export", "--help"]])
+def test_help_shows_no_path_of_this_machine_and_no_empty_default(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["results", *words])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert str(ROOT) not in said
+    assert "(default: )" not in said
+    assert "None" not in said

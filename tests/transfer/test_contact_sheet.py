@@ -1,0 +1,145 @@
+"""The contact sheet: which images, which boxes, which colours, and that it is a whole PNG or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transfer import contact_sheet
+from transfer.contact_sheet import PANEL, class_colour, draw_contact_sheet
+from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
+from transfer.errors import DataError, UserError
+
+GROUND = (20, 70, 110)  # no grey: text has every grey
+
+
+def made(folder: Path, images: int = 3, classes: int = 2) -> DetectionDataset:
+    """Plain pictures 100 × 60; all but the first have one box (10, 10, 60, 40) of class 1."""
+    rows = []
+    for index in range(images):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (100, 60), GROUND).save(path)
+        boxes = np.array([[10, 10, 60, 40]] if index else [], np.float32).reshape(-1, 4)
+        rows.append(
+            DetectionImage(
+                image_id=index + 1,
+                name=f"set/{index}",
+                path=path,
+                width=100,
+                height=60,
+                boxes=boxes,
+                labels=np.ones(len(boxes), np.int64),
+                difficult=np.zeros(len(boxes), np.bool_),
+            )
+        )
+    return DetectionDataset("made", tuple(f"class{k}" for k in range(classes)), tuple(rows))
+
+
+def detections(*rows: tuple[int, int, float]) -> Detections:
+    """(image_id, label, score), all with the box (20, 10, 80, 50)."""
+    return Detections(
+        np.array([row[0] for row in rows], np.int64),
+        np.array([row[1] for row in rows], np.int64),
+        np.tile(np.array([20, 10, 80, 50], np.float32), (len(rows), 1)),
+        np.array([row[2] for row in rows], np.float32),
+    )
+
+
+def colours(path: Path, left: int = 0, top: int = 90) -> set[tuple[int, int, int]]:
+    """Colours of a sheet right of `left` and below the legend, whose swatches have every class's colour."""
+    with Image.open(path) as image:
+        return set(image.crop((left, top, *image.size)).convert("RGB").get_flattened_data())
+
+
+def test_ground_truth_is_left_and_detections_above_the_threshold_are_right(tmp_path: Path) -> None:
+    path, right = tmp_path / "sheets" / "sheet.png", contact_sheet.MARGIN + PANEL + 4
+    draw_contact_sheet(made(tmp_path, 2), detections((2, 0, 0.5), (1, 0, 0.9)), path, score_threshold=0.6)
+    assert class_colour(1) in colours(path)  # ground truth
+    assert class_colour(1) not in colours(path, right)
+    assert class_colour(0) not in colours(path)  # one detection is too low, the other on an image without objects
+    draw_contact_sheet(made(tmp_path, 2), detections((2, 0, 0.5)), path, score_threshold=0.5)
+    assert class_colour(0) in colours(path, right)
+
+
+def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    draw_contact_sheet(made(tmp_path, 2), Detections.concatenate([]), path)
+    scale = PANEL / 100
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    ground = np.argwhere((np.abs(pixels.astype(int) - GROUND) <= 2).all(axis=2))
+    top, left = ground.min(axis=0)
+    frame = (pixels[:, : left + PANEL] == class_colour(1)).all(axis=2)
+    frame[:top] = False  # the legend
+    middle = round(top + 25 * scale)
+    columns = np.flatnonzero(frame[middle]) - left
+    assert columns.min() == pytest.approx(10 * scale, abs=2)
+    assert columns.max() == pytest.approx(60 * scale, abs=2)
+
+
+def test_difficult_boxes_are_dashed(tmp_path: Path) -> None:
+    dataset = made(tmp_path, 2)
+    easy, hard = tmp_path / "easy.png", tmp_path / "hard.png"
+    draw_contact_sheet(dataset, Detections.concatenate([]), easy)
+    dataset.images[1].difficult[:] = True
+    draw_contact_sheet(dataset, Detections.concatenate([]), hard)
+
+    def framed(path: Path) -> int:
+        with Image.open(path) as image:
+            return int((np.asarray(image.convert("RGB"))[90:] == class_colour(1)).all(axis=2).sum())
+
+    assert framed(hard) < 0.9 * framed(easy)
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_order_of_detections(tmp_path: Path) -> None:
+    dataset = made(tmp_path, 6)
+    found = detections((2, 0, 0.5), (3, 1, 0.9), (4, 0, 0.7))
+    turned = Detections(found.image_ids[::-1], found.labels[::-1], found.boxes[::-1], found.scores[::-1])
+    draw_contact_sheet(dataset, found, tmp_path / "a.png")
+    draw_contact_sheet(dataset, turned, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_images_are_spread_over_those_with_objects(tmp_path: Path) -> None:
+    dataset = made(tmp_path, 11)  # ten of them have objects
+    assert [image.image_id for image in contact_sheet._choose(dataset, 2)] == [4, 9]
+    assert [image.image_id for image in contact_sheet._choose(dataset, 50)] == list(range(2, 12))
+    empty = DetectionDataset("made", dataset.classes, dataset.images[:1])
+    assert [image.image_id for image in contact_sheet._choose(empty, 3)] == [1]
+
+
+def test_more_pairs_make_a_taller_sheet(tmp_path: Path) -> None:
+    sizes = []
+    for images in (2, 4, 6):
+        draw_contact_sheet(made(tmp_path, 7), Detections.concatenate([]), tmp_path / "sheet.png", images=images)
+        with Image.open(tmp_path / "sheet.png") as image:
+            sizes.append(image.size)
+    assert sizes[0][0] == sizes[1][0] == sizes[2][0]
+    assert sizes[2][1] - sizes[1][1] == sizes[1][1] - sizes[0][1] > 0.6 * PANEL
+
+
+def test_class_colours_differ() -> None:
+    assert len({class_colour(label) for label in range(80)}) == 80
+
+
+def test_many_classes_and_many_boxes_still_make_a_sheet(tmp_path: Path) -> None:
+    found = detections(*[(2, label, 0.3 + label / 200) for label in range(80)])
+    draw_contact_sheet(made(tmp_path, 2, classes=80), found, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_refusals_leave_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "sheet.png"
+    with pytest.raises(DataError, match="no image"):
+        draw_contact_sheet(DetectionDataset("none", ("a",), ()), Detections.concatenate([]), path)
+    dataset = made(tmp_path, 2)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1\.png"):
+        draw_contact_sheet(dataset, Detections.concatenate([]), path)
+    assert not path.exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        draw_contact_sheet(made(tmp_path, 2), Detections.concatenate([]), tmp_path / "file" / "sheet.png")

@@ -1,0 +1,154 @@
+"""From any supported file to a `Backbone`: read safely, recognise the format, take everything or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from transfer.architectures import ARCHITECTURES, is_optional
+from transfer.backbone import Backbone, Source, closest_architecture
+from transfer.container import Contents, read_contents
+from transfer.errors import CheckpointError
+from transfer.formats import choose
+from transfer.layout import Extracted, Format
+from transfer.lookalikes import SUPPORTED, lookalike
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def read_backbone(
+    path: str | Path, *, format: str | None = None, branch: str | None = None, allow_half: bool = False
+) -> Backbone:
+    """Read a checkpoint.
+
+    Args:
+        path: torch, safetensors or pickle file, possibly gzip'd.
+        format: name of the format, if none or more than one recognises the file.
+        branch: which network to take where the file holds several; the format's default if None.
+        allow_half: accept float16 and bfloat16 weights and widen them to float32.
+
+    Returns:
+        A complete backbone in float32 whose tensors own their memory.
+
+    Raises:
+        CheckpointError: the file cannot be read, is not recognised, or does not fill a supported ResNet exactly.
+    """
+    path = Path(path)
+    contents = read_contents(path)
+    return backbone_from(contents, path, format=format, branch=branch, allow_half=allow_half)
+
+
+def backbone_from(
+    contents: Contents, path: Path, *, format: str | None = None, branch: str | None = None, allow_half: bool = False
+) -> Backbone:
+    """The second half of `read_backbone`, for contents that have been read."""
+    form, extracted = extract_from(contents, path, format=format, branch=branch)
+    _refuse_relatives(extracted.state, path)
+    state, notes = settle(extracted.state, path, allow_half=allow_half)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Backbone(
+        arch=_named_architecture(extracted.arch, path) or closest_architecture(shapes),
+        state=state,
+        input=extracted.input,
+        source=Source(path=str(path), sha256=contents.sha256, format=form.NAME, branch=extracted.branch),
+        stride_in_1x1=extracted.stride_in_1x1,
+        dropped=extracted.dropped,
+        notes=extracted.notes + notes,
+    )
+
+
+def extract_from(
+    contents: Contents, path: Path, *, format: str | None = None, branch: str | None = None
+) -> tuple[Format, Extracted]:
+    """The format that fits and what it takes out; its errors are given the file's name."""
+    try:
+        form = choose(contents.tree, format)
+        return form, form.extract(contents.tree, branch)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.what}", found=error.found, todo=error.todo) from error
+
+
+def _named_architecture(arch: str | None, path: Path) -> str | None:
+    if arch is not None and arch not in ARCHITECTURES:
+        raise CheckpointError(f"{path} says it is a {arch[:60]}", todo=SUPPORTED)
+    return arch
+
+
+def _refuse_relatives(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    relative = lookalike({name: tuple(tensor.shape) for name, tensor in state.items()})
+    if relative is not None:
+        raise CheckpointError(f"{path} looks like {relative}", todo=SUPPORTED)
+
+
+def settle(
+    state: Mapping[str, torch.Tensor], path: Path, *, allow_half: bool
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Bring tensors as stored to what a `Backbone` holds: dense float32 on the CPU, each with memory of its own.
+
+    float64 is narrowed where float32 holds every value exactly, and refused otherwise: rounding would silently make
+    other weights than the published ones. Half precision is refused unless `allow_half`, then widened, which is exact.
+
+    Returns:
+        (state, notes for the reader).
+    """
+    settled: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in state.items():
+        _check_kind(name, tensor, path)
+        plain = tensor.detach()
+        if is_optional(name):
+            plain = plain.to(torch.int64)
+        elif plain.dtype != torch.float32:
+            plain = _to_float32(name, plain, path, allow_half)
+        storage = plain.untyped_storage()
+        whole = plain.is_contiguous() and storage.nbytes() == plain.numel() * plain.element_size()
+        if not whole or storage.data_ptr() in storages:
+            plain = plain.clone(memory_format=torch.contiguous_format)
+        storages.add(plain.untyped_storage().data_ptr())
+        settled[name] = plain
+    notes = []
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.dtype in HALF}
+    if kinds:
+        notes.append(f"weights stored as {' and '.join(sorted(kinds))} were widened to float32")
+    if any(tensor.dtype == torch.float64 for name, tensor in state.items() if not is_optional(name)):
+        notes.append("weights stored as float64 were narrowed to float32, exactly")
+    if _looks_untrained(settled):
+        notes.append("all running means are 0 and all running variances 1: these weights look untrained")
+    return settled, tuple(notes)
+
+
+def _check_kind(name: str, tensor: torch.Tensor, path: Path) -> None:
+    if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+        kind = "quantised" if tensor.is_quantized else "without values" if tensor.is_meta else "sparse"
+        raise CheckpointError(
+            f"{path}: {name} is a {kind} tensor", todo="save dense float32 weights: {k: v.to_dense() for k, v in …}"
+        )
+    number = tensor.is_floating_point() or (is_optional(name) and not tensor.is_complex())
+    if not number or tensor.element_size() < 2:
+        raise CheckpointError(
+            f"{path}: {name} has dtype {str(tensor.dtype).removeprefix('torch.')}",
+            todo="weights are float32; a quantised model must be converted back by the program that quantised it",
+        )
+
+
+def _to_float32(name: str, tensor: torch.Tensor, path: Path, allow_half: bool) -> torch.Tensor:
+    if tensor.dtype in HALF and not allow_half:
+        raise CheckpointError(
+            f"{path}: {name} is stored in half precision ({str(tensor.dtype).removeprefix('torch.')})",
+            found="half of the digits that published weights have",
+            todo="take the float32 file, or type --allow-half to widen these; the record will say so",
+        )
+    narrow = tensor.to(torch.float32)
+    if tensor.dtype == torch.float64 and not torch.equal(narrow.double().nan_to_num(), tensor.nan_to_num()):
+        raise CheckpointError(
+            f"{path}: {name} is stored in float64 and float32 does not hold its values exactly",
+            todo="round it knowingly: torch.save({k: v.float() for k, v in state.items()}, 'float32.pth')",
+        )
+    return narrow
+
+
+def _looks_untrained(state: Mapping[str, torch.Tensor]) -> bool:
+    statistics = [(name, tensor) for name, tensor in state.items() if name.endswith(("running_mean", "running_var"))]
+    return bool(statistics) and all(bool((t == float(name.endswith("var"))).all()) for name, t in statistics)

@@ -1,0 +1,73 @@
+"""What is in a checkpoint file, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transfer.backbone import Backbone
+from transfer.checkpoint import backbone_from
+from transfer.container import Contents, read_contents
+from transfer.errors import CheckpointError
+from transfer.formats import first_keys, opinions
+from transfer.layout import Match
+
+
+def describe(
+    path: str | Path, *, format: str | None = None, branch: str | None = None, allow_half: bool = False
+) -> str:
+    """Text for `python -m transfer inspect`: file, formats, backbone with what is used and dropped, notes.
+
+    A file that can be opened is described even if no backbone can be made of it; the reason is then part of the text.
+
+    Raises:
+        CheckpointError: the file cannot be opened, or is no checkpoint at all.
+    """
+    path = Path(path)
+    contents = read_contents(path)
+    try:
+        backbone = backbone_from(contents, path, format=format, branch=branch, allow_half=allow_half)
+    except CheckpointError as error:
+        return "\n".join([*_file(path, contents), *_formats(contents), "", f"no backbone: {error}"])
+    return "\n".join([*_file(path, contents), *_formats(contents, short=True), *_backbone(backbone)])
+
+
+def _file(path: Path, contents: Contents) -> list[str]:
+    return [
+        _line("file", path),
+        _line("size", f"{contents.size:,} bytes"),
+        _line("sha256", contents.sha256),
+        _line("container", contents.container),
+    ]
+
+
+def _formats(contents: Contents, *, short: bool = False) -> list[str]:
+    views = opinions(contents.tree)
+    lines = [_line("format", f"{name} ({v.description})") for name, v in views.items() if isinstance(v, Match)]
+    if short:
+        return lines
+    lines += [_line("", f"not {name}: {v.reason}") for name, v in views.items() if not isinstance(v, Match)]
+    return lines + [
+        _line("" if index else "keys", line) for index, line in enumerate(first_keys(contents.tree).split("\n"))
+    ]
+
+
+def _backbone(backbone: Backbone) -> list[str]:
+    spec = backbone.input
+    values = sum(tensor.numel() for tensor in backbone.state.values())
+    stride = "its first 1×1 convolution (Caffe)" if backbone.stride_in_1x1 else "its 3×3 convolution (torchvision)"
+    lines = [
+        _line("read as", f"{backbone.source.format}, branch {backbone.source.branch}"),
+        _line("architecture", backbone.arch),
+        _line("used", f"{backbone.tensor_count} tensors, {values:,} values"),
+    ]
+    for group in backbone.dropped:
+        shown = ", ".join(group.names[:3]) + (" …" if len(group.names) > 3 else "")
+        lines.append(_line("dropped", f"{len(group.names)}: {group.reason} ({shown})"))
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
+    lines.append(_line("input", f"{spec.channels}, 0 to {spec.value_range:g}, mean {mean}, std {std}"))
+    lines.append(_line("stride", f"a stage's stride sits in {stride}"))
+    return lines + [_line("note", note) for note in backbone.notes]
+
+
+def _line(label: str, text: object) -> str:
+    return f"{label:<13}{text}"
