@@ -126,7 +126,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; type the same command again to go on from the last checkpoint", file=sys.stderr)
+        again = "the same command without --overwrite" if "--overwrite" in arguments else "the same command again"
+        print(f"\ninterrupted; type {again} to go on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 

@@ -107,10 +107,12 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
     return lines
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete the half-written temporary files that a kill left beside `path`."""
+def clear(path: Path, everything: bool) -> None:
+    """Delete the half-written files that a kill left beside `path`; with `everything` the checkpoint itself too."""
     for leftover in path.parent.glob(f".{path.name}.*.part"):
         leftover.unlink()
+    if everything:
+        path.unlink(missing_ok=True)
 
 
 def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

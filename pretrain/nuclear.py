@@ -20,15 +20,17 @@ def smoothed_nuclear_norm(z: Tensor, epsilon: float = EPSILON, way: Way = "auto"
     gradient is σ/√(σ² + ε²) < 1, so it stays bounded at rank 1, where the polar factor is undefined.
 
     The arithmetic is float64 whatever the input, because a Gram matrix squares the condition number. What remains
-    is the rounding of the input, amplified by 1/σ_min: for a 512×256 input of condition 100 stored as float32
-    (bfloat16), the gradient is off by LOSS_F32 (LOSS_BF16) in relative Frobenius norm.
+    is the rounding of the input, amplified by its condition. Measured on 512×256 inputs, relative error of the
+    gradient (Frobenius), the same in both ways: stored as float32 5e-8, 2e-7, 1e-6 at condition 10, 100, 1000;
+    as bfloat16 3e-3, 1e-2, 9e-2. The value is off by 3e-8 and at most 6e-5.
 
     Args:
         z: [..., n, d], any floating type.
         epsilon: ε. 1e-5 changes the gradient by less than 1e-6 where σ ≥ 0.01, that is for unit rows (whose
             largest σ is at least 1) up to condition 100; in float64 it still lies far above rounding (1e-8·σ_max).
         way: "eigh" diagonalises A; "newton-schulz" needs matrix products only. "auto" takes products on a GPU,
-            where small eigenproblems are slow, and "eigh" on a CPU, where it won at every size measured.
+            where eigenproblems of this size are latency-bound (a choice we have not measured), and "eigh" on a
+            CPU, where it took 1.3 to 8 times less time at d = 256 and n from 64 to 4096.
 
     Returns:
         [...], in the type of `z` (float32 for half types).

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -68,18 +68,10 @@ def pretrain(
     machine: Machine | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Train, resuming what is found in `out`; a finished run is found and not done again.
+    """Train on the images under `root` and return the checkpoint, `out`/checkpoint.pth.
 
-    Args:
-        root: folder of images, read recursively.
-        out: folder for `checkpoint.pth` and `metrics.jsonl`.
-        method_name: a file of `pretrain.methods`.
-        recipe, settings: what is trained; `settings` belongs to the method.
-        machine: device, workers, intervals.
-        overwrite: start anew whatever is there.
-
-    Returns:
-        The checkpoint.
+    What is found there is resumed, a finished run is not done again, unless `overwrite` starts anew.
+    `method_name` is a file of `pretrain.methods`, to which `settings` belongs.
 
     Raises:
         UserError: bad input, or a loss that is not finite; the last good checkpoint is kept.
@@ -90,22 +82,22 @@ def pretrain(
         raise UserError("--precision bf16 needs a GPU", todo="use --precision fp32: on CPUs bf16 is slower")
     images = data.list_images(root)
     recipe.check(len(images))
-    path = out / checkpoint.FILE
+    torch.manual_seed(recipe.seed)
+    method = find_method(method_name).build(recipe.arch, settings)
     config = {
         "method": method_name,
         "recipe": asdict(recipe),
         "settings": asdict(settings),
         "data": {"images": len(images), "sha256": data.fingerprint(root, images)},
     }
-    found = None if overwrite else checkpoint.load(path)
+    path = out / checkpoint.FILE
+    checkpoint.clear(path, everything=overwrite)
+    found = checkpoint.load(path)
     if found is not None:
         _refuse_other_run(path, found["config"], config)
         if found["step"] == recipe.total_steps(len(images)):
             logger.info("%s is finished (%d steps); --overwrite trains it again", path, found["step"])
             return path
-    checkpoint.remove_leftovers(path)
-    torch.manual_seed(recipe.seed)
-    method = find_method(method_name).build(recipe.arch, settings)
     method.to(device=device, memory_format=torch.channels_last).train()
     run = _Run(method, recipe, config, path, machine, device, len(images))
     if found is not None:
@@ -188,7 +180,7 @@ class _Run:
         loss, terms = self.method.loss(outputs, self.generator)
         row = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(row["loss"]):
-            self._stop(row)
+            self._stop(f"the loss is {row['loss']} at step {self.done + 1}", row)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -196,15 +188,18 @@ class _Run:
         self.done += 1
         return {**row, "lr": lr, **logged}, outputs[0][0].detach()
 
-    def _stop(self, row: Mapping[str, float]) -> None:
+    def _stop(self, what: str, row: Mapping[str, float]) -> NoReturn:
         kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint was written yet"
         raise TrainingError(
-            f"the loss is {row['loss']} at step {self.done + 1}",
+            what,
             found=", ".join(f"{name} {value:.4g}" for name, value in row.items()),
             todo=f"lower the learning rate (--lr) or lengthen the warm-up; {kept}",
         )
 
     def _save(self) -> None:
+        # A finite loss can still have had a gradient that is not; such weights must not replace good ones.
+        if not all(bool(parameter.isfinite().all()) for parameter in self.method.parameters()):
+            self._stop(f"weights are no longer finite after step {self.done}", {})
         epoch = self.done // (self.images // self.recipe.batch)
         progress = {"step": self.done, "steps": self.total, "epoch": epoch}
         checkpoint.save(self.path, self.method, self.optimizer, self.config, progress)

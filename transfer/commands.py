@@ -16,9 +16,9 @@ from tyro.conf import Positional, arg
 
 from transfer.architectures import ARCHITECTURES
 from transfer.backbone import Backbone, random_backbone
+from transfer.checkpoint import read_backbone
 from transfer.engines.choose import choose_engine
 from transfer.errors import CheckpointError, UserError
-from transfer.formats import read_backbone
 from transfer.record import Record
 from transfer.runner import Plan, run
 from transfer.task import ROOT, Task, load_task, recipe_differences

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from transfer.atomic import write_atomically
 from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
@@ -139,10 +139,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _picture(image: DetectionImage) -> tuple[Image.Image, float]:
-    """The image as shown, its longest side `PANEL` pixels, and the factor by which it was scaled."""
+    """The image as stored, its longest side `PANEL` pixels, and the factor by which it was scaled."""
     try:
         with Image.open(image.path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
+            picture = file.convert("RGB")  # not turned by EXIF: boxes are drawn on stored pixels
     except OSError as error:
         raise DataError(f"cannot read the image {image.path}", found=str(error), todo="replace this file") from error
     scale = PANEL / max(picture.size)

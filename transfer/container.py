@@ -141,7 +141,7 @@ def _read_packed(path: Path, shown: Path, head: bytes) -> tuple[Any, str]:
     except ForbiddenGlobal as error:
         raise _unsafe(shown, error.name) from error
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        wanted = re.search(r"GLOBAL ([\w.]*\w)\s", str(error))  # a name that ends in a dot was cut off
         if wanted:
             # torch cuts "builtins." off the names in its message
             name = wanted.group(1)

@@ -26,7 +26,7 @@ class UserError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors travel from data-loading workers by pickle; the default would lose the keyword parts.
+        # Exceptions cross processes by pickle; the default would lose the keyword parts.
         return _rebuild, (type(self), self.what, self.found, self.todo)
 
 

@@ -28,7 +28,7 @@ def describe(
         backbone = backbone_from(contents, path, format=format, branch=branch, allow_half=allow_half)
     except CheckpointError as error:
         return "\n".join([*_file(path, contents), *_formats(contents), "", f"no backbone: {error}"])
-    return "\n".join([*_file(path, contents), *_formats(contents, short=True), *_backbone(backbone)])
+    return "\n".join([*_file(path, contents), *_formats(contents), *_backbone(backbone)])
 
 
 def _file(path: Path, contents: Contents) -> list[str]:
@@ -40,15 +40,12 @@ def _file(path: Path, contents: Contents) -> list[str]:
     ]
 
 
-def _formats(contents: Contents, *, short: bool = False) -> list[str]:
+def _formats(contents: Contents) -> list[str]:
     views = opinions(contents.tree)
-    lines = [_line("format", f"{name} ({v.description})") for name, v in views.items() if isinstance(v, Match)]
-    if short:
-        return lines
-    lines += [_line("", f"not {name}: {v.reason}") for name, v in views.items() if not isinstance(v, Match)]
-    return lines + [
-        _line("" if index else "keys", line) for index, line in enumerate(first_keys(contents.tree).split("\n"))
-    ]
+    lines = [_line("format", f"{name} ({view.description})") for name, view in views.items() if isinstance(view, Match)]
+    keys = first_keys(contents.tree).split("\n")
+    # where no format fits, or two, the error that follows shows the keys and the reasons
+    return lines + [_line("" if row else "keys", line) for row, line in enumerate(keys)] if len(lines) == 1 else lines
 
 
 def _backbone(backbone: Backbone) -> list[str]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -96,14 +96,23 @@ class PickledArray:
         return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
 
 
-@dataclass(frozen=True, slots=True)
 class _Call:
-    """An admitted function. Frozen and without `__dict__`, so a pickle cannot hang anything on it."""
+    """An admitted function. A pickle may set attributes of whatever it holds (BUILD), so this has none to set."""
 
-    function: Callable[..., object]
+    __slots__ = ("_function",)
+    _function: Callable[..., object]
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        object.__setattr__(self, "_function", function)
 
     def __call__(self, *arguments: object) -> object:
-        return self.function(*arguments)
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise pickle.UnpicklingError(f"a pickle that changes {name} of a function")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a pickle that changes a function")
 
 
 def _reconstruct(kind: object, *_: object) -> PickledArray:
@@ -196,12 +205,14 @@ def torch_safe_globals() -> list[Any]:
     return [(stand_in, name) for name, stand_in in (NUMPY | SETTINGS).items()]  # type: ignore[operator]
 
 
+MAX_LINE = 2**20
+
+
 class _Bounded:
     """A file that never reserves memory for more bytes than it has left."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._left = file, size
-        self.readline_limit = 1 << 20
 
     def read(self, count: int) -> bytes:
         if count > self._left:
@@ -211,8 +222,10 @@ class _Bounded:
         return data
 
     def readline(self) -> bytes:
-        data = self._file.readline(self.readline_limit)
+        data = self._file.readline(MAX_LINE)
         self._left -= len(data)
+        if not data.endswith(b"\n"):
+            raise EOFError("the pickle ends within a line")
         return data
 
 
@@ -253,4 +266,5 @@ MALFORMED = (
     MemoryError,
     RuntimeError,
     NameError,
+    struct.error,
 )

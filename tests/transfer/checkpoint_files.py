@@ -6,6 +6,8 @@ import gzip
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ def cheap_state(arch: str) -> State:
     return state
 
 
+@cache
 def real_state(arch: str, seed: int = 0) -> State:
     """Random weights with trained-looking statistics: what a forward pass needs to be told apart."""
     torch.manual_seed(seed)
@@ -57,7 +60,7 @@ def _linear(prefix: str, *sizes: int, bias: bool = True, between_bn: bool = Fals
     """An MLP head as nn.Sequential numbers it: linear, (batch norm,) ReLU, linear, …"""
     head: State = {}
     step = 3 if between_bn else 2
-    for index, (wide, narrow) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (wide, narrow) in enumerate(pairwise(sizes)):
         head[f"{prefix}{step * index}.weight"] = torch.tensor(0.5).expand(narrow, wide)
         if bias:
             head[f"{prefix}{step * index}.bias"] = torch.tensor(0.5).expand(narrow)
@@ -72,13 +75,21 @@ def _training(state: Mapping[str, torch.Tensor]) -> Tree:
     return {"epoch": 200, "optimizer": {"state": momentum, "param_groups": [{"lr": 0.03, "params": [0, 1, 2]}]}}
 
 
+def _slow_copy(state: Mapping[str, torch.Tensor]) -> State:
+    """The moving average beside a network: here 2.0 everywhere, so that it cannot be taken for the network."""
+    return {
+        name: torch.tensor(2.0).expand(tensor.shape) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
 def moco(state: State, version: int) -> Tree:
     width = state["fc.weight"].shape[1]
     encoder = without_fc(state)
     head = {"fc.weight": torch.tensor(0.5).expand(128, width), "fc.bias": torch.tensor(0.5).expand(128)}
     if version == 2:
         head = _linear("fc.", width, width, 128)
-    slow = {name: tensor * 0 + 2 if tensor.is_floating_point() else tensor for name, tensor in encoder.items()}
+    slow = _slow_copy(encoder)
     return {
         "arch": "resnet50",
         "state_dict": {
@@ -103,7 +114,7 @@ def barlow_or_vicreg(state: State, method: str) -> Tree:
 def msbreg(state: State) -> Tree:
     arch = "resnet18" if "layer1.2.bn1.bias" not in state else "resnet50"
     encoder = _prefixed("encoder.", without_fc(state))
-    slow = {name: tensor * 0 + 2 if tensor.is_floating_point() else tensor for name, tensor in encoder.items()}
+    slow = _slow_copy(encoder)
     width = state["fc.weight"].shape[1]
     projector = _linear("projector.", width, 4096, 256, between_bn=True)
     return {

@@ -1,123 +1,31 @@
-"""The Detectron2 engine: config against the published one, weights that must arrive, training that can be resumed."""
+"""The Detectron2 engine: config against the published one, weights that must arrive, pixels and boxes."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
-import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from detectron2_toy import TINY
 from PIL import Image
 
-from transfer.backbone import Backbone, InputSpec, random_backbone
+from transfer.backbone import Backbone, InputSpec
 from transfer.datasets.detection import DetectionDataset, DetectionImage
 from transfer.detector import DetectionJob, DetectorRecipe
-from transfer.engines.detectron2 import ENGINE
-from transfer.errors import DataError, EngineError, TrainingError
+from transfer.errors import DataError, EngineError
 
-pytestmark = pytest.mark.detectron2
+pytest_plugins = ["detectron2_toy"]
+pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
 from transfer.engines.detectron2.config import build_cfg  # noqa: E402
 from transfer.engines.detectron2.data import TrainMapper, read_image, train_augmentations, train_batches  # noqa: E402
 from transfer.engines.detectron2.model import build_verified_model, load_weights, verify_model  # noqa: E402
-from transfer.engines.detectron2.training import CHECKPOINT_FILE, METRICS_FILE, renew_statistics, train  # noqa: E402
-
-TINY = DetectorRecipe(
-    neck="fpn",
-    extra_norm=False,
-    norm="BN",
-    anchor_sizes=(8, 16, 32, 64, 128),
-    roi_resolution=2,  # keeps the box head, and with it the checkpoints, small
-    train_sizes=(48, 64),
-    test_size=64,
-    max_size=96,
-    iterations=4,
-    batch=2,
-    lr=0.01,
-    steps=(3,),
-    warmup_iterations=2,
-    precise_bn=1,
-    rpn_pre_nms_train=50,
-    rpn_post_nms_train=20,
-    rpn_pre_nms_test=50,
-    rpn_post_nms_test=20,
-    rpn_batch=16,
-    roi_batch=8,
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def r18() -> Backbone:
-    return trained_looking(random_backbone("resnet18", 0))
-
-
-@pytest.fixture(scope="session")
-def r50() -> Backbone:
-    return trained_looking(random_backbone("resnet50", 0))
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    made = []
-    for index in range(4):
-        width, height = (96, 64) if index % 2 == 0 else (64, 80)
-        pixels = random.integers(0, 90, (height, width, 3), dtype=np.uint8)
-        pixels[20:50, 10:40] = (250, 40, 60)
-        path = folder / f"{index}.png"
-        Image.fromarray(pixels).save(path)
-        made.append(
-            DetectionImage(
-                image_id=index + 1,
-                name=f"{index}",
-                path=path,
-                width=width,
-                height=height,
-                boxes=np.array([[10, 20, 40, 50], [30, 5, 60, 30]], np.float32),
-                labels=np.array([0, 1]),
-                difficult=np.array([False, True]),
-            )
-        )
-    return DetectionDataset("toy", ("red", "other"), tuple(made))
-
-
-@pytest.fixture
-def make_job(images: DetectionDataset, r18: Backbone, tmp_path: Path) -> Callable[..., DetectionJob]:
-    def make(backbone: Backbone = r18, recipe: DetectorRecipe = TINY, **changes: Any) -> DetectionJob:
-        usual = {"train": images, "test": images, "seed": 5, "workdir": tmp_path / "run", "checkpoint_every": 2}
-        return DetectionJob(backbone, recipe, **(usual | changes))
-
-    return make
-
-
-def trained_looking(backbone: Backbone) -> Backbone:
-    """Batch norms that are no identities, so that a dropped or swapped one shows."""
-    random = torch.Generator().manual_seed(1)
-    state = dict(backbone.state)
-    for name, tensor in state.items():
-        if name.endswith(("running_var", "weight")) and tensor.ndim == 1:
-            state[name] = 0.7 + 0.3 * torch.rand(tensor.shape, generator=random)
-        elif name.endswith(("running_mean", "bias")):
-            state[name] = 0.1 * torch.randn(tensor.shape, generator=random)
-    return dataclasses.replace(backbone, state=state)
-
 
 # ---- the native config
 
@@ -360,170 +268,3 @@ def test_bad_images_are_named(damage: str, workers: int, make_job: Callable[...,
     with pytest.raises(DataError, match=r"bad\.jpg") as caught:
         next(train_batches(build_cfg(job), job, 0, 0, 1))
     assert "Traceback" not in str(caught.value)
-
-
-# ---- training
-
-
-def train_tiny(job: DetectionJob) -> Any:
-    cfg = build_cfg(job)
-    model, _ = build_verified_model(cfg, job.backbone, job.seed)
-    train(cfg, job, model)
-    renew_statistics(cfg, job, model)
-    return model
-
-
-class Interruption(Exception):
-    pass
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    make_job: Callable[..., DetectionJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
-) -> None:
-    whole = train_tiny(make_job(workdir=tmp_path / "whole"))
-    job = make_job(workdir=tmp_path / "parts")
-
-    from transfer.engines.progress import TrainingLog
-
-    step = TrainingLog.step
-
-    def interrupted(log: TrainingLog, iteration: int, *rest: Any) -> None:
-        step(log, iteration, *rest)
-        if iteration == 2:
-            raise Interruption
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingLog, "step", interrupted)
-        with pytest.raises(Interruption):
-            train_tiny(job)
-    content = torch.load(job.workdir / CHECKPOINT_FILE, weights_only=True)
-    assert (content["engine"], content["iteration"]) == ("detectron2", 2)
-
-    read: list[str] = []
-    original = TrainMapper.__call__
-    monkeypatch.setattr(TrainMapper, "__call__", lambda self, image: read.append(image.name) or original(self, image))
-    resumed = train_tiny(job)
-    # Two batches of two are left, and one for PreciseBN: nothing is read again.
-    assert len(read) == 6
-    assert list(tmp_path.glob("parts/*.part")) == []
-    ours, theirs = resumed.state_dict(), whole.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
-    assert not all(
-        torch.equal(theirs[f"backbone.bottom_up.stem.conv1.{n}"], job.backbone.state[f"conv1.{n}"]) for n in ["weight"]
-    )
-    rows = [(job.workdir.parent / name / METRICS_FILE).read_text() for name in ("whole", "parts")]
-    last = [json.loads(row.splitlines()[-1]) for row in rows]
-    for row in last:
-        row.pop("seconds_per_iteration")
-    assert last[0] == last[1]
-    assert last[0]["iteration"] == 3
-    assert {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"} < set(last[0])
-    assert last[0]["loss"] == pytest.approx(sum(value for name, value in last[0].items() if name.startswith("loss_")))
-
-
-def test_learning_rate_follows_the_recipe(
-    make_job: Callable[..., DetectionJob], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transfer.engines.progress import TrainingLog
-
-    seen: list[float] = []
-    monkeypatch.setattr(TrainingLog, "step", lambda log, iteration, lr, losses: seen.append(lr))
-    recipe = dataclasses.replace(
-        TINY, lr=0.01, warmup_factor=0.5, warmup_iterations=2, steps=(3, 4), gamma=0.1, batch=1
-    )
-    train_tiny(make_job(recipe=dataclasses.replace(recipe, iterations=5, precise_bn=0, train_sizes=(32,))))
-    assert seen == pytest.approx([0.005, 0.0075, 0.01, 0.001, 0.0001])
-
-
-def test_weight_decay_spares_norms(make_job: Callable[..., DetectionJob], r18: Backbone) -> None:
-    from detectron2.solver import build_optimizer
-
-    cfg = build_cfg(make_job())
-    model, _ = build_verified_model(cfg, r18, seed=0)
-    decay = {id(p): g["weight_decay"] for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
-    assert decay[id(model.backbone.bottom_up.stem.conv1.weight)] == 1e-4
-    assert decay[id(model.backbone.bottom_up.stem.conv1.norm.weight)] == 0.0
-
-
-def test_untrained_run_keeps_the_checkpoint_and_predicts(make_job: Callable[..., DetectionJob]) -> None:
-    recipe = dataclasses.replace(TINY, iterations=0, norm="SyncBN", score_threshold=0.0, max_detections=5)
-    job = make_job(recipe=recipe)
-    outcome = ENGINE.run(job)
-    assert outcome.verification.by_part == {"backbone.bottom_up": 100}
-    assert outcome.differences == (("normalisation", "SyncBN over 8 processes", "BN on 1 process"),)
-    assert not (job.workdir / CHECKPOINT_FILE).exists()
-    found = outcome.detections
-    assert set(found.image_ids.tolist()) == {1, 2, 3, 4}
-    assert set(found.labels.tolist()) <= {0, 1}
-    assert max(np.bincount(found.image_ids)) <= 5
-    assert found.boxes.dtype == np.float32
-    # Original pixels: images are 96×64 and 64×80, the network saw other sizes.
-    for image in job.test.images:
-        boxes = found.boxes[found.image_ids == image.image_id]
-        assert (boxes >= 0).all()
-        assert (boxes[:, [0, 2]] <= image.width).all()
-        assert (boxes[:, [1, 3]] <= image.height).all()
-    assert logging.getLogger("detectron2").level == logging.NOTSET
-
-
-@pytest.mark.slow
-def test_c4_runs_from_end_to_end_twice_with_equal_numbers(
-    make_job: Callable[..., DetectionJob], tmp_path: Path
-) -> None:
-    recipe = dataclasses.replace(TINY, neck="c4", extra_norm=True, roi_resolution=7, iterations=1, score_threshold=0.0)
-    outcomes = [ENGINE.run(make_job(recipe=recipe, workdir=tmp_path / name)) for name in ("one", "two")]
-    assert len(outcomes[0].detections) > 0
-    assert outcomes[0].detections.to_coco() == outcomes[1].detections.to_coco()
-
-
-def test_divergence_is_a_training_error(make_job: Callable[..., DetectionJob], caplog: Any) -> None:
-    job = make_job(recipe=dataclasses.replace(TINY, lr=1e12, warmup_iterations=0, steps=(), iterations=6))
-    with pytest.raises(TrainingError, match=r"diverged at iteration|the loss is") as caught:
-        ENGINE.run(job)
-    assert "learning rate" in caught.value.todo
-    assert "Traceback" not in caplog.text
-
-
-def truncated(path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save({"engine": "detectron2", "model": {"x": torch.zeros(1000)}}, buffer)
-    path.write_bytes(buffer.getvalue()[:2000])
-
-
-def foreign(path: Path) -> None:
-    torch.save({"state_dict": {"conv1.weight": torch.zeros(3)}}, path)
-
-
-def of_another_run(path: Path) -> None:
-    content = {"engine": "detectron2", "run": "0" * 64, "iteration": 2, "model": {}, "optimizer": {}, "scheduler": {}}
-    torch.save(content, path)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (truncated, "cannot be read"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_text("<html></html>"), "cannot be read"),
-        (foreign, "no checkpoint of the detectron2 engine"),
-        (of_another_run, "another run"),
-    ],
-)
-def test_a_bad_checkpoint_is_named(
-    damage: Callable[[Path], None], message: str, make_job: Callable[..., DetectionJob]
-) -> None:
-    job = make_job()
-    job.workdir.mkdir()
-    damage(job.workdir / CHECKPOINT_FILE)
-    with pytest.raises(TrainingError, match=message) as caught:
-        ENGINE.run(job)
-    assert CHECKPOINT_FILE in caught.value.what
-    assert "delete the file" in caught.value.todo
-
-
-def test_versions_name_what_decides_the_numbers() -> None:
-    assert ENGINE.missing() is None
-    versions = ENGINE.versions()
-    assert {"detectron2", "torch", "torchvision"} <= set(versions)
-    assert versions["torch"] == torch.__version__.split("+")[0]

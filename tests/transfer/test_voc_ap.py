@@ -196,6 +196,15 @@ def test_unknown_mode_is_refused() -> None:
 # -- an independent evaluator ------------------------------------------------------------------------------------
 
 
+def naive_iou(a: tuple, b: list, extra: float) -> float:
+    w = min(a[2], b[2]) - max(a[0], b[0]) + extra
+    h = min(a[3], b[3]) - max(a[1], b[1]) + extra
+    both = w * h if w > 0 and h > 0 else 0.0
+    areas = [(box[2] - box[0] + extra) * (box[3] - box[1] + extra) for box in (a, b)]
+    union = areas[0] + areas[1] - both
+    return both / union if union > 0 else 0.0
+
+
 def naive_ap(
     dataset: DetectionDataset, found: Detections, label: int, threshold: float, options: VocApOptions
 ) -> float:
@@ -223,11 +232,7 @@ def naive_ap(
     for _, image_id, _, _, (x1, y1, x2, y2) in sorted(rows):
         best, best_box = -1.0, None
         for box in truth.get(image_id, []):
-            w = min(x2, box[2]) - max(x1, box[0]) + extra
-            h = min(y2, box[3]) - max(y1, box[1]) + extra
-            both = w * h if w > 0 and h > 0 else 0.0
-            union = (x2 - x1 + extra) * (y2 - y1 + extra) + (box[2] - box[0] + extra) * (box[3] - box[1] + extra) - both
-            overlap = both / union if union > 0 else 0.0
+            overlap = naive_iou((x1, y1, x2, y2), box, extra)
             if overlap > best:
                 best, best_box = overlap, box
         if best_box is not None and (best > threshold if options.strict else best >= threshold):

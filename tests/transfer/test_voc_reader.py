@@ -117,10 +117,10 @@ def test_size_comes_from_the_image_where_the_annotation_has_none(root: Path, siz
     assert (image.width, image.height) == (100, 80)
 
 
-def test_size_is_that_of_the_picture_as_shown(root: Path) -> None:
+def test_size_is_that_of_the_stored_pixels(root: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # a portrait taken with a turned camera: stored 80 × 100 lying down
-    Image.new("RGB", (80, 100)).save(root / "JPEGImages" / "a.jpg", exif=exif)
+    exif[0x0112] = 6  # viewers turn it to 80 × 100; boxes are drawn on the pixels as they are stored
+    Image.new("RGB", (100, 80)).save(root / "JPEGImages" / "a.jpg", exif=exif)
     image = read_voc([(root, "train")], "animals").images[0]
     assert (image.width, image.height) == (100, 80)
 

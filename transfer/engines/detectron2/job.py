@@ -30,7 +30,7 @@ def run(job: DetectionJob) -> DetectionOutcome:
         cfg = build_cfg(job)
         write_text(job.workdir / "config.yaml", cfg.dump())
         model, verification = build_verified_model(cfg, job.backbone, job.seed)
-        logger.info(verification.line())
+        logger.info("detectron2 %s", verification.line())
         notes: tuple[str, ...] = ()
         if job.recipe.iterations > 0:
             began = train(cfg, job, model)

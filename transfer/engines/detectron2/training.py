@@ -125,8 +125,7 @@ def renew_statistics(cfg: CfgNode, job: DetectionJob, model: nn.Module) -> int:
     iterations = job.recipe.precise_bn
     if iterations == 0:
         return 0
-    # Any number other than the training's seed makes another stream; this one is as fixed as the seed itself.
-    seed = job.seed + 1_000_003
+    seed = job.seed + 1  # another stream of images, the same one as in the mmdet engine
     model.train()
     with EventStorage():  # the losses, not used here, are reported to it
         return update_bn_statistics(model, train_batches(cfg, job, seed, 0, iterations), model, iterations)

@@ -26,7 +26,8 @@ class MMDetection:
                     # mmdet decides at import time whether mmcv has kernels.
                     mmcv_ops.install()
                 _import_quietly(module)
-            except ImportError as error:
+            # mmdet asserts that it was given an mmcv of the right version.
+            except (ImportError, AssertionError) as error:
                 if "libGL" in str(error) or "libgthread" in str(error):
                     return (
                         f"OpenCV cannot be loaded ({error}): servers without a display need "

@@ -57,7 +57,7 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
         values = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         self.runner.call_hook("after_train_iter", batch_idx=self.iter, data_batch=batch, outputs=values)
         # "loss" is the sum of the others; accuracies are no losses.
-        losses = {name: float(value) for name, value in values.items() if "loss" in name and name != "loss"}
+        losses = {name: float(value.detach()) for name, value in values.items() if "loss" in name and name != "loss"}
         log.step(self.iter, lr, losses)
         self.iter += 1
         if self.iter % self.job.checkpoint_every == 0 or self.iter == self.max_iters:

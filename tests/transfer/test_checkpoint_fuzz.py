@@ -1,0 +1,192 @@
+"""Damaged and hostile files: every outcome is a `CheckpointError` or a complete `Backbone`, and nothing ever runs.
+
+Zip and gzip files carry checksums, so there a Backbone must moreover equal the original. In the other containers a
+flipped bit inside a tensor makes a different number, which nothing in the file can reveal.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import random
+from functools import cache
+from pathlib import Path
+
+import checkpoint_files as files
+import numpy as np
+import pytest
+import torch
+
+from transfer.architectures import expected_shapes, is_optional
+from transfer.backbone import Backbone
+from transfer.checkpoint import read_backbone
+from transfer.errors import CheckpointError
+from transfer.inspect import describe
+
+torch.set_num_threads(1)
+CHEAP = files.cheap_state("resnet18")
+CHECKSUMMED = ("zip", "zip+gzip", "legacy+gzip")
+
+
+@cache
+def original(layout: str, container: str, folder: Path) -> bytes:
+    path = folder / "original"
+    return files.write(files.LAYOUTS[layout].build(CHEAP), path, container).read_bytes()
+
+
+def flip(data: bytearray, chance: random.Random) -> None:
+    for _ in range(chance.choice([1, 1, 1, 2, 8])):
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+
+
+def flip_near_the_start(data: bytearray, chance: random.Random) -> None:
+    """Where the structure lies, in containers that put it first."""
+    data[chance.randrange(min(len(data), 4000))] = chance.randrange(256)
+
+
+def cut(data: bytearray, chance: random.Random) -> None:
+    del data[chance.randrange(len(data)) :]
+
+
+def remove_a_piece(data: bytearray, chance: random.Random) -> None:
+    start = chance.randrange(len(data))
+    del data[start : start + chance.randrange(1, 200)]
+
+
+def repeat_a_piece(data: bytearray, chance: random.Random) -> None:
+    start = chance.randrange(len(data))
+    data[start:start] = data[start : start + chance.randrange(1, 200)]
+
+
+def blank_a_piece(data: bytearray, chance: random.Random) -> None:
+    start = chance.randrange(len(data))
+    end = min(len(data), start + chance.randrange(1, 5000))
+    data[start:end] = bytes(end - start)
+
+
+DAMAGES = (flip, flip, flip_near_the_start, cut, remove_a_piece, repeat_a_piece, blank_a_piece)
+
+
+def is_original(backbone: Backbone) -> bool:
+    return all(torch.equal(backbone.state[name], value) for name, value in files.without_fc(CHEAP).items())
+
+
+def is_complete(backbone: Backbone) -> bool:
+    return all(
+        name in backbone.state
+        and tuple(backbone.state[name].shape) == shape
+        and bool(torch.isfinite(backbone.state[name]).all())
+        for name, shape in expected_shapes(backbone.arch).items()
+        if not is_optional(name)
+    )
+
+
+def damage_and_read(layout: str, container: str, cases: range, folder: Path) -> None:
+    path = folder / "damaged.pth"
+    for case in cases:
+        chance = random.Random(f"{layout} {container} {case}")
+        data = bytearray(original(layout, container, folder))
+        chance.choice(DAMAGES)(data, chance)
+        path.write_bytes(data)
+        try:
+            backbone = read_backbone(path)
+        except CheckpointError:
+            continue
+        assert is_complete(backbone), case
+        assert container not in CHECKSUMMED or is_original(backbone), case
+
+
+CHEAP_KINDS = (
+    ("torchvision", "zip"),
+    ("moco_v2", "zip"),
+    ("msbreg", "zip"),
+    ("lincls", "legacy"),
+    ("moco_v1", "legacy"),
+    ("msbreg", "zip+gzip"),
+    ("barlow", "legacy+gzip"),
+)
+LARGE_KINDS = (("detectron2", "pickle"), ("released", "safetensors"))
+
+
+@pytest.mark.parametrize(("layout", "container"), CHEAP_KINDS)
+def test_damaged_files(layout, container, tmp_path):
+    damage_and_read(layout, container, range(18), tmp_path)
+
+
+@pytest.mark.parametrize(("layout", "container"), LARGE_KINDS)
+def test_damaged_large_files(layout, container, tmp_path):
+    damage_and_read(layout, container, range(5), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "container"), CHEAP_KINDS)
+def test_many_damaged_files(layout, container, tmp_path):
+    damage_and_read(layout, container, range(1000, 1130), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "container"), LARGE_KINDS)
+def test_many_damaged_large_files(layout, container, tmp_path):
+    damage_and_read(layout, container, range(1000, 1050), tmp_path)
+
+
+def test_flipped_bits_all_over_the_structure_of_a_pickle(tmp_path):
+    # A pickle as small as it can be, so that its instructions are hit and not its numbers.
+    whole = pickle.dumps({"model": {"res2.0.conv1.weight": np.float32([[1, 2]])}, "__author__": "x"}, protocol=2)
+    path = tmp_path / "small.pkl"
+    for position in range(0, len(whole) * 8, 3):
+        data = bytearray(whole)
+        data[position // 8] ^= 1 << position % 8
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError):
+            read_backbone(path)
+
+
+class Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("case", range(30))
+def test_code_anywhere_in_a_tree_is_refused_and_not_run(case, tmp_path):
+    chance = random.Random(case)
+    layout = chance.choice([layout for layout in files.LAYOUTS.values() if layout.container != "pickle"])
+    tree = layout.build(CHEAP)
+    mapping = chance.choice([tree, layout.weights(tree)])
+    trace = tmp_path / "it-ran"
+    evil = chance.choice([Touch(trace), [Touch(trace)], {"a": (Touch(trace),)}])
+    mapping[chance.choice([*mapping, "surprise"])] = evil
+    container = chance.choice(["zip", "legacy", "zip+gzip"])
+    path = files.write(tree, tmp_path / "evil.pth", container)
+    for reader in (read_backbone, describe):
+        with pytest.raises(CheckpointError, match=r"wants to import (posix|nt)\.system"):
+            reader(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_the_order_of_keys_does_not_matter(case, tmp_path):
+    chance = random.Random(case)
+    layout = files.LAYOUTS[chance.choice(["torchvision", "moco_v2", "barlow", "msbreg", "mmdet"])]
+    tree = layout.build(CHEAP)
+    for mapping in (layout.weights(tree), tree):
+        items = list(mapping.items())
+        chance.shuffle(items)
+        mapping.clear()
+        mapping.update(items)
+    assert is_original(read_backbone(files.write(tree, tmp_path / "shuffled.pth", "zip")))
+
+
+def test_the_damages_do_damage():
+    # Otherwise the tests above could pass on untouched files.
+    changed = 0
+    for index, damage in enumerate(DAMAGES * 20):
+        data = bytearray(random.Random(index).randbytes(10_000))
+        before = bytes(data)
+        damage(data, random.Random(-index))
+        changed += bytes(data) != before
+    assert changed >= math.floor(0.9 * 20 * len(DAMAGES))
