@@ -8,6 +8,8 @@ MM     := onedl-mmengine onedl-mmcv onedl-mmdetection
 
 # Tests and demo compute on the CPU and never reach out.
 export HF_HUB_OFFLINE := 1
+# Two threads that wait by spinning cost each other a factor of three on a machine with other work.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup demo test test-all lint format clean
 help:  ## this text
@@ -33,7 +35,7 @@ VOC   := --engine mmdet --preset smoke --device cpu --voc-root $(DEMO)/toy/voc -
 
 demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whole way in minutes
 	$(PY) -m transfer toy $(DEMO)/toy
-	$(PY) -m pretrain $(DEMO)/toy/classification --preset demo --arch resnet18 --out $(DEMO)/msbreg $(AGAIN)
+	$(PY) -m pretrain $(DEMO)/toy/images/train --preset demo --arch resnet18 --out $(DEMO)/msbreg $(AGAIN)
 	$(PY) -m transfer inspect $(DEMO)/msbreg/checkpoint.pth
 	$(PY) -m transfer convert $(DEMO)/msbreg/checkpoint.pth --to mmdet -o $(DEMO)/msbreg_mmdet.pth
 	bash detection/run_voc.sh $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random $(VOC)

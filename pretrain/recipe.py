@@ -65,7 +65,7 @@ class Recipe:
         if images < self.batch:
             raise UserError(
                 f"{images} images are fewer than a batch of {self.batch}",
-                todo=f"lower the batch (--batch {max(2, images // 4)}) or choose a smaller preset (--preset demo)",
+                todo=f"lower the batch (--batch {max(2, images // 4)} or --preset demo), or add images",
             )
 
     def total_steps(self, images: int) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -61,7 +61,7 @@ class Convert:
 
     file: Positional[Path]
     to: Literal["torchvision", "detectron2", "mmdet"]
-    out: tyro.conf.arg(Path, aliases=["-o"])  # type: ignore[valid-type]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     format: str | None = None
     branch: str | None = None
     allow_half: bool = False
@@ -99,8 +99,16 @@ def convert(arguments: Sequence[str]) -> int:
     from transfer.convert import convert as write
 
     options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
-    chosen = {"format": options.format, "branch": options.branch, "allow_half": options.allow_half}
-    print(write(options.file, options.to, options.out, **chosen))
+    print(
+        write(
+            options.file,
+            options.to,
+            options.out,
+            format=options.format,
+            branch=options.branch,
+            allow_half=options.allow_half,
+        )
+    )
     return 0
 
 

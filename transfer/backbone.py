@@ -93,7 +93,7 @@ class Backbone:
 
     def as_torchvision(self) -> torch.nn.Module:
         """A torchvision ResNet without classifier that holds these weights, in eval mode."""
-        model = build_resnet(self.arch)
+        model: torch.nn.Module = build_resnet(self.arch)
         counted = {name: torch.zeros((), dtype=torch.int64) for name in expected_shapes(self.arch) if is_optional(name)}
         model.load_state_dict(counted | dict(self.state))
         return model.eval()

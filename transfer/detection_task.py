@@ -37,7 +37,7 @@ def train_and_predict(
         workdir=context.workdir,
         device=context.device,
         workers=context.workers,
-        checkpoint_every=max(1, min(2_000, recipe.iterations // 10)),
+        checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
     )
     outcome = load_engine(context.engine).run(job)
     write_json(context.workdir / "detections.json", outcome.detections.to_coco())
@@ -62,8 +62,10 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     if recipe.neck == "c4":
         regions = recipe.roi_batch * (recipe.roi_resolution / 14) ** 2
         return (total - last_stage) * area + last_stage * regions
-    # FPN adds 3×3 convolutions of 256 channels on every level, about 6.4 GMACs at 224² with the RPN's.
-    return (total + 6.4) * area + 0.014 * recipe.roi_batch
+    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
+    # goes through two fully connected layers.
+    width = recipe.fpn_channels / 256
+    return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch
 
 
 def measured_gmacs_per_second(backbone: Backbone) -> float:
@@ -125,7 +127,7 @@ def check_detector(
 def _demand_sense(recipe: DetectorRecipe) -> None:
     """Refuse values that no engine can run, before anything is built."""
     problems = []
-    for name in ("batch", "test_size", "max_size", "roi_batch", "rpn_batch", "roi_resolution", "max_detections"):
+    for name in ("batch", "test_size", "max_size", "roi_batch", "rpn_batch", "roi_resolution", "max_detections", "fpn_channels"):
         if getattr(recipe, name) < 1:
             problems.append(f"{name} is {getattr(recipe, name)}")
     for name in ("iterations", "warmup_iterations", "precise_bn", "freeze_at"):

@@ -24,6 +24,7 @@ class DetectorRecipe:
     extra_norm: bool = True  # Res5ROIHeadsExtraNorm: one more norm after res5 (C4 only)
     norm: Literal["SyncBN", "BN", "FrozenBN"] = "SyncBN"  # RESNETS.NORM, used in backbone, res5 and extra norm
     freeze_at: int = 0  # BACKBONE.FREEZE_AT: 0 nothing, 1 the stem, 2 stem and res2, …
+    fpn_channels: int = 256  # D: FPN.OUT_CHANNELS (FPN only)
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # D; with FPN one per level p2 … p6
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # D
     roi_resolution: int = 14  # D: ROI_BOX_HEAD.POOLER_RESOLUTION; 7 with FPN

@@ -29,7 +29,7 @@ def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     elsewhere.mkdir()
     arguments = ["../my weights.pth", *tiny(voc, runs, "--engine", "mmdet")]
     first = script(*arguments, cwd=elsewhere)
-    out, err = first.communicate(timeout=300)
+    _, err = first.communicate(timeout=300)
     assert first.returncode == 0, err
     assert "verified: 100 of 100 tensors equal" in err
     assert "detector.neck: c4 → fpn" in err

@@ -16,6 +16,7 @@ from PIL import Image
 
 from transfer.backbone import Backbone, InputSpec
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.pixels import read_pixels
 from transfer.detector import DetectionJob, DetectorRecipe
 from transfer.errors import DataError, EngineError
 
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
 from transfer.engines.detectron2.config import build_cfg  # noqa: E402
-from transfer.engines.detectron2.data import TrainMapper, read_image, train_augmentations, train_batches  # noqa: E402
+from transfer.engines.detectron2.data import TrainMapper, train_augmentations, train_batches  # noqa: E402
 from transfer.engines.detectron2.model import build_verified_model, load_weights, verify_model  # noqa: E402
 
 # ---- the native config
@@ -211,7 +212,7 @@ def test_bgr_weights_get_bgr_pixels(make_job: Callable[..., DetectionJob], r18: 
     assert cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675]
     _, verification = build_verified_model(cfg, backbone, seed=0)
     assert max(verification.stage_error.values()) < 1e-4
-    first = read_image(job.train.images[0], "BGR")
+    first = read_pixels(job.train.images[0], "BGR")
     assert first[30, 20].tolist() == [60, 40, 250]
 
 

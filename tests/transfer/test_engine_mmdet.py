@@ -277,7 +277,7 @@ def test_precise_bn_replaces_the_statistics_and_nothing_else(dataset, tmp_path):
 
 @pytest.mark.slow
 def test_a_detector_learns_red_from_green(dataset, tmp_path):
-    recipe = replace(TINY, iterations=150, steps=(120,), lr=0.02, warmup_iterations=20, precise_bn=10, roi_resolution=4)
+    recipe = replace(TINY, iterations=100, steps=(80,), lr=0.005, warmup_iterations=20, precise_bn=10, roi_resolution=4)
     found = ENGINE.run(job_of(dataset, tmp_path, recipe, checkpoint_every=100)).detections
     hits = 0
     for image in dataset.images:

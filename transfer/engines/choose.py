@@ -33,7 +33,7 @@ def choose_engine(wanted: str, known: tuple[str, ...]) -> tuple[str, str]:
             hint = f"; or use --engine {others[0]}, which can run here" if others else ""
             raise EngineError(f"the engine {wanted} cannot run here", found=missing, todo="install it" + hint)
         return wanted, "asked for"
-    reasons = []
+    reasons: list[str] = []
     for name in known:
         missing = load_engine(name).missing()
         if missing is None:

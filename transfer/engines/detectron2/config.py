@@ -104,6 +104,7 @@ def _fpn(recipe: DetectorRecipe) -> dict[str, Any]:
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.OUT_FEATURES": _LEVELS,
         "MODEL.FPN.IN_FEATURES": _LEVELS,
+        "MODEL.FPN.OUT_CHANNELS": recipe.fpn_channels,
         "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in recipe.anchor_sizes],
         "MODEL.RPN.IN_FEATURES": _PYRAMID,
         "MODEL.ROI_HEADS.NAME": "StandardROIHeads",

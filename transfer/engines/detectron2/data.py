@@ -12,39 +12,13 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.pixels import read_pixels
 from transfer.detector import DetectionJob
 from transfer.engines.plan import plan_batches, planned_loader, seed_for_iteration
 from transfer.errors import DataError
-
-
-def read_image(image: DetectionImage, channels: str) -> NDArray[np.uint8]:
-    """The pixels [H, W, 3] of an image file, in "RGB" or "BGR" order.
-
-    EXIF orientation is not applied, unlike in Detectron2's own reader: VOC's and COCO's boxes are drawn on the stored
-    pixels, and sizes that a rotation would swap are checked against the annotation.
-
-    Raises:
-        DataError: the file cannot be read, or has another size than its annotation says.
-    """
-    try:
-        with Image.open(image.path) as file:
-            pixels: NDArray[np.uint8] = detection_utils.convert_PIL_to_numpy(file, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"cannot read the image {image.path}", found=str(error), todo="copy or download this file again"
-        ) from error
-    height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
-        raise DataError(
-            f"{image.path} has another size than its annotation says",
-            found=f"{width}×{height} pixels, annotated {image.width}×{image.height}",
-            todo="restore the image that was annotated, or correct the annotation",
-        )
-    return pixels
 
 
 def dataset_dict(image: DetectionImage) -> dict[str, Any]:
@@ -84,7 +58,7 @@ class TrainMapper:
         """The item of one image; draws from numpy's global generator."""
         item = dataset_dict(image)
         try:
-            augmented = T.AugInput(read_image(image, self.channels))
+            augmented = T.AugInput(read_pixels(image, self.channels))
         except DataError as error:
             return error
         transforms = self.augmentations(augmented)
@@ -112,7 +86,7 @@ class PredictionImages(Dataset[Any]):
     def __getitem__(self, index: int) -> dict[str, Any] | DataError:
         image = self.images[index]
         try:
-            augmented = T.AugInput(read_image(image, self.channels))
+            augmented = T.AugInput(read_pixels(image, self.channels))
         except DataError as error:
             return error
         self.augmentations(augmented)

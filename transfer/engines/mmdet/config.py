@@ -17,7 +17,6 @@ from transfer.detector import DetectorRecipe
 from transfer.errors import EngineError
 from transfer.export.mmdet import style_of
 
-FPN_CHANNELS = 256  # Detectron2: FPN.OUT_CHANNELS
 FC_CHANNELS = 1024  # Detectron2: ROI_BOX_HEAD.FC_DIM in Base-RCNN-FPN.yaml
 FPN_STRIDES = (4, 8, 16, 32, 64)
 C4_STRIDE = 16
@@ -137,17 +136,17 @@ def _fpn(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
         "neck": {
             "type": "FPN",
             "in_channels": in_channels,
-            "out_channels": FPN_CHANNELS,
+            "out_channels": recipe.fpn_channels,
             "num_outs": len(FPN_STRIDES),
             "init_cfg": caffe2 | {"layer": "Conv2d"},
         },
-        "rpn_head": _rpn_head(recipe, FPN_CHANNELS, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1]),
+        "rpn_head": _rpn_head(recipe, recipe.fpn_channels, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1]),
         "roi_head": {
             "type": "StandardRoIHead",
-            "bbox_roi_extractor": _roi_extractor(recipe, FPN_CHANNELS, list(FPN_STRIDES[:4])),
+            "bbox_roi_extractor": _roi_extractor(recipe, recipe.fpn_channels, list(FPN_STRIDES[:4])),
             "bbox_head": {
                 "type": "Shared2FCBBoxHead",
-                "in_channels": FPN_CHANNELS,
+                "in_channels": recipe.fpn_channels,
                 "fc_out_channels": FC_CHANNELS,
                 "roi_feat_size": recipe.roi_resolution,
                 "init_cfg": [
