@@ -62,8 +62,8 @@ MOCO = VocRecipe()
 # Barlow Twins (arXiv 2103.03230, appendix): as MoCo, lr 0.1 and a warm-up from 1/3 over 1000 iterations.
 BARLOW_TWINS = VocRecipe(DetectorRecipe(lr=0.1, warmup_iterations=1_000, warmup_factor=0.333))
 
-# The CPU presets change the detector, not the metric: a narrow FPN costs a small part of a C4 head. The learning rate is
-# twice what linear scaling from 0.02 at a batch of 16 gives; four times that diverges on random backbones.
+# The CPU presets change the detector, not the metric: a narrow FPN costs a small part of a C4 head. The learning rate
+# is twice what linear scaling from 0.02 at a batch of 16 gives; four times that diverges on random backbones.
 _CPU = DetectorRecipe(
     neck="fpn",
     extra_norm=False,
@@ -74,10 +74,10 @@ _CPU = DetectorRecipe(
     train_sizes=(224, 256, 288),
     test_size=256,
     max_size=426,
-    iterations=400,
+    iterations=300,
     batch=2,
     lr=0.005,
-    steps=(320, 380),
+    steps=(240, 285),
     warmup_iterations=50,
     precise_bn=30,
     rpn_pre_nms_train=1_000,
@@ -98,7 +98,7 @@ _SMOKE = dataclasses.replace(
 )
 PRESETS = {
     "smoke": ("two CPU cores, about 2 minutes: shows that everything works, the numbers mean little", _SMOKE),
-    "cpu": ("two CPU cores, some minutes: a small FPN detector that learns small data sets", _CPU),
+    "cpu": ("two CPU cores, about 10 minutes: a small FPN detector that learns small data sets", _CPU),
 }
 
 

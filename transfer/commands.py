@@ -206,7 +206,7 @@ def _log_differences(protocol: str, task: Task, published: Any, recipe: Any, dat
     if not differences:
         logger.info("recipe: the published protocol %r, unchanged", protocol)
         return
-    lines = "".join(f"\n    {what}: {theirs} → {ours}" for what, theirs, ours in differences)
+    lines = "".join(f"\n    {what}: {ours}  (protocol: {theirs})" for what, theirs, ours in differences)
     logger.info("recipe: differs from the published protocol %r in%s", protocol, lines)
 
 

@@ -127,7 +127,16 @@ def check_detector(
 def _demand_sense(recipe: DetectorRecipe) -> None:
     """Refuse values that no engine can run, before anything is built."""
     problems = []
-    for name in ("batch", "test_size", "max_size", "roi_batch", "rpn_batch", "roi_resolution", "max_detections", "fpn_channels"):
+    for name in (
+        "batch",
+        "test_size",
+        "max_size",
+        "roi_batch",
+        "rpn_batch",
+        "roi_resolution",
+        "max_detections",
+        "fpn_channels",
+    ):
         if getattr(recipe, name) < 1:
             problems.append(f"{name} is {getattr(recipe, name)}")
     for name in ("iterations", "warmup_iterations", "precise_bn", "freeze_at"):

@@ -32,7 +32,7 @@ def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     _, err = first.communicate(timeout=300)
     assert first.returncode == 0, err
     assert "verified: 100 of 100 tensors equal" in err
-    assert "detector.neck: c4 → fpn" in err
+    assert "detector.neck: fpn  (protocol: c4)" in err
     (path,) = records(runs)
     record = read_record(path)
     assert record.status == "finished"

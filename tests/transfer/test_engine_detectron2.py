@@ -244,7 +244,7 @@ def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (40, 20), (200, 10, 10)).save(path, exif=exif)
     image = one_image(path, 40, 20)
-    assert read_image(image, "RGB").shape == (20, 40, 3)
+    assert read_pixels(image, "RGB").shape == (20, 40, 3)
 
 
 def one_image(path: Path, width: int, height: int) -> DetectionImage:

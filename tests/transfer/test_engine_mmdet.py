@@ -187,8 +187,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dataset, tmp_path
             ENGINE.run(parted)
     assert checkpoint_of(parted)["iteration"] == recipe.iterations - 2
     read = []
-    original = data.read_image
-    monkeypatch.setattr(data, "read_image", lambda image: read.append(image) or original(image))
+    original = data.read_pixels
+    monkeypatch.setattr(data, "read_pixels", lambda image, order: read.append(image) or original(image, order))
     resumed = ENGINE.run(parted)
     # Two iterations, PreciseBN, prediction: nothing of what was seen before the interruption is read again.
     assert len(read) == (2 + recipe.precise_bn) * recipe.batch + len(dataset)

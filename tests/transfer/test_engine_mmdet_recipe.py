@@ -181,7 +181,7 @@ def test_exif_orientation_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees to view"
     Image.new("RGB", (40, 20)).save(path, exif=exif)
-    assert data.read_image(annotated(path, 1, 40, 20, [], [])).shape == (20, 40, 3)
+    assert data.read_pixels(annotated(path, 1, 40, 20, [], [])).shape == (20, 40, 3)
 
 
 def broken_file(path):
@@ -203,7 +203,7 @@ def test_unusable_images_are_errors_that_name_the_file(tmp_path, make, suffix):
     path = tmp_path / f"image{suffix}"
     make(path)
     with pytest.raises(DataError, match=f"image{suffix}"):
-        data.read_image(annotated(path, 1, 64, 64, [], []))
+        data.read_pixels(annotated(path, 1, 64, 64, [], []))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

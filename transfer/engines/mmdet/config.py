@@ -140,7 +140,9 @@ def _fpn(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
             "num_outs": len(FPN_STRIDES),
             "init_cfg": caffe2 | {"layer": "Conv2d"},
         },
-        "rpn_head": _rpn_head(recipe, recipe.fpn_channels, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1]),
+        "rpn_head": _rpn_head(
+            recipe, recipe.fpn_channels, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1]
+        ),
         "roi_head": {
             "type": "StandardRoIHead",
             "bbox_roi_extractor": _roi_extractor(recipe, recipe.fpn_channels, list(FPN_STRIDES[:4])),

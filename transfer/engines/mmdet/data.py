@@ -14,11 +14,10 @@ import torch
 from mmcv.transforms import Compose, RandomChoiceResize, RandomFlip, Resize
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader
 
 from transfer.datasets.detection import DetectionImage
+from transfer.datasets.pixels import read_pixels
 from transfer.detector import DetectorRecipe
 from transfer.errors import DataError
 
@@ -42,31 +41,6 @@ def test_pipeline(recipe: DetectorRecipe) -> Callable[[DetectionImage], Loaded]:
     """Read and resize the shorter side to `test_size`."""
     resize = Resize(scale=_scale(recipe, recipe.test_size), keep_ratio=True, backend="pillow")
     return partial(_load, Compose([resize]))
-
-
-def read_image(image: DetectionImage) -> NDArray[np.uint8]:
-    """Pixels in BGR, uint8 [height, width, 3]. EXIF orientation is ignored: VOC's boxes are drawn without it.
-
-    Raises:
-        DataError: the file cannot be read, or has another size than its annotation says.
-    """
-    try:
-        with Image.open(image.path) as file:
-            pixels = np.asarray(file.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"cannot read the image {image.path}",
-            found=str(error),
-            todo="fetch the data set again, or take the image out of the split",
-        ) from error
-    height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
-        raise DataError(
-            f"{image.path} has another size than its annotation says",
-            found=f"{width}×{height} pixels where {image.width}×{image.height} belong",
-            todo="image and annotation come from different versions of the data set, or the image was rotated",
-        )
-    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def collate(samples: Sequence[Loaded]) -> Sample | DataError:
@@ -100,7 +74,7 @@ def _load_all(load: Callable[[DetectionImage], Loaded], images: Sequence[Detecti
 
 def _load(transforms: Callable[[Sample], Sample], image: DetectionImage) -> Loaded:
     try:
-        pixels = read_image(image)
+        pixels = read_pixels(image, "BGR")
     except DataError as error:
         return error
     return _pack(
