@@ -91,8 +91,8 @@ _SMOKE = dataclasses.replace(
     train_sizes=(160,),
     test_size=160,
     max_size=320,
-    iterations=120,
-    steps=(100,),
+    iterations=80,
+    steps=(65,),
     warmup_iterations=20,
     precise_bn=20,
 )
