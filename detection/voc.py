@@ -108,12 +108,16 @@ def load_data(options: VocData) -> VocSplits:
     Raises:
         DataError: something is missing or malformed; the message says what and where.
     """
+    if options.voc_root is None and (options.train or options.test):
+        raise DataError("--train and --test name splits of the data set at --voc-root", todo="give --voc-root DIR")
     if options.voc_root is not None:
         if not options.train or not options.test:
             raise DataError("--voc-root also wants --train SPLIT and --test SPLIT")
+        if options.data_root is not None:
+            raise DataError("--voc-root and --data-root both name the data", todo="give one of them")
         train_parts = [(options.voc_root, options.train)]
         test_parts = [(options.voc_root, options.test)]
-        classes = voc_classes(train_parts + test_parts)
+        classes = tuple(sorted({*voc_classes(train_parts), *voc_classes(test_parts)}))
         name = options.voc_root.resolve().name
         names = f"{name}_{options.train}", f"{name}_{options.test}"
     else:
@@ -122,10 +126,25 @@ def load_data(options: VocData) -> VocSplits:
         test_parts = [(root / "VOC2007", "test")]
         classes = VOC_CLASSES
         names = "voc_2007_trainval+voc_2012_trainval", "voc_2007_test"
-    return VocSplits(
+    splits = VocSplits(
         read_voc(train_parts, name=names[0], classes=classes, clip_boxes=options.clip_boxes),
         read_voc(test_parts, name=names[1], classes=classes, clip_boxes=options.clip_boxes),
     )
+    _refuse_useless(splits)
+    return splits
+
+
+def _refuse_useless(splits: VocSplits) -> None:
+    """A number on images that were trained on says nothing; without boxes there is nothing to train on."""
+    shared = sorted({image.name for image in splits.train.images} & {image.name for image in splits.test.images})
+    if shared:
+        raise DataError(
+            f"{splits.train.name} and {splits.test.name} share images: the result would be on training data",
+            found=f"{len(shared)} shared, for example {', '.join(shared[:3])}",
+            todo="choose splits that have no image in common",
+        )
+    if not len(splits.train.with_objects()):
+        raise DataError(f"{splits.train.name} has no boxes to train on", found=f"{len(splits.train)} images")
 
 
 def fingerprints(splits: VocSplits) -> dict[str, dict[str, object]]:

@@ -7,10 +7,13 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from transfer.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +32,7 @@ class Curves:
     def __init__(self, path: Path, start: int, total: int, every: int, images: int) -> None:
         self.path, self.start, self.total, self.every, self.images = path, start, total, every, images
         kept = [row for row in read_curves(path) if row["step"] <= start]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._began = self._last = time.perf_counter()
         self._last_step, self._waited = start, 0.0
         self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty())
@@ -62,7 +64,7 @@ class Curves:
             logger.info(
                 "step %d/%d  loss %.4f  lr %.3g  rank %.1f  %.1f images/s  %s left",
                 *(done, self.total, row["loss"], row["lr"], row["effective_rank"], speed),
-                time.strftime("%H:%M:%S", time.gmtime(left)),
+                timedelta(seconds=round(left)),
             )
 
     def close(self) -> None:

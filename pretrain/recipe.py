@@ -56,7 +56,7 @@ class Recipe:
         Raises:
             UserError: a number is out of range, or there are fewer images than a batch.
         """
-        for name, lowest in (("batch", 2), ("crop", 32), ("epochs", 1), ("steps", 0), ("warmup_steps", 0)):
+        for name, lowest in (("batch", 2), ("crop", 32), ("epochs", 1), ("steps", 0), ("warmup_steps", 0), ("seed", 0)):
             if getattr(self, name) < lowest:
                 option = "--" + name.replace("_", "-")
                 raise UserError(f"{option} is {getattr(self, name)}", todo=f"give {option} {lowest} or more")

@@ -42,6 +42,17 @@ class Machine:
     log_every: int = 20
     save_every: int = 500
 
+    def check(self) -> None:
+        """Refuse what no loop can do.
+
+        Raises:
+            UserError: a number is out of range.
+        """
+        for name, lowest in (("workers", 0), ("log_every", 1), ("save_every", 1)):
+            if getattr(self, name) < lowest:
+                option = "--" + name.replace("_", "-")
+                raise UserError(f"{option} is {getattr(self, name)}", todo=f"give {option} {lowest} or more")
+
     def torch_device(self) -> torch.device:
         """The device.
 
@@ -77,6 +88,7 @@ def pretrain(
         UserError: bad input, or a loss that is not finite; the last good checkpoint is kept.
     """
     machine = machine or Machine()
+    machine.check()
     device = machine.torch_device()
     if recipe.precision == "bf16" and device.type != "cuda":
         raise UserError("--precision bf16 needs a GPU", todo="use --precision fp32: on CPUs bf16 is slower")

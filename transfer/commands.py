@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import shlex
 from collections.abc import Sequence
@@ -151,12 +152,13 @@ def _parse(name: str, task: Task, recipe: Any, rest: list[str]) -> tuple[RunOpti
 
 def _peek(arguments: Sequence[str], option: str) -> str | None:
     """The value of `--option VALUE` or `--option=VALUE`; needed before the parser can be built."""
+    value = None
     for position, argument in enumerate(arguments):
         if argument.startswith(f"--{option}="):
-            return argument.split("=", 1)[1]
+            value = argument.split("=", 1)[1]
         if argument == f"--{option}" and position + 1 < len(arguments):
-            return arguments[position + 1]
-    return None
+            value = arguments[position + 1]
+    return value  # the last one counts, as with the parser
 
 
 def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
@@ -170,7 +172,13 @@ def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
         raise UserError(
             f"two checkpoints would be called {', '.join(repeated)} in tables", todo="name them with --labels"
         )
+    if min(options.seeds, default=0) < 0:
+        raise UserError(f"--seeds {min(options.seeds)}", todo="seeds are 0 or more")
     read = [_read_one(name, options) for name in options.checkpoints]
+    for first, second in itertools.combinations(read, 2):
+        if (first.source.sha256, first.source.branch) == (second.source.sha256, second.source.branch):
+            what = f"{first.source.path} and {second.source.path} hold the same weights"
+            raise UserError(what, todo="name each checkpoint once: its run is found again whatever it is called")
     return list(zip(read, labels, strict=True))
 
 

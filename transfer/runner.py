@@ -81,21 +81,26 @@ def run(plan: Plan, runs: Path, overwrite: bool = False) -> Record:
     run_id = plan.run_id()
     path = runs / "records" / plan.task_name / f"{run_id}.json"
     workdir = runs / "work" / plan.task_name / run_id
+    # Marks a run that is being done again, so that the earlier record does not answer for it after a kill.
+    redo = workdir / "redo"
     with only_one(workdir):
-        if path.exists() and not overwrite:
+        for leftover in workdir.glob(".*.part"):  # what a kill left of files that were being written
+            leftover.unlink()
+        if path.exists() and not overwrite and not redo.exists():
             found = records.read_record(path)
             if found.status == "finished":
-                _log_reuse(found, path, plan)
-                return found
+                return _reuse(found, path, plan, runs)
             logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
-        if overwrite:
+        if overwrite and not redo.exists():
             _forget(workdir)
+            redo.touch()
         record = _attempt(plan, run_id, workdir)
         kept = path.exists() and record.status == "failed" and records.read_record(path).status == "finished"
         if kept:
             logger.error("the record of the earlier, finished run is kept: %s", path)
         else:
             records.write_record(record, runs / "records", overwrite=True)
+        redo.unlink(missing_ok=True)
     return record
 
 
@@ -174,7 +179,8 @@ def _record(
     )
 
 
-def _log_reuse(found: Record, path: Path, plan: Plan) -> None:
+def _reuse(found: Record, path: Path, plan: Plan, runs: Path) -> Record:
+    """The finished record, under the name asked for now; says what else is not as it was."""
     versions = records.package_versions(PACKAGES)
     if plan.engine:
         versions |= load_engine(plan.engine).versions()
@@ -182,6 +188,16 @@ def _log_reuse(found: Record, path: Path, plan: Plan) -> None:
     commit, dirty = records.git_state(Path(__file__).parent)
     for difference in records.differences_on_reuse(found, commit, dirty, versions):
         logger.warning("since that run: %s", difference)
+    if found.protocol != plan.protocol:
+        logger.warning(
+            "the record states its differences from protocol %s, not %s; --overwrite does the run again for that",
+            *(found.protocol, plan.protocol),
+        )
+    if found.label != plan.label:
+        logger.info("it was called %s, and is called %s from now on", found.label, plan.label)
+        found = dataclasses.replace(found, checkpoint={**found.checkpoint, "label": plan.label})
+        records.write_record(found, runs / "records", overwrite=True)
+    return found
 
 
 def _forget(workdir: Path) -> None:

@@ -8,6 +8,7 @@ from voc_runs import records, script, tiny
 
 from transfer.__main__ import main
 from transfer.architectures import build_resnet
+from transfer.commands import _peek
 from transfer.record import read_record
 
 
@@ -94,6 +95,10 @@ BAD_OPTIONS = {
     "odd anchors": (["--detector.anchor-sizes", "32"], "five anchor_sizes"),
     "split of nothing": (["--test", "nosuchsplit"], "nosuchsplit"),
     "two equal names": (["random:resnet18"], "would be called"),
+    "the same weights twice": (["random:resnet18:0"], "hold the same weights"),
+    "trained and tested on the same": (["--test", "train"], "share images"),
+    "negative seed": (["--seeds", "-1"], "seeds are 0 or more"),
+    "data named twice": (["--data-root", "datasets"], "both name the data"),
 }
 
 
@@ -117,6 +122,17 @@ def test_bad_options_get_one_clear_message(case, voc, tmp_path, capsys):
     assert message in err
     assert "Traceback" not in err
     assert not runs.exists()
+
+
+def test_the_last_preset_counts_as_with_every_other_option():
+    assert _peek(["a", "--preset", "smoke", "--x", "--preset=cpu"], "preset") == "cpu"
+    assert _peek(["a"], "preset") is None
+
+
+def test_splits_without_their_data_set_are_refused(capsys):
+    arguments = ["random:resnet18", "--preset", "smoke", "--device", "cpu", "--engine", "mmdet", "--train", "train"]
+    assert main(["run", "detection.voc", *arguments]) == 2
+    assert "give --voc-root DIR" in capsys.readouterr().err
 
 
 def broken_data(case, voc):

@@ -151,6 +151,44 @@ def test_a_failing_overwrite_does_not_lose_the_finished_result(tmp_path):
     assert run(plan(fail), tmp_path) == finished
 
 
+def test_an_interrupted_overwrite_is_gone_on_with_whatever_is_typed_next(tmp_path):
+    def interrupted(context):
+        (context.workdir / "checkpoint").write_text("half way")
+        raise KeyboardInterrupt
+
+    def resume(context):
+        assert (context.workdir / "checkpoint").read_text() == "half way"
+        return TaskOutcome({"AP": 60.0})
+
+    for again in (True, False):
+        run(plan(finish), tmp_path / str(again))
+        with pytest.raises(KeyboardInterrupt):
+            run(plan(interrupted), tmp_path / str(again), overwrite=True)
+        assert run(plan(resume), tmp_path / str(again), overwrite=again).metrics == {"AP": 60.0}
+        assert run(plan(interrupted), tmp_path / str(again)).metrics == {"AP": 60.0}
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    run(plan(finish), tmp_path)
+    (workdir,) = (tmp_path / "work" / "room.test").iterdir()
+    (workdir / ".checkpoint.pth.x.part").write_text("half")
+    run(plan(finish), tmp_path)
+    assert not list(workdir.glob(".*.part"))
+
+
+def test_a_finished_run_is_known_by_the_name_asked_for_last(tmp_path):
+    run(plan(finish), tmp_path)
+    assert run(dataclasses.replace(plan(finish), label="new"), tmp_path).label == "new"
+    (path,) = records_in(tmp_path)
+    assert read_record(path).label == "new"
+
+
+def test_another_protocol_is_not_passed_over_in_silence(tmp_path, caplog):
+    run(plan(finish), tmp_path)
+    run(dataclasses.replace(plan(finish), protocol="other"), tmp_path)
+    assert "protocol p, not other" in caplog.text
+
+
 def test_overwrite_forgets_the_earlier_attempt(tmp_path):
     def do(context):
         assert not (context.workdir / "deep").exists()

@@ -8,10 +8,12 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
+from transfer.atomic import write_text
 from transfer.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -29,9 +31,8 @@ class TrainingLog:
 
     def __init__(self, path: Path, start: int, total: int, every: int = 20) -> None:
         self.path, self.start, self.total, self.every = path, start, total, every
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _whole_lines(path) if json.loads(line)["iteration"] < start]
-        path.write_text("".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in kept))
         self._began = time.perf_counter()
         self._bar = tqdm(total=total, initial=start, unit="it", disable=not sys.stderr.isatty())
 
@@ -62,7 +63,7 @@ class TrainingLog:
         if self._bar.disable:
             logger.info(
                 "iteration %d/%d  loss %.3f  lr %.2g  %.2f s/it  %s left",
-                *(iteration + 1, self.total, total, lr, seconds, time.strftime("%H:%M:%S", time.gmtime(eta))),
+                *(iteration + 1, self.total, total, lr, seconds, timedelta(seconds=round(eta))),
             )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,14 +40,17 @@ def probe_image(height: int = 96, width: int = 160) -> NDArray[np.uint8]:
 
 
 @torch.no_grad()
-def torchvision_stages(backbone: Backbone, image: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-    """Stage name → output [1, C, H, W] of torchvision's ResNet in eval mode for an RGB uint8 image [H, W, 3]."""
+def torchvision_stages(backbone: Backbone, image: NDArray[np.uint8], model: Any = None) -> dict[str, torch.Tensor]:
+    """Stage name → output [1, C, H, W] of torchvision's ResNet in eval mode for an RGB uint8 image [H, W, 3].
+
+    `model` saves building it again: what `backbone.as_torchvision()` returned.
+    """
     spec = backbone.input
     pixels = image if spec.channels == "RGB" else image[..., ::-1]
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() * (spec.value_range / 255.0)
     x = (x - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
-    model = backbone.as_torchvision()
-    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))  # type: ignore[operator]
+    model = model or backbone.as_torchvision()
+    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
     outputs = {}
     for stage in STAGES:
         x = getattr(model, stage)(x)

@@ -30,14 +30,16 @@ class Detectron2Engine:
             return f"Detectron2 is not installed; it is on no package index: {HOW_TO_GET_IT}"
         try:
             importlib.import_module("detectron2.engine")
-        except ImportError as error:
+        # An old Detectron2 beside a new Pillow or numpy fails with errors of these kinds.
+        except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
             return f"Detectron2 is installed but cannot be imported ({error}); install it anew: {HOW_TO_GET_IT}"
         return None
 
     def versions(self) -> dict[str, str]:
         """Versions of Detectron2 and of what decides its numbers; needs them installed."""
-        packages = ("detectron2", "fvcore", "torch", "torchvision", "pillow")
-        return {package: importlib.metadata.version(package) for package in packages}
+        library = importlib.import_module("detectron2")  # may be on the path without being installed
+        packages = ("fvcore", "torch", "torchvision", "pillow")
+        return {"detectron2": str(library.__version__)} | {name: importlib.metadata.version(name) for name in packages}
 
     def run(self, job: DetectionJob) -> DetectionOutcome:
         """Build, verify, train (or resume), compute batch-norm statistics anew, predict; see `DetectionEngine.run`."""

@@ -27,7 +27,7 @@ class MMDetection:
                     mmcv_ops.install()
                 _import_quietly(module)
             # mmdet asserts that it was given an mmcv of the right version.
-            except (ImportError, AssertionError) as error:
+            except (ImportError, AssertionError, AttributeError, OSError, RuntimeError, ValueError) as error:
                 if "libGL" in str(error) or "libgthread" in str(error):
                     return (
                         f"OpenCV cannot be loaded ({error}): servers without a display need "

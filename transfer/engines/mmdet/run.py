@@ -30,11 +30,14 @@ def run(job: DetectionJob) -> DetectionOutcome:
     verification = verify_detector(model, job.backbone)
     logger.info("mmdet %s", verification.line())
     model.to(job.device)
+    notes: tuple[str, ...] = ()
     if job.recipe.iterations:
-        train(job, config, model)
+        began = train(job, config, model)
+        if began:
+            notes = (f"training was taken up after {began} of {job.recipe.iterations} iterations",)
         if job.recipe.precise_bn:
             refine_statistics(job, model)
-    return DetectionOutcome(predict(job, model), verification, differences(job.recipe))
+    return DetectionOutcome(predict(job, model), verification, differences(job.recipe), notes)
 
 
 @torch.no_grad()

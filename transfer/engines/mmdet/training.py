@@ -79,8 +79,11 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
             scheduler.load_state_dict(state)
 
 
-def train(job: DetectionJob, config: Config, model: nn.Module) -> None:
+def train(job: DetectionJob, config: Config, model: nn.Module) -> int:
     """Train the verified `model` in place, from the beginning or from the last checkpoint in the work folder.
+
+    Returns:
+        The iteration that training began with: 0, or where an earlier run had stopped.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint in the work folder cannot be used.
@@ -120,6 +123,7 @@ def train(job: DetectionJob, config: Config, model: nn.Module) -> None:
     )
     model.to(job.device)  # the Runner moves models to a GPU whenever there is one
     runner.train()
+    return int(saved["iteration"]) if saved else 0
 
 
 def refine_statistics(job: DetectionJob, model: Any) -> None:
