@@ -18,7 +18,7 @@ HELP = """usage: python -m transfer VERB …
 
 verbs:
   inspect FILE                      what a checkpoint is: format, architecture, tensors used and dropped
-  convert FILE --to ENGINE -o OUT   write it for torchvision, detectron2 or mmdet
+  convert FILE --to WHOM -o OUT     write it for torchvision, timm, detectron2, mmdet or as safetensors
   tasks                             list tasks, their protocols and presets
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
   toy FOLDER                        write small synthetic data sets for trying things out
@@ -60,7 +60,7 @@ class Convert:
     """
 
     file: Positional[Path]
-    to: Literal["torchvision", "detectron2", "mmdet"]
+    to: Literal["torchvision", "timm", "detectron2", "mmdet", "safetensors"]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     format: str | None = None
     branch: str | None = None
@@ -95,7 +95,7 @@ def inspect(arguments: Sequence[str]) -> int:
 
 
 def convert(arguments: Sequence[str]) -> int:
-    """`convert FILE --to ENGINE -o OUT`."""
+    """`convert FILE --to WHOM -o OUT`."""
     from transfer.convert import convert as write
 
     options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")

@@ -1,37 +1,155 @@
-"""The ResNets that the engines can build, described by torchvision's own definition of them."""
+"""The ResNets that a `Backbone` can be, described by torchvision's own definition of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
-import torchvision
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from transfer.errors import CheckpointError
 
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
+_LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
-def build_resnet(arch: str) -> torchvision.models.ResNet:
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet in the parameters that both engines and torchvision build it from.
+
+    Attributes:
+        depth: 18, 34, 50, 101 or 152.
+        width: factor on the channels of the stem and of every stage ("w2", "2×" in SwAV's, SimCLR's and VICReg's
+            releases).
+        groups: groups of a bottleneck's 3×3 convolution (ResNeXt).
+        group_width: channels of one group in the first stage, per 64 of that stage: 64 in a plain ResNet, 128 in a
+            `wide_resnet` (which, unlike `width`, leaves the stem and the outputs as they are), 4 in a ResNeXt 32×4d.
+    """
+
+    depth: int
+    width: int = 1
+    groups: int = 1
+    group_width: int = 64
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks per stage."""
+        return _LAYERS[self.depth]
+
+    @property
+    def basic(self) -> bool:
+        """True for ResNet-18 and -34, whose blocks are no bottlenecks."""
+        return self.depth < 50
+
+
+_KNOWN: Mapping[str, Architecture] = {
+    **{f"resnet{depth}": Architecture(depth) for depth in _LAYERS},
+    # SwAV: hubconf.py and src/resnet50.py; SimCLR's and BYOL's "2×", "4×"; VICReg's "x2"
+    "resnet50w2": Architecture(50, width=2),
+    "resnet50w4": Architecture(50, width=4),
+    "resnet50w5": Architecture(50, width=5),
+    "resnet101w2": Architecture(101, width=2),
+    "resnet152w2": Architecture(152, width=2),
+    "resnext50_32x4d": Architecture(50, groups=32, group_width=4),
+    "resnext101_32x8d": Architecture(101, groups=32, group_width=8),
+    "wide_resnet50_2": Architecture(50, group_width=128),
+    "wide_resnet101_2": Architecture(101, group_width=128),
+}
+ARCHITECTURES = tuple(_KNOWN)
+
+
+def architecture(arch: str) -> Architecture:
+    """The parameters of `arch`, one of `ARCHITECTURES`.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    if arch not in _KNOWN:
+        raise CheckpointError(f"unknown architecture {arch!r}", todo=f"choose one of {', '.join(ARCHITECTURES)}")
+    return _KNOWN[arch]
+
+
+class _WideResNet(ResNet):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's ResNet with the stem and all stages `width` times as wide, which its own constructor cannot say."""
+
+    def __init__(self, block: Any, layers: tuple[int, ...], width: int) -> None:
+        super().__init__(block, list(layers))
+        self.inplanes = 64 * width
+        self.conv1 = torch.nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(self.inplanes)
+        for index, (stage, count) in enumerate(zip(STAGES, layers, strict=True)):
+            planes = 64 * width * 2**index
+            setattr(self, stage, self._make_layer(block, planes, count, stride=1 if index == 0 else 2))
+        for module in self.modules():
+            if isinstance(module, torch.nn.Conv2d):  # as torchvision's constructor does
+                torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def build_resnet(arch: str, *, stride_in_1x1: bool = False) -> ResNet:
     """A randomly initialised torchvision ResNet without its classifier (`fc` is the identity).
 
     Its `state_dict()` has exactly the names and shapes that a `Backbone` holds.
+
+    Args:
+        arch: one of `ARCHITECTURES`.
+        stride_in_1x1: put a bottleneck's stride into its first 1×1 convolution, as Caffe's ResNet has it.
     """
-    if arch not in ARCHITECTURES:
-        raise CheckpointError(f"unknown architecture {arch!r}", todo=f"choose one of {', '.join(ARCHITECTURES)}")
-    model: torchvision.models.ResNet = torchvision.models.get_model(arch, weights=None)
+    known = architecture(arch)
+    block = BasicBlock if known.basic else Bottleneck
+    model = (
+        ResNet(block, list(known.layers), groups=known.groups, width_per_group=known.group_width)
+        if known.width == 1
+        else _WideResNet(block, known.layers, known.width)
+    )
     model.fc = torch.nn.Identity()
+    if stride_in_1x1 and not known.basic:
+        for stage in STAGES[1:]:
+            first = getattr(model, stage)[0]
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
     return model
 
 
 @cache
 def expected_shapes(arch: str) -> Mapping[str, tuple[int, ...]]:
-    """Name → shape of every tensor of the backbone, `num_batches_tracked` included, in torchvision's order."""
-    with torch.device("meta"):
-        model = build_resnet(arch)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    """Name → shape of every tensor of the backbone, `num_batches_tracked` included, in torchvision's order.
+
+    Written down instead of read from a built model, which takes a fifth of a second for each architecture that a file
+    is compared with; a test holds the two against each other.
+    """
+    known = architecture(arch)
+    shapes = _conv("conv1", 64 * known.width, 3, 7) | _norm("bn1", 64 * known.width)
+    wide = 64 * known.width
+    for index, (stage, count) in enumerate(zip(STAGES, known.layers, strict=True)):
+        planes = 64 * known.width * 2**index
+        out = stage_channels(arch)[stage]
+        inner = planes if known.basic else planes * known.group_width // 64 * known.groups
+        for block in range(count):
+            place = f"{stage}.{block}"
+            sizes = [(inner, wide, 3), (out, inner, 3)]
+            if not known.basic:
+                sizes = [(inner, wide, 1), (inner, inner // known.groups, 3), (out, inner, 1)]
+            for number, (outputs, inputs, kernel) in enumerate(sizes, start=1):
+                shapes |= _conv(f"{place}.conv{number}", outputs, inputs, kernel)
+                shapes |= _norm(f"{place}.bn{number}", outputs)
+            if block == 0 and (index > 0 or wide != out):
+                shapes |= _conv(f"{place}.downsample.0", out, wide, 1) | _norm(f"{place}.downsample.1", out)
+            wide = out
+    return shapes
+
+
+def _conv(name: str, outputs: int, inputs: int, kernel: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs, kernel, kernel)}
+
+
+def _norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+    vectors: dict[str, tuple[int, ...]] = {
+        f"{name}.{kind}": (channels,) for kind in ("weight", "bias", "running_mean", "running_var")
+    }
+    return vectors | {f"{name}.num_batches_tracked": ()}
 
 
 def is_optional(name: str) -> bool:
@@ -41,14 +159,30 @@ def is_optional(name: str) -> bool:
 
 def stage_channels(arch: str) -> dict[str, int]:
     """Output channels of each stage, for example {'layer1': 256, …, 'layer4': 2048} for ResNet-50."""
-    shapes = expected_shapes(arch)
-    last_conv = "conv3" if "layer1.0.conv3.weight" in shapes else "conv2"
-    return {stage: shapes[f"{stage}.0.{last_conv}.weight"][0] for stage in STAGES}
+    known = architecture(arch)
+    first = 64 * known.width * (1 if known.basic else 4)
+    return {stage: first * 2**index for index, stage in enumerate(STAGES)}
 
 
-def depth_of(arch: str) -> int:
-    """Number of layers as both engines' configs write it: `resnet50` → 50."""
-    return int(arch.removeprefix("resnet"))
+@cache
+def gmacs_by_stage(arch: str) -> Mapping[str, float]:
+    """Multiply–accumulates (in 10⁹) of the convolutions for one 224×224 image: "stem" and each stage."""
+    counted = dict.fromkeys(("stem", *STAGES), 0.0)
+    with torch.device("meta"):
+        model = build_resnet(arch).eval()
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Conv2d):
+                part = name.split(".")[0] if name.startswith("layer") else "stem"
+                module.register_forward_hook(_counting(counted, part))
+        model(torch.empty(1, 3, 224, 224))
+    return counted
+
+
+def _counting(counted: dict[str, float], part: str) -> Any:
+    def count(module: torch.nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        counted[part] += output.numel() * module.weight[0].numel() / 1e9
+
+    return count
 
 
 def closest_architecture(shapes: Mapping[str, tuple[int, ...]]) -> str:

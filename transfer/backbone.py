@@ -56,6 +56,14 @@ class Dropped:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Lint:
+    """Something that explains a classic mistake. `code` is for machines ("same-padding"), `text` for people."""
+
+    code: str
+    text: str
+
+
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """A ResNet's weights under torchvision's names, complete and finite, with everything needed to feed it.
@@ -66,8 +74,12 @@ class Backbone:
         input: what the weights expect as pixels.
         source: file, hash, format, branch.
         stride_in_1x1: True if the stride of a bottleneck sits in its first 1×1 convolution (Caffe's ResNet).
+        same_padding: True if the network was trained with TensorFlow's or Haiku's SAME padding, which on even sizes
+            pads one pixel more on the right and at the bottom. Neither engine has it: the weights load, and every
+            strided layer samples a grid that is shifted by up to a pixel.
         dropped: what else was in the file.
         notes: what a reader should know (for example that half precision was widened); goes into the record.
+        lints: what may be mistaken about these weights; goes into the record.
 
     Raises:
         CheckpointError: a tensor is missing, left over, misshaped, not floating point, or not finite.
@@ -79,8 +91,10 @@ class Backbone:
     input: InputSpec
     source: Source
     stride_in_1x1: bool = False
+    same_padding: bool = False
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    lints: tuple[Lint, ...] = ()
 
     def __post_init__(self) -> None:
         check_complete(self.arch, self.state, self.source.path)
@@ -91,16 +105,20 @@ class Backbone:
         """Tensors held, `num_batches_tracked` included: 318 for a full ResNet-50."""
         return len(self.state)
 
+    def remarks(self) -> tuple[str, ...]:
+        """Notes and lints as sentences, for logs and records."""
+        return (*self.notes, *(f"{lint.code}: {lint.text}" for lint in self.lints))
+
     def as_torchvision(self) -> torch.nn.Module:
         """A torchvision ResNet without classifier that holds these weights, in eval mode."""
-        model: torch.nn.Module = build_resnet(self.arch)
+        model: torch.nn.Module = build_resnet(self.arch, stride_in_1x1=self.stride_in_1x1)
         counted = {name: torch.zeros((), dtype=torch.int64) for name in expected_shapes(self.arch) if is_optional(name)}
         model.load_state_dict(counted | dict(self.state))
         return model.eval()
 
 
-def check_complete(arch: str, state: Mapping[str, torch.Tensor], path: str) -> None:
-    """Raise `CheckpointError` unless `state` fills a ResNet of this `arch` exactly with finite numbers."""
+def check_names(arch: str, state: Mapping[str, torch.Tensor], path: str) -> None:
+    """Raise `CheckpointError` unless `state` has exactly the names and shapes of a ResNet of this `arch`."""
     wanted = expected_shapes(arch)
     missing = [name for name in wanted if name not in state and not is_optional(name)]
     extra = [name for name in state if name not in wanted]
@@ -121,6 +139,11 @@ def check_complete(arch: str, state: Mapping[str, torch.Tensor], path: str) -> N
             todo="check that the file is whole and of the architecture you think it is; "
             "`python -m transfer inspect FILE` lists what is in it",
         )
+
+
+def check_complete(arch: str, state: Mapping[str, torch.Tensor], path: str) -> None:
+    """Raise `CheckpointError` unless `state` fills a ResNet of this `arch` exactly with finite numbers."""
+    check_names(arch, state, path)
     for name, tensor in state.items():
         if is_optional(name):
             continue
@@ -150,4 +173,14 @@ def random_backbone(arch: str, seed: int) -> Backbone:
     return Backbone(arch=arch, state=state, input=InputSpec(), source=source)
 
 
-__all__ = ["Backbone", "Dropped", "InputSpec", "Source", "check_complete", "closest_architecture", "random_backbone"]
+__all__ = [
+    "Backbone",
+    "Dropped",
+    "InputSpec",
+    "Lint",
+    "Source",
+    "check_complete",
+    "check_names",
+    "closest_architecture",
+    "random_backbone",
+]

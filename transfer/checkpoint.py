@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from transfer.architectures import ARCHITECTURES, is_optional
-from transfer.backbone import Backbone, Source, closest_architecture
+from transfer.backbone import Backbone, Source, check_names, closest_architecture
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
 from transfer.formats import choose
 from transfer.layout import Extracted, Format
+from transfer.lints import lints_of
 from transfer.lookalikes import SUPPORTED, lookalike
 
 HALF = (torch.float16, torch.bfloat16)
@@ -46,17 +48,22 @@ def backbone_from(
     """The second half of `read_backbone`, for contents that have been read."""
     form, extracted = extract_from(contents, path, format=format, branch=branch)
     _refuse_relatives(extracted.state, path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in extracted.state.items()}
+    arch = _named_architecture(extracted.arch, path) or closest_architecture(shapes)
+    check_names(arch, extracted.state, str(path))  # before anything is copied
     state, notes = settle(extracted.state, path, allow_half=allow_half)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return Backbone(
-        arch=_named_architecture(extracted.arch, path) or closest_architecture(shapes),
+    backbone = Backbone(
+        arch=arch,
         state=state,
         input=extracted.input,
-        source=Source(path=str(path), sha256=contents.sha256, format=form.NAME, branch=extracted.branch),
+        source=Source(path=str(path), sha256=contents.sha256, format=form.name, branch=extracted.branch),
         stride_in_1x1=extracted.stride_in_1x1,
+        same_padding=extracted.same_padding,
         dropped=extracted.dropped,
         notes=extracted.notes + notes,
+        lints=extracted.lints,
     )
+    return dataclasses.replace(backbone, lints=backbone.lints + lints_of(backbone))
 
 
 def extract_from(

@@ -11,12 +11,14 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
+import json
 import pickle
 import re
 import tempfile
 import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from transfer.carried import CARRIED
 from transfer.errors import CheckpointError
 from transfer.layout import key_name
 from transfer.unpickle import MALFORMED, ForbiddenGlobal, PickledArray, load_plain_pickle, torch_safe_globals
@@ -243,7 +246,11 @@ def _read_torch_zip(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(str(path), framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        tensors = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 - not a dict
+        stated = (file.metadata() or {}).get(CARRIED)
+    if stated is not None:  # a file that this project converted: where a torch file has it, too
+        tensors._metadata = {CARRIED: json.loads(stated)}  # type: ignore[attr-defined]
+    return tensors
 
 
 def _read_pickle(path: Path) -> Any:

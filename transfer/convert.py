@@ -1,61 +1,146 @@
-"""A checkpoint written in the form that another program reads, and verified by reading it back."""
+"""A checkpoint written in the form that another program reads, and verified by reading it back.
+
+Nothing is held twice: tensors go to the file one after the other, and what was written is compared with what was read
+by a hash per tensor, so the peak of memory is one copy of the source file.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
+import json
 import pickle
+import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from transfer.architectures import architecture
 from transfer.atomic import write_atomically
 from transfer.backbone import Backbone
+from transfer.carried import CARRIED, carry
 from transfer.checkpoint import read_backbone
 from transfer.errors import CheckpointError
 from transfer.export.detectron2 import to_detectron2
 from transfer.export.mmdet import to_mmdet
-from transfer.layout import CARRIED, carry
+
+# Target → the format that reads it back.
+TARGETS = {
+    "torchvision": "torchvision",
+    "timm": "torchvision",
+    "detectron2": "detectron2",
+    "mmdet": "mmdet",
+    "safetensors": "torchvision",
+}
+_SUFFIXES = {"detectron2": ".pkl", "safetensors": ".safetensors"}
 
 
-def to_torchvision(backbone: Backbone) -> OrderedDict[str, torch.Tensor]:
-    """A bare state dict that `torchvision.models.resnet….load_state_dict` takes, `fc` aside.
+def usual_suffix(to: str) -> str:
+    """The ending that a file for `to` has: Detectron2 and safetensors' readers go by it."""
+    return _SUFFIXES.get(to, ".pth")
+
+
+def to_torchvision(backbone: Backbone, program: str = "torchvision") -> OrderedDict[str, torch.Tensor]:
+    """A bare state dict that `torchvision.models.resnet….load_state_dict` takes, `fc` aside; timm's names are the same.
 
     The normalisation of pixels rides along in the mapping's `_metadata`, where PyTorch keeps the versions of modules.
 
     Raises:
-        CheckpointError: the stride sits in the 1×1 convolutions, where torchvision's ResNet never has it.
+        CheckpointError: `program` never builds such a ResNet: the stride sits in the 1×1 convolutions, or the stem and
+            all stages are widened.
     """
-    if backbone.stride_in_1x1:
+    if backbone.stride_in_1x1 and not architecture(backbone.arch).basic:
         raise CheckpointError(
-            f"{backbone.source.path} has its strides in the 1×1 convolutions: torchvision's ResNet would load it and "
+            f"{backbone.source.path} has its strides in the 1×1 convolutions: {program}'s ResNet would load it and "
             "compute something else",
             todo="convert it to detectron2 or mmdet, which can build such a ResNet",
         )
+    if architecture(backbone.arch).width != 1 and program == "timm":
+        raise CheckpointError(
+            f"{backbone.source.path} is a {backbone.arch}, which timm has no model for",
+            todo="convert it to detectron2 or mmdet, which can build it, or to safetensors",
+        )
     state = OrderedDict(backbone.state)
-    state._metadata = {CARRIED: carry(backbone.input, backbone.stride_in_1x1)}  # type: ignore[attr-defined]
+    state._metadata = {CARRIED: carry(backbone)}  # type: ignore[attr-defined]
     return state
 
 
 def _with_input(content: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
-    return content | {CARRIED: carry(backbone.input, backbone.stride_in_1x1)}
+    return content | {CARRIED: carry(backbone)}
 
 
 def _writer(backbone: Backbone, to: str) -> Callable[[BinaryIO], object]:
     if to == "detectron2":
-        arrays = _with_input(to_detectron2(backbone), backbone)
-        # Protocol 4: protocol 2 writes bytes as UTF-8 text, half as large again.
-        return lambda file: pickle.dump(arrays, file, protocol=4)
-    content = to_torchvision(backbone) if to == "torchvision" else _with_input(to_mmdet(backbone), backbone)
-    # Through memory: torch.save on a file reports a full disk as an internal error of its zip writer.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return lambda file: file.write(buffer.getbuffer())
+        content = _with_input(to_detectron2(backbone), backbone)
+        return lambda file: _write_pickle(content, file)
+    if to == "safetensors":
+        return lambda file: _write_safetensors(backbone, file)
+    saved = _with_input(to_mmdet(backbone), backbone) if to == "mmdet" else to_torchvision(backbone, to)
+    return lambda file: _write_torch(saved, file)
 
 
-TARGETS = ("torchvision", "detectron2", "mmdet")
+def _write_pickle(content: Mapping[str, Any], file: BinaryIO) -> None:
+    # Protocol 4: protocol 2 writes bytes as UTF-8 text, half as large again.
+    pickler = pickle.Pickler(file, protocol=4)
+    pickler.fast = True  # no memo, which would keep a copy of every array until the end
+    pickler.dump(dict(content))
+
+
+class _Remembering:
+    """A file whose own error survives: torch reports whatever `write` raises as an internal error of its zip writer."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write_torch(content: Mapping[str, Any], file: BinaryIO) -> None:
+    target = _Remembering(file)
+    try:
+        torch.save(content, target)  # type: ignore[arg-type]  # all that torch needs of a file is `write`
+    except (RuntimeError, OSError) as error:
+        if target.error is not None:
+            raise target.error from error
+        raise
+
+
+_SAFETENSORS_KINDS = {torch.float32: "F32", torch.int64: "I64"}
+
+
+def _write_safetensors(backbone: Backbone, file: BinaryIO) -> None:
+    """The safetensors format: length of the header, header (JSON), tensors one after the other.
+
+    Source: huggingface/safetensors: README.md, "Format". Its own writer makes a copy of all tensors first.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", CARRIED: json.dumps(carry(backbone))}}
+    end = 0
+    for name, tensor in backbone.state.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        kind = _SAFETENSORS_KINDS[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for tensor in backbone.state.values():
+        file.write(_bytes(tensor))
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's own memory, not copied."""
+    return tensor.contiguous().reshape(-1).numpy().data.cast("B")
 
 
 def convert(
@@ -67,7 +152,7 @@ def convert(
     branch: str | None = None,
     allow_half: bool = False,
 ) -> str:
-    """Write the backbone of `path` to `out` as `to` ("torchvision", "detectron2" or "mmdet").
+    """Write the backbone of `path` to `out` as `to`, one of `TARGETS`.
 
     The file appears whole or not at all; it is then read back and compared tensor by tensor.
 
@@ -75,23 +160,42 @@ def convert(
         A summary for people.
 
     Raises:
-        CheckpointError: `path` cannot be read, `to` is unknown, or `out` is `path` itself or has the wrong ending.
+        CheckpointError: `path` cannot be read, `to` is unknown or cannot hold this backbone, or `out` is `path` itself
+            or has the wrong ending.
         UserError: `out` cannot be written.
     """
     path, out = Path(path), Path(out)
     _check_target(path, to, out)
     backbone = read_backbone(path, format=format, branch=branch, allow_half=allow_half)
     write_atomically(out, _writer(backbone, to))
-    written = read_backbone(out, format=to)
-    _compare(backbone, written, out)
+    wanted = _Fingerprint.of(backbone)
+    remarks = backbone.remarks()
     dropped = sum(len(group.names) for group in backbone.dropped)
+    del backbone  # so that the file read back takes its place in memory
+    written = read_backbone(out, format=TARGETS[to])
+    if _Fingerprint.of(written) != wanted:
+        out.unlink()
+        raise CheckpointError(f"{out} did not read back as it was written, and was removed", todo="check the disk")
     lines = [
         f"wrote {out} ({out.stat().st_size:,} bytes, sha256 {written.source.sha256})",
-        f"{backbone.arch}: {written.tensor_count} of {backbone.tensor_count} tensors, read back and found equal; "
+        f"{written.arch}: {written.tensor_count} of {len(wanted.tensors)} tensors, read back and found equal; "
         f"{dropped} entries of the source were left out",
-        *(f"note: {note}" for note in backbone.notes),
+        *(f"note: {remark}" for remark in remarks),
     ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Fingerprint:
+    """What must survive a conversion: every tensor's hash, and what the tensors cannot say."""
+
+    tensors: Mapping[str, str]
+    facts: tuple[object, ...]
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> _Fingerprint:
+        hashes = {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in backbone.state.items()}
+        return cls(hashes, (backbone.arch, backbone.input, backbone.stride_in_1x1, backbone.same_padding))
 
 
 def _check_target(path: Path, to: str, out: Path) -> None:
@@ -101,17 +205,9 @@ def _check_target(path: Path, to: str, out: Path) -> None:
         raise CheckpointError(f"{out} is a folder", todo=f"name the file to write, for example {out / 'backbone.pth'}")
     if out.exists() and path.exists() and out.samefile(path):
         raise CheckpointError(f"{out} is the input file itself", todo="write to another name with -o")
-    # Detectron2 chooses how to read a file by its ending (detectron2/checkpoint/detection_checkpoint.py).
-    if (out.suffix == ".pkl") != (to == "detectron2"):
-        ending = "end in .pkl" if to == "detectron2" else "not end in .pkl; .pth is usual"
+    # Detectron2 chooses how to read a file by its ending (detectron2/checkpoint/detection_checkpoint.py), and so do
+    # most loaders of safetensors.
+    special = [suffix for suffix in _SUFFIXES.values() if suffix == out.suffix]
+    if special != [_SUFFIXES[to]] if to in _SUFFIXES else special:
+        ending = f"end in {_SUFFIXES[to]}" if to in _SUFFIXES else f"not end in {out.suffix}; .pth is usual"
         raise CheckpointError(f"{out} has the wrong ending for {to}", todo=f"the name must {ending}")
-
-
-def _compare(backbone: Backbone, written: Backbone, out: Path) -> None:
-    same = written.state.keys() == backbone.state.keys() and all(
-        torch.equal(tensor, written.state[name]) for name, tensor in backbone.state.items()
-    )
-    meant = (backbone.arch, backbone.input, backbone.stride_in_1x1)
-    if not same or (written.arch, written.input, written.stride_in_1x1) != meant:
-        out.unlink()
-        raise CheckpointError(f"{out} did not read back as it was written, and was removed", todo="check the disk")

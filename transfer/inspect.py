@@ -63,7 +63,8 @@ def _backbone(backbone: Backbone) -> list[str]:
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
     lines.append(_line("input", f"{spec.channels}, 0 to {spec.value_range:g}, mean {mean}, std {std}"))
     lines.append(_line("stride", f"a stage's stride sits in {stride}"))
-    return lines + [_line("note", note) for note in backbone.notes]
+    lines += [_line("note", note) for note in backbone.notes]
+    return lines + [_line("lint", f"{lint.code}: {lint.text}") for lint in backbone.lints]
 
 
 def _line(label: str, text: object) -> str:

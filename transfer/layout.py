@@ -6,14 +6,13 @@ tensor that no rule speaks of is an error. So nothing of a file is lost without 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from reprlib import repr as brief
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from transfer.backbone import Dropped, InputSpec
+from transfer.backbone import Dropped, InputSpec, Lint
 from transfer.errors import CheckpointError
 
 Tree = Mapping[str, Any]
@@ -27,13 +26,6 @@ TRAINING_STATE = frozenset(
         *("rng", "rng_state", "cuda_rng_state", "torch_rng_state", "random_state"),
     )
 )
-
-
-# The entry that carries what tensors cannot say (`carry`) in the files that this project converts.
-CARRIED = "transfer"
-
-
-ASSUMED_INPUT = "the file does not say how pixels are normalised: ImageNet's mean and std on RGB assumed"
 
 
 @dataclass(frozen=True)
@@ -59,9 +51,10 @@ class Extracted:
         dropped: groups of the file's other entries, each with the reason why it may be left out.
         branch: the network that was taken where a file holds several, otherwise "only".
         input: how pixels must be presented.
-        stride_in_1x1: see `Backbone`.
+        stride_in_1x1, same_padding: see `Backbone`.
         arch: the architecture, where the file itself names it.
         notes: what a reader should know.
+        lints: what this release is known to be mistaken for, or cannot say of itself.
     """
 
     state: dict[str, torch.Tensor]
@@ -69,26 +62,39 @@ class Extracted:
     branch: str = "only"
     input: InputSpec = field(default_factory=InputSpec)
     stride_in_1x1: bool = False
+    same_padding: bool = False
     arch: str | None = None
     notes: tuple[str, ...] = ()
+    lints: tuple[Lint, ...] = ()
 
 
-class Format(Protocol):
-    """What a module in `transfer/formats/` offers. Adding a format is adding one such module.
+@dataclass(frozen=True)
+class Format:
+    """What a module in `transfer/formats/` offers as `FORMAT`. Adding a format is adding one such module.
+
+    Most are declared by `transfer.prefixed.prefixed`; a layout that it cannot describe brings functions of its own.
 
     Attributes:
-        NAME: what `--format` calls it.
-        BRANCHES: the networks to choose from with `--branch`, the default first; empty if there is only one.
+        name: what `--format` calls it; the module's name.
+        branches: the networks to choose from with `--branch`, the default first; empty if there is only one.
+        matches: decides from the structure of the keys alone, without looking at values.
+        extract: takes the backbone of a branch out (None: the default one); raises `CheckpointError` for a tensor that
+            no rule covers.
     """
 
-    NAME: str
-    BRANCHES: tuple[str, ...]
+    name: str
+    branches: tuple[str, ...]
+    matches: Callable[[Tree], Match | Mismatch]
+    extract: Callable[[Tree, str | None], Extracted]
 
-    def matches(self, tree: Tree) -> Match | Mismatch:
-        """Decide from the structure of the keys alone, without looking at values."""
 
-    def extract(self, tree: Tree, branch: str | None) -> Extracted:
-        """Take the backbone out; raise `CheckpointError` for a tensor that no rule covers."""
+def refused(name: str, matches: Callable[[Tree], Match | Mismatch], reason: str, todo: str) -> Format:
+    """A format that is recognised in order to say why it cannot be read, and what could be done instead."""
+
+    def extract(tree: Tree, branch: str | None) -> Extracted:
+        raise CheckpointError(reason, todo=todo)
+
+    return Format(name, (), matches, extract)
 
 
 @dataclass(frozen=True)
@@ -231,63 +237,3 @@ def only_branch(branch: str | None, allowed: Sequence[str], format_name: str) ->
             todo=f"choose --branch {' or --branch '.join(allowed)}" if allowed else "leave out --branch",
         )
     return branch
-
-
-def input_to_dict(spec: InputSpec) -> dict[str, Any]:
-    """An `InputSpec` as plain values, the way this project's files hold it."""
-    return {
-        "channels": spec.channels,
-        "value_range": spec.value_range,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-    }
-
-
-def input_from_dict(values: object) -> InputSpec:
-    """The opposite of `input_to_dict`, for values out of a file.
-
-    Raises:
-        CheckpointError: a value is absent, unknown or not a number.
-    """
-    if not isinstance(values, Mapping) or set(values) != set(input_to_dict(InputSpec())):
-        raise CheckpointError(
-            "does not say how its pixels are normalised",
-            found=f"`input` is {brief(values)}",
-            todo="`input` must hold exactly channels, value_range, mean and std",
-        )
-    mean, std = (_three(values[key], key) for key in ("mean", "std"))
-    order, value_range = values["channels"], values["value_range"]
-    known = isinstance(order, str) and order in ("RGB", "BGR") and type(value_range) in (int, float)
-    if not known or value_range not in (1, 255) or min(std) <= 0:
-        raise CheckpointError(
-            "states an impossible normalisation of pixels",
-            found=brief(dict(values)),
-            todo="channels must be RGB or BGR, value_range 1 or 255, std above zero",
-        )
-    return InputSpec(order, float(value_range), mean, std)
-
-
-def carry(spec: InputSpec, stride_in_1x1: bool) -> dict[str, Any]:
-    """What a converted file must say beside its tensors, as plain values."""
-    return {"input": input_to_dict(spec), "stride_in_1x1": stride_in_1x1}
-
-
-def carried(values: object) -> tuple[InputSpec, bool, tuple[str, ...]]:
-    """(input, stride_in_1x1, notes) out of `carry`'s values; the usual ones, and a note, if a file has none.
-
-    Raises:
-        CheckpointError: there are values, and they are not `carry`'s.
-    """
-    if values is None:
-        return InputSpec(), False, (ASSUMED_INPUT,)
-    if not isinstance(values, Mapping) or type(values.get("stride_in_1x1")) is not bool:
-        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
-    return input_from_dict(values.get("input")), values["stride_in_1x1"], ()
-
-
-def _three(values: object, key: str) -> tuple[float, float, float]:
-    if isinstance(values, (list, tuple)) and len(values) == 3 and all(type(v) in (int, float) for v in values):
-        first, second, third = (float(value) for value in values)
-        if max(abs(first), abs(second), abs(third)) < 1e6:
-            return first, second, third
-    raise CheckpointError(f"`input` has no usable {key}", found=brief(values), todo="three numbers are needed")

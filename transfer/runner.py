@@ -167,7 +167,7 @@ def _record(
         metrics=outcome.metrics if outcome else {},
         details=outcome.details if outcome else {},
         verification=outcome.verification if outcome else {},
-        notes=[*plan.backbone.notes, *(outcome.notes if outcome else ())],
+        notes=[*plan.backbone.remarks(), *(outcome.notes if outcome else ())],
         failure=failure or {},
         command=plan.command,
         git_commit=commit,

@@ -17,6 +17,7 @@ import checkpoint_files as files
 import numpy as np
 import pytest
 import torch
+from releases import all_releases
 
 from transfer.architectures import expected_shapes, is_optional
 from transfer.backbone import Backbone
@@ -32,7 +33,7 @@ CHECKSUMMED = ("zip", "zip+gzip", "legacy+gzip")
 @cache
 def original(layout: str, container: str, folder: Path) -> bytes:
     path = folder / "original"
-    return files.write(files.LAYOUTS[layout].build(CHEAP), path, container).read_bytes()
+    return files.write(all_releases()[layout].build(CHEAP), path, container).read_bytes()
 
 
 def flip(data: bytearray, chance: random.Random) -> None:
@@ -154,7 +155,7 @@ class Touch:
 @pytest.mark.parametrize("case", range(30))
 def test_code_anywhere_in_a_tree_is_refused_and_not_run(case, tmp_path):
     chance = random.Random(case)
-    layout = chance.choice([layout for layout in files.LAYOUTS.values() if layout.container != "pickle"])
+    layout = chance.choice([layout for layout in all_releases().values() if layout.container != "pickle"])
     tree = layout.build(CHEAP)
     mapping = chance.choice([tree, layout.weights(tree)])
     trace = tmp_path / "it-ran"
@@ -171,7 +172,7 @@ def test_code_anywhere_in_a_tree_is_refused_and_not_run(case, tmp_path):
 @pytest.mark.parametrize("case", range(5))
 def test_the_order_of_keys_does_not_matter(case, tmp_path):
     chance = random.Random(case)
-    layout = files.LAYOUTS[chance.choice(["torchvision", "moco_v2", "barlow", "msbreg", "mmdet"])]
+    layout = all_releases()[chance.choice(["torchvision", "moco_v2", "barlow", "msbreg", "mmdet"])]
     tree = layout.build(CHEAP)
     for mapping in (layout.weights(tree), tree):
         items = list(mapping.items())

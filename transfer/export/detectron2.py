@@ -77,8 +77,11 @@ def torchvision_name(d2_name: str) -> str:
 
 
 def to_detectron2(backbone: Backbone) -> dict[str, Any]:
-    """The content of a Detectron2 model file: every tensor of the backbone as a numpy array under Detectron2's name."""
-    model = {detectron2_name(name): tensor.numpy().copy() for name, tensor in backbone.state.items()}
+    """The content of a Detectron2 model file: every tensor of the backbone as a numpy array under Detectron2's name.
+
+    The arrays share the backbone's memory.
+    """
+    model = {detectron2_name(name): tensor.numpy() for name, tensor in backbone.state.items()}
     return {"model": model, "__author__": AUTHOR, "matching_heuristics": True}
 
 

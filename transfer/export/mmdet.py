@@ -22,7 +22,7 @@ def to_mmdet(backbone: Backbone) -> dict[str, Any]:
     """The content of an MMDetection checkpoint file; `torch.load(weights_only=True)` reads it back.
 
     Returns:
-        `state_dict`: torchvision name → tensor, nothing else in it.
+        `state_dict`: torchvision name → tensor, nothing else in it; they share the backbone's memory.
         `meta`: plain values. `mean` and `std` are for pixels in 0–255 in the order that the network sees, to be copied
         into the model's `data_preprocessor` together with `bgr_to_rgb`; `style` goes into the backbone.
     """
@@ -39,7 +39,7 @@ def to_mmdet(backbone: Backbone) -> dict[str, Any]:
         "source_format": backbone.source.format,
         "source_branch": backbone.source.branch,
     }
-    return {"meta": meta, "state_dict": {name: tensor.clone() for name, tensor in backbone.state.items()}}
+    return {"meta": meta, "state_dict": dict(backbone.state)}
 
 
 def from_mmdet(content: Mapping[str, Any], source: Source) -> Backbone:

@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import cast
 
 from transfer.errors import CheckpointError
 from transfer.layout import Format, Match, Mismatch, Tree, key_name
@@ -16,8 +15,13 @@ from transfer.layout import Format, Match, Mismatch, Tree, key_name
 def all_formats() -> Mapping[str, Format]:
     """Name → format, one per module of this package, in alphabetical order."""
     modules = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    formats = [cast(Format, importlib.import_module(f"{__name__}.{module}")) for module in modules]
-    return {form.NAME: form for form in formats}
+    found: dict[str, Format] = {}
+    for module in modules:
+        form: Format = importlib.import_module(f"{__name__}.{module}").FORMAT
+        if form.name != module:
+            raise ValueError(f"transfer/formats/{module}.py declares a format called {form.name!r}, not {module!r}")
+        found[module] = form
+    return found
 
 
 def opinions(tree: Tree) -> dict[str, Match | Mismatch]:

@@ -7,16 +7,16 @@ comes from facebookresearch/moco: detection/convert-pretrain-to-detectron2.py, w
 
 from __future__ import annotations
 
+from transfer.carried import CARRIED, carried
 from transfer.export.detectron2 import torchvision_name
 from transfer.layout import (
-    CARRIED,
     Drop,
     Extracted,
+    Format,
     Match,
     Mismatch,
     Tree,
     beside,
-    carried,
     has_prefix,
     needed_weights,
     only_branch,
@@ -44,5 +44,16 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     rules = [Drop("stem.fc.", "classifier or projection head, behind the backbone")]
     named, dropped = separate(needed_weights(tree, "model", NAME), "", rules)
     state = {torchvision_name(name): tensor for name, tensor in named.items()}
-    spec, stride, notes = carried(tree.get(CARRIED))
-    return Extracted(state, dropped + beside(tree, ["model"]), taken, spec, stride, notes=notes)
+    unseen = carried(tree.get(CARRIED))
+    return Extracted(
+        state,
+        dropped + beside(tree, ["model"]),
+        taken,
+        unseen.input,
+        unseen.stride_in_1x1,
+        unseen.same_padding,
+        notes=unseen.notes,
+    )
+
+
+FORMAT = Format(NAME, BRANCHES, matches, extract)

@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from reprlib import repr as brief
 from typing import Any
 
-from transfer.backbone import InputSpec
+from transfer.carried import CARRIED, Unseen, carried, input_from_dict
 from transfer.errors import CheckpointError
 from transfer.export.mmdet import LAYOUT
 from transfer.layout import (
-    CARRIED,
     Extracted,
+    Format,
     Match,
     Mismatch,
     Tree,
     beside,
-    carried,
-    input_from_dict,
     needed_weights,
     only_branch,
     separate,
@@ -49,20 +47,21 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     taken = only_branch(branch, BRANCHES, NAME)
     state, dropped = separate(needed_weights(tree, "state_dict", NAME), "", [])
     meta = _meta(tree)
-    spec, stride, notes = carried(tree[CARRIED]) if CARRIED in tree else (*_from_meta(meta), ())
+    unseen = carried(tree[CARRIED]) if CARRIED in tree else _from_meta(meta)
     arch = meta.get("arch")
     return Extracted(
         state,
         dropped + beside(tree, ["state_dict"]),
         taken,
-        spec,
-        stride,
+        unseen.input,
+        unseen.stride_in_1x1,
+        unseen.same_padding,
         arch=arch if isinstance(arch, str) else None,
-        notes=notes,
+        notes=unseen.notes,
     )
 
 
-def _from_meta(meta: Mapping[str, Any]) -> tuple[InputSpec, bool]:
+def _from_meta(meta: Mapping[str, Any]) -> Unseen:
     style, rgb = meta.get("style"), meta.get("bgr_to_rgb")
     if not isinstance(style, str) or style not in ("pytorch", "caffe") or not isinstance(rgb, bool):
         raise CheckpointError(
@@ -72,4 +71,7 @@ def _from_meta(meta: Mapping[str, Any]) -> tuple[InputSpec, bool]:
         )
     order = "RGB" if rgb else "BGR"
     stated = {"channels": order, "value_range": 255.0, "mean": meta.get("mean"), "std": meta.get("std")}
-    return input_from_dict(stated), style == "caffe"
+    return Unseen(input_from_dict(stated), style == "caffe")
+
+
+FORMAT = Format(NAME, BRANCHES, matches, extract)

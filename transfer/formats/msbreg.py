@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from reprlib import repr as brief
 
+from transfer.carried import input_from_dict
 from transfer.errors import CheckpointError
 from transfer.layout import (
     Drop,
     Extracted,
+    Format,
     Match,
     Mismatch,
     Tree,
     beside,
     everything,
-    input_from_dict,
     needed_weights,
     only_branch,
     separate,
@@ -70,3 +71,6 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
 
 def _other(branch: str) -> str:
     return "target" if branch == "online" else "online"
+
+
+FORMAT = Format(NAME, BRANCHES, matches, extract)

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transfer.carried import CARRIED, carried
 from transfer.export.mmdet import LAYOUT
 from transfer.layout import (
-    CARRIED,
     Drop,
     Extracted,
+    Format,
     Match,
     Mismatch,
     Tree,
     beside,
-    carried,
     has_prefix,
     only_branch,
     separate,
@@ -63,5 +63,8 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     # `state_dict()` hangs the version of every module on the mapping it returns. Converted files carry the
     # normalisation there too, so they stay bare state dicts that `load_state_dict` takes as they are.
     metadata = getattr(weights, "_metadata", None)
-    spec, stride, notes = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
-    return Extracted(state, dropped, taken, spec, stride, notes=notes)
+    unseen = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
+    return Extracted(state, dropped, taken, unseen.input, unseen.stride_in_1x1, unseen.same_padding, notes=unseen.notes)
+
+
+FORMAT = Format(NAME, BRANCHES, matches, extract)

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from transfer.architectures import depth_of, stage_channels
+from transfer.architectures import architecture, stage_channels
 from transfer.backbone import Backbone
 from transfer.detector import DetectionJob, DetectorRecipe
 from transfer.engines.detectron2.heads import C4_HEADS, C4_HEADS_EXTRA_NORM
@@ -71,7 +71,7 @@ def _resnet(backbone: Backbone, recipe: DetectorRecipe) -> dict[str, Any]:
     return {
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.MASK_ON": False,
-        "MODEL.RESNETS.DEPTH": depth_of(backbone.arch),
+        "MODEL.RESNETS.DEPTH": architecture(backbone.arch).depth,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": stage_channels(backbone.arch)["layer1"],
         "MODEL.RESNETS.STRIDE_IN_1X1": backbone.stride_in_1x1,
         "MODEL.RESNETS.NORM": norm_here(recipe),

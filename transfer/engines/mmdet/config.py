@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from transfer.architectures import STAGES, depth_of, stage_channels
+from transfer.architectures import STAGES, architecture, stage_channels
 from transfer.backbone import Backbone
 from transfer.detector import DetectorRecipe
 from transfer.errors import EngineError
@@ -75,7 +75,7 @@ def _preprocessor(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
 def _resnet(recipe: DetectorRecipe, backbone: Backbone, stages: int) -> dict[str, Any]:
     return {
         "type": "ResNet",
-        "depth": depth_of(backbone.arch),
+        "depth": architecture(backbone.arch).depth,
         "num_stages": stages,
         "strides": (1, 2, 2, 2)[:stages],
         "dilations": (1, 1, 1, 1)[:stages],
@@ -103,7 +103,7 @@ def _c4(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
             "type": "StandardRoIHead",
             "shared_head": {
                 "type": "ResLayerExtraNorm" if recipe.extra_norm else "ResLayer",
-                "depth": depth_of(backbone.arch),
+                "depth": architecture(backbone.arch).depth,
                 "stage": 3,
                 "stride": 2,
                 "style": style_of(backbone),

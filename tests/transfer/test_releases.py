@@ -1,0 +1,252 @@
+"""Every released layout: recognised by its own format alone, read exactly, refused by name if one key is off."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import checkpoint_files as files
+import pytest
+import torch
+import torchvision
+from checkpoint_files import as_tensors, in_memory
+from releases import Refusal, Release, all_refusals, all_releases
+
+from transfer.architectures import is_optional
+from transfer.backbone import Backbone
+from transfer.checkpoint import read_backbone
+from transfer.convert import TARGETS, convert, usual_suffix
+from transfer.errors import CheckpointError
+from transfer.formats import all_formats, opinions
+from transfer.inspect import describe
+from transfer.layout import Match
+
+torch.set_num_threads(1)
+releases = pytest.mark.parametrize("which", list(all_releases()))
+refusals = pytest.mark.parametrize("refusal", all_refusals().values(), ids=all_refusals())
+
+
+def wanted_of(release: Release, state: files.State) -> files.State:
+    """The backbone that the file must give, name → tensor."""
+    kept = files.without_fc(state)
+    return kept if release.counters else {name: value for name, value in kept.items() if not is_optional(name)}
+
+
+def same(backbone: Backbone, state: files.State) -> bool:
+    return backbone.state.keys() == state.keys() and all(torch.equal(backbone.state[k], v) for k, v in state.items())
+
+
+@releases
+def test_its_format_alone_claims_the_file_and_takes_every_tensor(which, tmp_path):
+    release = all_releases()[which]
+    state = files.cheap_state(release.archs[0])
+    path = files.write(release.build(state), tmp_path / "file.bin", release.container)
+    text = describe(path)
+    backbone = read_backbone(path)
+    assert backbone.source.format == release.format
+    assert backbone.source.branch == release.branch
+    assert backbone.arch == release.archs[0]
+    assert same(backbone, wanted_of(release, state))
+    assert backbone.input == release.input
+    assert backbone.same_padding == release.same_padding
+    assert backbone.stride_in_1x1 == release.stride_in_1x1
+    assert all(group.reason and group.names for group in backbone.dropped)
+    for part in (backbone.source.sha256, release.format, release.branch, release.archs[0]):
+        assert part in text
+    codes = {lint.code for lint in backbone.lints}
+    assert codes >= set(release.lints)
+    assert all(f"{lint.code}: " in text for lint in backbone.lints)
+
+
+def tensors_in(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path of keys, value) of every tensor or array in nested dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from tensors_in(value, (*path, str(key)))
+        elif hasattr(value, "shape"):
+            yield (*path, str(key)), value
+
+
+@releases
+def test_every_tensor_of_the_file_is_used_or_dropped_with_a_reason(which):
+    release = all_releases()[which]
+    tree = release.build(files.cheap_state(release.archs[0]))
+    backbone = in_memory(tree)
+    entries = [release.entry(tree, name) for name in backbone.state]
+    used = {id(mapping[key]) for mapping, key in entries}
+    assert len(used) == len(backbone.state)
+    dropped = {name for group in backbone.dropped for name in group.names}
+    for path, value in tensors_in(tree):
+        parts = {".".join(path[i:j]) for i in range(len(path)) for j in range(i + 1, len(path) + 1)}
+        assert id(value) in used or parts & dropped, f"{path} is neither used nor dropped"
+
+
+@releases
+def test_batch_counters_may_be_absent(which):
+    release = all_releases()[which]
+    state = files.cheap_state(release.archs[0])
+    tree = release.build(state)
+    for name in filter(is_optional, state):
+        if release.counters:
+            mapping, key = release.entry(tree, name)
+            del mapping[key]
+    assert not any(is_optional(name) for name in in_memory(tree).state)
+
+
+@releases
+def test_no_other_format_claims_it(which):
+    release = all_releases()[which]
+    views = opinions(as_tensors(release.build(files.cheap_state(release.archs[0]))))
+    assert [name for name, view in views.items() if isinstance(view, Match)] == [release.format]
+
+
+@pytest.mark.parametrize(
+    ("which", "arch"), [(name, arch) for name, release in all_releases().items() for arch in release.archs[1:]]
+)
+def test_further_architectures(which, arch):
+    release = all_releases()[which]
+    state = files.cheap_state(arch)
+    backbone = in_memory(release.build(state))
+    assert backbone.arch == arch
+    assert same(backbone, wanted_of(release, state))
+
+
+@releases
+def test_other_branches_are_taken_when_asked_for(which):
+    release = all_releases()[which]
+    tree = release.build(files.cheap_state(release.archs[0]))
+    for branch in release.others:
+        other = in_memory(tree, branch=branch)
+        assert other.source.branch == branch
+        assert float(other.state["bn1.weight"][0]) == 2.0  # what the generators put into the slow copy
+        assert other.state.keys() == in_memory(tree).state.keys()
+    with pytest.raises(CheckpointError, match="no branch 'nonsense'"):
+        in_memory(tree, branch="nonsense")
+    assert set(release.others) <= set(all_formats()[release.format].branches)
+
+
+HOW = ("missing", "renamed", "reshaped", "extra")
+
+
+@contextmanager
+def spoilt(release: Release, tree: files.Tree, name: str, how: str) -> Iterator[list[str]]:
+    """Spoil one tensor for the time of the block; yields names of which the message must hold one."""
+    mapping, key = release.entry(tree, name)
+    before = dict(mapping)
+    value = mapping[key]
+    if how in ("missing", "renamed"):
+        del mapping[key]
+    if how == "renamed":
+        mapping[f"{key}_old"] = value
+    if how == "reshaped":
+        mapping[key] = (
+            value[..., None].repeat(2, -1) if not torch.is_tensor(value) else value[..., None].expand(*value.shape, 2)
+        )
+    if how == "extra":
+        mapping[f"{key}_twin"] = value
+    try:
+        yield [name, key] if how != "extra" else [f"{key}_twin", f"{name}_twin"]
+    finally:
+        mapping.clear()
+        mapping.update(before)
+
+
+def demand_refusal(release: Release, tree: files.Tree, name: str, how: str, **options: Any) -> None:
+    with spoilt(release, tree, name, how) as names, pytest.raises(CheckpointError) as caught:
+        in_memory(tree, **options)
+    assert any(candidate in str(caught.value) for candidate in names), f"{how} {name}: {caught.value}"
+
+
+def tensor_names(release: Release) -> list[str]:
+    return [name for name in files.without_fc(files.cheap_state(release.archs[0])) if not is_optional(name)]
+
+
+@releases
+def test_a_spoilt_key_is_refused_by_name(which):
+    release = all_releases()[which]
+    tree = release.build(files.cheap_state(release.archs[0]))
+    chance = random.Random(which)
+    for how in HOW:
+        for name in ["conv1.weight", *chance.sample(tensor_names(release), 5)]:
+            demand_refusal(release, tree, name, how)
+
+
+@pytest.mark.slow
+@releases
+def test_each_single_spoilt_key_is_refused_by_name(which):
+    release = all_releases()[which]
+    tree = release.build(files.cheap_state(release.archs[0]))
+    for name in tensor_names(release):
+        for how in HOW:
+            demand_refusal(release, tree, name, how, format=release.format)
+
+
+@releases
+def test_an_unknown_network_beside_the_weights_is_refused_by_name(which):
+    release = all_releases()[which]
+    tree = release.build(files.cheap_state(release.archs[0]))
+    with pytest.raises(CheckpointError, match="surprise"):
+        in_memory({**tree, "surprise": {"conv1.weight": torch.zeros(1)}})
+
+
+@releases
+def test_forward_equals_the_network_that_was_saved(which):
+    release = all_releases()[which]
+    state = files.real_state(release.archs[0], seed=1)
+    backbone = in_memory(release.build(state))
+    if release.stride_in_1x1:
+        pytest.skip("torchvision has no such ResNet; the engine tests compare it with theirs")
+    model = files.torchvision_model(release.archs[0], state)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(images), backbone.as_torchvision()(images))
+
+
+@pytest.mark.slow
+@releases
+def test_round_trip_to_every_target(which, tmp_path):
+    release = all_releases()[which]
+    state = files.real_state(release.archs[0], seed=2)
+    path = files.write(release.build(state), tmp_path / "file.bin", release.container)
+    original = read_backbone(path)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = original.as_torchvision()(images)
+    for to in TARGETS:
+        out = tmp_path / f"out_{to}{usual_suffix(to)}"
+        if release.stride_in_1x1 and to in ("torchvision", "timm"):
+            with pytest.raises(CheckpointError, match="1×1"):
+                convert(path, to, out)
+            continue
+        convert(path, to, out)
+        back = read_backbone(out)
+        assert same(back, dict(original.state)), to
+        assert (back.stride_in_1x1, back.same_padding) == (original.stride_in_1x1, original.same_padding)
+        assert back.input.in_255() == original.input.in_255()
+        with torch.no_grad():
+            assert torch.equal(back.as_torchvision()(images), wanted), to
+
+
+@refusals
+def test_what_cannot_be_read_is_refused_with_the_reason(refusal: Refusal, tmp_path):
+    path = files.write(refusal.build(files.cheap_state("resnet50")), tmp_path / "file.bin", refusal.container)
+    with pytest.raises(CheckpointError) as caught:
+        read_backbone(path)
+    for part in refusal.says:
+        assert part in str(caught.value), str(caught.value)
+    if refusal.format:
+        views = opinions(as_tensors(refusal.build(files.cheap_state("resnet50"))))
+        assert [name for name, view in views.items() if isinstance(view, Match)] == [refusal.format]
+
+
+def test_every_format_has_a_release_or_a_refusal():
+    made = {release.format for release in all_releases().values()}
+    assert set(all_formats()) == made | {refusal.format for refusal in all_refusals().values()} - {""}
+
+
+def test_torchvision_is_what_the_generators_believe():
+    for arch in ("resnet18", "resnet50"):
+        model = torchvision.models.get_model(arch, weights=None)
+        assert list(files.cheap_state(arch)) == list(model.state_dict())
