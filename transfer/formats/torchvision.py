@@ -28,6 +28,8 @@ from transfer.layout import (
 NAME = "torchvision"
 BRANCHES: tuple[str, ...] = ()
 WRAPPERS = ("state_dict", "model")
+# Beginnings of names that mark the files of other formats, although their backbones have torchvision's names.
+FOREIGN: tuple[str, ...] = ()
 
 
 def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
@@ -45,6 +47,9 @@ def matches(tree: Tree) -> Match | Mismatch:
     located = _locate(tree)
     if located is None:
         return Mismatch("no name begins with layer1. or module.layer1., at the top or under state_dict or model")
+    weights, _, prefix = located
+    if foreign := next((start for start in FOREIGN if has_prefix(weights, prefix + start)), None):
+        return Mismatch(f"{foreign} belongs to another format")
     meta = tree.get("meta")
     layout = meta.get("layout") if isinstance(meta, Mapping) else None
     if isinstance(layout, str) and layout == LAYOUT:
