@@ -81,7 +81,8 @@ def run_command(arguments: Sequence[str]) -> int:
     options, data_options, recipe = _parse(name, task, starting, rest)
     _check_device(device)
     backbones = _read_backbones(options)
-    engine, why = choose_engine(options.engine, task.engines) if task.engines else ("", "")
+    archs = {backbone.arch for backbone, _ in backbones}
+    engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
     if engine:
         logger.info("engine: %s (%s)", engine, why)
     for backbone, _ in backbones:

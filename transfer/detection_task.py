@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from transfer.architectures import STAGES
+from transfer.architectures import STAGES, gmacs_by_stage
 from transfer.atomic import write_json
 from transfer.backbone import Backbone
 from transfer.datasets.detection import DetectionDataset
@@ -50,13 +50,8 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     An estimate for `refuse_if_endless`: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs
     once per region on a 14×14 map, exactly what it sees at 224×224.
     """
-    # Forward GMACs at 224×224 without the classifier, and the last stage's share. Counted from torchvision's layers.
-    total, last_stage = {
-        "resnet18": (1.81, 0.41),
-        "resnet34": (3.66, 0.82),
-        "resnet50": (4.09, 0.81),
-        "resnet101": (7.80, 0.81),
-    }[arch]
+    by_stage = gmacs_by_stage(arch)
+    total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
     short = float(np.mean(recipe.train_sizes))
     area = short * min(short * 4 / 3, recipe.max_size) / 224**2
     if recipe.neck == "c4":

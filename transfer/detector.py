@@ -139,6 +139,10 @@ class DetectionEngine(Protocol):
         """None if the engine can run here, otherwise one sentence: what is missing and how to get it."""
         ...
 
+    def cannot_build(self, arch: str) -> str | None:
+        """None if the engine has a backbone for this architecture, otherwise one sentence that says why not."""
+        ...
+
     def versions(self) -> dict[str, str]:
         """Package name → version of what decides this engine's numbers."""
         ...

@@ -35,6 +35,10 @@ class Detectron2Engine:
             return f"Detectron2 is installed but cannot be imported ({error}); install it anew: {HOW_TO_GET_IT}"
         return None
 
+    def cannot_build(self, arch: str) -> str | None:
+        """None: depth, width and groups of every known architecture can be said in `MODEL.RESNETS`."""
+        return None
+
     def versions(self) -> dict[str, str]:
         """Versions of Detectron2 and of what decides its numbers; needs them installed."""
         library = importlib.import_module("detectron2")  # may be on the path without being installed

@@ -68,10 +68,14 @@ def _input(job: DetectionJob) -> dict[str, Any]:
 
 
 def _resnet(backbone: Backbone, recipe: DetectorRecipe) -> dict[str, Any]:
+    known = architecture(backbone.arch)
     return {
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.MASK_ON": False,
-        "MODEL.RESNETS.DEPTH": architecture(backbone.arch).depth,
+        "MODEL.RESNETS.DEPTH": known.depth,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": 64 * known.width,
+        "MODEL.RESNETS.NUM_GROUPS": known.groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": known.group_width * known.width,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": stage_channels(backbone.arch)["layer1"],
         "MODEL.RESNETS.STRIDE_IN_1X1": backbone.stride_in_1x1,
         "MODEL.RESNETS.NORM": norm_here(recipe),

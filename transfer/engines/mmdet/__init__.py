@@ -9,6 +9,7 @@ from importlib import import_module
 import torch
 import torchvision
 
+from transfer.architectures import architecture
 from transfer.detector import DetectionJob, DetectionOutcome
 from transfer.engines import mmcv_ops
 
@@ -34,6 +35,16 @@ class MMDetection:
                         "`pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless`"
                     )
                 return f"MMDetection is not usable here: `import {module}` failed ({error}); `make setup` installs it"
+        return None
+
+    def cannot_build(self, arch: str) -> str | None:
+        """One sentence for the `wide_resnet`s: mmdet takes a width inside the blocks for grouped convolutions only."""
+        known = architecture(arch)
+        if known.groups == 1 and known.group_width != 64:
+            return (
+                f"MMDetection cannot build a {arch}: its ResNets have one width inside and outside of the blocks "
+                "(mmdet/models/backbones/resnext.py ignores base_width where groups is 1)"
+            )
         return None
 
     def versions(self) -> dict[str, str]:

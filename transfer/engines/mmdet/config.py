@@ -73,9 +73,12 @@ def _preprocessor(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
 
 
 def _resnet(recipe: DetectorRecipe, backbone: Backbone, stages: int) -> dict[str, Any]:
+    known = architecture(backbone.arch)
+    grouped = {"type": "ResNeXt", "groups": known.groups, "base_width": known.group_width}
     return {
-        "type": "ResNet",
-        "depth": architecture(backbone.arch).depth,
+        **(grouped if known.groups > 1 else {"type": "ResNet"}),
+        "depth": known.depth,
+        "base_channels": 64 * known.width,  # of the stem, too
         "num_stages": stages,
         "strides": (1, 2, 2, 2)[:stages],
         "dilations": (1, 1, 1, 1)[:stages],
@@ -102,10 +105,9 @@ def _c4(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
         "roi_head": {
             "type": "StandardRoIHead",
             "shared_head": {
-                "type": "ResLayerExtraNorm" if recipe.extra_norm else "ResLayer",
-                "depth": architecture(backbone.arch).depth,
-                "stage": 3,
-                "stride": 2,
+                "type": "LastStage",
+                "arch": backbone.arch,
+                "extra_norm": recipe.extra_norm,
                 "style": style_of(backbone),
                 **_norm(recipe),
             },

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.cnn import build_norm_layer
+from mmdet.models.backbones import ResNet, ResNeXt
+from mmdet.models.layers import ResLayer as StageLayer
 from mmdet.models.roi_heads.shared_heads import ResLayer
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -18,7 +20,7 @@ from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from torch import nn
 
-from transfer.architectures import STAGES, expected_shapes, is_optional, stage_channels
+from transfer.architectures import STAGES, architecture, expected_shapes, is_optional, stage_channels
 from transfer.backbone import Backbone
 from transfer.detector import Verification
 from transfer.engines.plan import seed_for_iteration
@@ -27,26 +29,41 @@ from transfer.engines.verify import Placed, verify
 BACKBONE, SHARED_HEAD = "backbone", "roi_head.shared_head"
 
 
-class ResLayerExtraNorm(ResLayer):  # type: ignore[misc]  # mmdet is untyped
-    """Stage 4 on every region, followed by one more batch norm.
+class LastStage(ResLayer):  # type: ignore[misc]  # mmdet is untyped
+    """Stage 4 of any `Architecture` on every region, if asked for followed by one more batch norm.
 
-    Source: `Res5ROIHeadsExtraNorm` of facebookresearch/moco (detection/train_net.py). The norm is in no checkpoint:
-    it starts fresh.
+    mmdet's own `ResLayer` knows plain ResNets alone. Source of the norm: `Res5ROIHeadsExtraNorm` of
+    facebookresearch/moco (detection/train_net.py); it is in no checkpoint and starts fresh.
     """
 
-    def __init__(self, *, depth: int, stage: int, norm_cfg: dict[str, Any], norm_eval: bool, **options: Any) -> None:
-        super().__init__(depth=depth, stage=stage, norm_cfg=norm_cfg, norm_eval=norm_eval, **options)
-        channels = stage_channels(f"resnet{depth}")[STAGES[stage]]
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
+    def __init__(
+        self, *, arch: str, extra_norm: bool, norm_cfg: dict[str, Any], norm_eval: bool, style: str, **options: Any
+    ) -> None:
+        known, last = architecture(arch), len(STAGES) - 1
+        super().__init__(depth=known.depth, stage=last, norm_cfg=norm_cfg, norm_eval=norm_eval, style=style, **options)
+        if known.width != 1 or known.groups != 1:
+            family = ResNeXt if known.groups > 1 else ResNet
+            groups = {"groups": known.groups, "base_width": known.group_width} if known.groups > 1 else {}
+            self.layer4 = StageLayer(
+                family.arch_settings[known.depth][0],
+                inplanes=stage_channels(arch)[STAGES[last - 1]],
+                planes=64 * known.width * 2**last,
+                num_blocks=known.layers[last],
+                stride=2,
+                style=style,
+                norm_cfg=norm_cfg,
+                **groups,
+            )
+        self.norm = build_norm_layer(norm_cfg, stage_channels(arch)[STAGES[last]])[1] if extra_norm else None
         self.train()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[k, C, H, W] → [k, C', H/2, W/2]."""
-        out: torch.Tensor = self.norm(super().forward(x))
-        return out
+        out: torch.Tensor = super().forward(x)
+        return out if self.norm is None else self.norm(out)
 
 
-MODELS.register_module(name="ResLayerExtraNorm", module=ResLayerExtraNorm, force=True)
+MODELS.register_module(name="LastStage", module=LastStage, force=True)
 
 
 def build_detector(config: Config, backbone: Backbone, seed: int) -> nn.Module:
