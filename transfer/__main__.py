@@ -35,6 +35,7 @@ class Inspect:
         format: force a format instead of recognising it.
         branch: which network of the file.
         allow_half: accept half precision.
+        reference: a file of the same network whose channel order is known; tells whether red and blue are exchanged.
         debug: show tracebacks.
     """
 
@@ -42,6 +43,7 @@ class Inspect:
     format: str | None = None
     branch: str | None = None
     allow_half: bool = False
+    reference: Path | None = None
     debug: bool = False
 
 
@@ -90,7 +92,15 @@ def inspect(arguments: Sequence[str]) -> int:
     from transfer.inspect import describe
 
     options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
-    print(describe(options.file, format=options.format, branch=options.branch, allow_half=options.allow_half))
+    print(
+        describe(
+            options.file,
+            format=options.format,
+            branch=options.branch,
+            allow_half=options.allow_half,
+            reference=options.reference,
+        )
+    )
     return 0
 
 

@@ -13,7 +13,10 @@ from transfer.errors import CheckpointError
 # The entry that holds it, beside the tensors.
 CARRIED = "transfer"
 
-ASSUMED_INPUT = "the file does not say how pixels are normalised: ImageNet's mean and std on RGB assumed"
+ASSUMED = (
+    "the file cannot say how its pixels were normalised, where its strides sit and how it pads: assumed are RGB with "
+    "ImageNet's mean and std, the stride in the 3×3 convolution, and no SAME padding or anti-aliased pooling"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def carried(values: object) -> Unseen:
         CheckpointError: there are values, and they are not `carry`'s.
     """
     if values is None:
-        return Unseen(notes=(ASSUMED_INPUT,))
+        return Unseen(notes=(ASSUMED,))
     if not isinstance(values, Mapping):
         raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
     # Files of this project's first version do not speak of padding: they came from formats that pad symmetrically.

@@ -121,8 +121,6 @@ def settle(
         notes.append(f"weights stored as {' and '.join(sorted(kinds))} were widened to float32")
     if any(tensor.dtype == torch.float64 for name, tensor in state.items() if not is_optional(name)):
         notes.append("weights stored as float64 were narrowed to float32, exactly")
-    if _looks_untrained(settled):
-        notes.append("all running means are 0 and all running variances 1: these weights look untrained")
     return settled, tuple(notes)
 
 
@@ -154,8 +152,3 @@ def _to_float32(name: str, tensor: torch.Tensor, path: Path, allow_half: bool) -
             todo="round it knowingly: torch.save({k: v.float() for k, v in state.items()}, 'float32.pth')",
         )
     return narrow
-
-
-def _looks_untrained(state: Mapping[str, torch.Tensor]) -> bool:
-    statistics = [(name, tensor) for name, tensor in state.items() if name.endswith(("running_mean", "running_var"))]
-    return bool(statistics) and all(bool((t == float(name.endswith("var"))).all()) for name, t in statistics)

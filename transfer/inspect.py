@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from transfer.backbone import Backbone
-from transfer.checkpoint import backbone_from
+from transfer.checkpoint import backbone_from, read_backbone
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
 from transfer.formats import first_keys, opinions
 from transfer.layout import Match
+from transfer.lints import compare_channels
 
 
 def describe(
-    path: str | Path, *, format: str | None = None, branch: str | None = None, allow_half: bool = False
+    path: str | Path,
+    *,
+    format: str | None = None,
+    branch: str | None = None,
+    allow_half: bool = False,
+    reference: str | Path | None = None,
 ) -> str:
-    """Text for `python -m transfer inspect`: file, formats, backbone with what is used and dropped, notes.
+    """Text for `python -m transfer inspect`: file, formats, backbone with what is used and dropped, notes, lints.
 
     A file that can be opened is described even if no backbone can be made of it; the reason is then part of the text.
 
+    Args:
+        path: the checkpoint.
+        format, branch, allow_half: see `transfer.checkpoint.read_backbone`.
+        reference: a file of the same network whose channel order is known, to compare the first convolution with.
+
     Raises:
-        CheckpointError: the file cannot be opened, or is no checkpoint at all.
+        CheckpointError: the file cannot be opened, or is no checkpoint at all; the reference cannot be read.
     """
     path = Path(path)
     contents = read_contents(path)
@@ -28,6 +40,10 @@ def describe(
         backbone = backbone_from(contents, path, format=format, branch=branch, allow_half=allow_half)
     except CheckpointError as error:
         return "\n".join([*_file(path, contents), *_formats(contents), "", f"no backbone: {error}"])
+    if reference is not None:
+        found = compare_channels(backbone, read_backbone(reference))
+        agreed = () if found else (f"conv1 agrees with {reference}: {backbone.input.channels}",)
+        backbone = dataclasses.replace(backbone, lints=backbone.lints + found, notes=backbone.notes + agreed)
     return "\n".join([*_file(path, contents), *_formats(contents), *_backbone(backbone)])
 
 
