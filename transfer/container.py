@@ -20,10 +20,10 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -85,14 +85,15 @@ def read_contents(path: Path) -> Contents:
         size, digest = path.stat().st_size, sha256_of(path)
         with path.open("rb") as file:
             head = file.read(HEAD)
-        if not head.startswith(b"\x1f\x8b"):
+        unpack = _unpacker(path, head)
+        if unpack is None:
             value, container = _read_packed(path, path, head)
         else:
-            with _gunzipped(path) as unpacked:
+            with unpack(path) as unpacked:
                 with unpacked.open("rb") as file:
                     head = file.read(HEAD)
                 value, container = _read_packed(unpacked, path, head)
-            container += ", gzip'd"
+            container += ", gzip'd" if unpack is _gunzipped else ", in a zip archive"
     except OSError as error:
         raise CheckpointError(f"cannot read {path}", found=error.strerror or str(error)) from error
     if not isinstance(value, dict):
@@ -155,6 +156,15 @@ def _read_packed(path: Path, shown: Path, head: bytes) -> tuple[Any, str]:
 
 
 def _sniff(head: bytes, shown: Path) -> tuple[str, Callable[[Path], Any]]:
+    kind = _kind_of(head)
+    if kind is None:
+        what, todo = _describe_other(head, shown.name)
+        raise CheckpointError(f"{shown} is not a checkpoint", found=what, todo=todo)
+    return kind
+
+
+def _kind_of(head: bytes) -> tuple[str, Callable[[Path], Any]] | None:
+    """(container in words, its reader) from a file's first bytes; None if no checkpoint begins so."""
     if head.startswith(b"PK\x03\x04"):
         return "torch file (zip)", _read_torch_zip
     if _TORCH_LEGACY in head[:32]:
@@ -163,13 +173,18 @@ def _sniff(head: bytes, shown: Path) -> tuple[str, Callable[[Path], Any]]:
         return "safetensors", _read_safetensors
     if (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 1) or _TEXT_PICKLE.match(head):
         return "pickle", _read_pickle
-    what, todo = _describe_other(head)
-    raise CheckpointError(f"{shown} is not a checkpoint", found=what, todo=todo)
+    return None
 
 
-def _describe_other(head: bytes) -> tuple[str, str]:
+def _describe_other(head: bytes, name: str) -> tuple[str, str]:
     """(what a file is that is no checkpoint, what to do)."""
     again = "download or copy the checkpoint itself again"
+    if re.search(r"\.(?:index|meta|data-\d{5}-of-\d{5})$", name):
+        return (
+            "by its name a part of a TensorFlow checkpoint, which is not read",
+            "convert it to PyTorch first (for SimCLR: the converters tonylins/simclr-converter and "
+            "Separius/SimCLRv2-Pytorch) and name the file that they write",
+        )
     if not head:
         return "an empty file", again
     if head.startswith(b"\x1f\x8b"):
@@ -190,26 +205,72 @@ def _describe_other(head: bytes) -> tuple[str, str]:
     return f"unknown contents that begin {head[:8].hex(' ')}", again
 
 
+def _unpacker(path: Path, head: bytes) -> Callable[[Path], AbstractContextManager[Path]] | None:
+    """How to unpack a file in which a checkpoint was packed for its journey; None if it is none of those."""
+    if head.startswith(b"\x1f\x8b"):
+        return _gunzipped
+    return _unzipped if head.startswith(b"PK\x03\x04") and _packed_names(path) else None
+
+
 @contextmanager
 def _gunzipped(path: Path) -> Iterator[Path]:
     """A temporary file with the unpacked contents; its gzip checksum has been verified."""
     with tempfile.NamedTemporaryFile(prefix="checkpoint.") as unpacked:
         try:
             with gzip.open(path) as packed:
-                total = 0
-                while chunk := packed.read(CHUNK):
-                    if total == 0:
-                        _sniff(chunk[:HEAD], path)  # what is no checkpoint need not be unpacked
-                    total += unpacked.write(chunk)
-                    if total > MAX_UNPACKED:
-                        raise CheckpointError(
-                            f"{path} unpacks to more than {MAX_UNPACKED / 2**30:.3g} GiB",
-                            todo="if you trust it, unpack it yourself with `gzip -d`",
-                        )
+                _copy(packed, unpacked, path, "gzip -d")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise _damaged(path, "gzip file", error) from error
-        unpacked.flush()
         yield Path(unpacked.name)
+
+
+def _packed_names(path: Path) -> list[str]:
+    """Files in a zip archive that is not torch's own; OBoW's extractor was released in such a one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except zipfile.BadZipFile:
+        return []  # torch's reader will say what is wrong with it
+    return [] if any(name.endswith(("/data.pkl", "/constants.pkl")) for name in names) else names
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[Path]:
+    """A temporary file with the only checkpoint in a zip archive; its checksum has been verified."""
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.NamedTemporaryFile(prefix="checkpoint.") as unpacked:
+            held = [name for name in _packed_names(path) if _is_checkpoint(archive, name)]
+            if len(held) != 1:
+                shown = held or _packed_names(path)
+                raise CheckpointError(
+                    f"{path} is a zip archive that holds {'several checkpoints' if held else 'no checkpoint'}",
+                    found=f"{', '.join(shown[:5])}{' …' if len(shown) > 5 else ''}",
+                    todo="unpack it with `unzip` and name one file inside",
+                )
+            with archive.open(held[0]) as packed:
+                _copy(packed, unpacked, path, "unzip")
+            yield Path(unpacked.name)
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+        raise _damaged(path, "zip archive", error) from error
+
+
+def _is_checkpoint(archive: zipfile.ZipFile, name: str) -> bool:
+    with archive.open(name) as packed:
+        return _kind_of(packed.read(HEAD)) is not None
+
+
+def _copy(packed: IO[bytes] | gzip.GzipFile, unpacked: IO[bytes], path: Path, by_hand: str) -> None:
+    total = 0
+    while chunk := packed.read(CHUNK):
+        if total == 0:
+            _sniff(chunk[:HEAD], path)  # what is no checkpoint need not be unpacked
+        total += unpacked.write(chunk)
+        if total > MAX_UNPACKED:
+            raise CheckpointError(
+                f"{path} unpacks to more than {MAX_UNPACKED / 2**30:.3g} GiB",
+                todo=f"if you trust it, unpack it yourself with `{by_hand}`",
+            )
+    unpacked.flush()
 
 
 def _read_torch(path: Path) -> Any:

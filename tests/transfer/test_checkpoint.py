@@ -159,9 +159,47 @@ def test_archives_are_named(tmp_path):
     refused(tmp_path / "a.pth.tar", "a tar archive")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("inner.pth", b"x")
-    refused(tmp_path / "a.zip", "inner.pth", "unzip")
+    refused(tmp_path / "a.zip", "no checkpoint", "inner.pth", "unzip")
     torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "script.pt"))
     refused(tmp_path / "script.pt", "TorchScript")
+
+
+def zipped(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
+
+
+def test_one_checkpoint_in_a_zip_archive_is_read(tmp_path):
+    # OBoW's feature extractor was released like this
+    inner = files.write({"network": dict(CHEAP)}, tmp_path / "inner", "zip").read_bytes()
+    path = zipped(tmp_path / "released.zip", folder__weights=inner, README=b"words about the weights")
+    backbone = read_backbone(path)
+    assert backbone.source.format == "obow"
+    assert all(torch.equal(backbone.state[key], value) for key, value in BACKBONE.items())
+    assert "in a zip archive" in describe(path)
+    assert backbone.source.sha256 in describe(path)
+
+
+def test_several_checkpoints_in_a_zip_archive_are_named(tmp_path):
+    inner = files.write(dict(CHEAP), tmp_path / "inner", "legacy").read_bytes()
+    refused(zipped(tmp_path / "two.zip", first=inner, second=inner), "several checkpoints", "first, second", "unzip")
+
+
+def test_a_damaged_zip_archive_is_refused(tmp_path):
+    inner = files.write(dict(CHEAP), tmp_path / "inner", "legacy").read_bytes()
+    path = zipped(tmp_path / "one.zip", weights=inner)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt-250228.index", "model.ckpt-250228.data-00000-of-00001"])
+def test_tensorflow_checkpoints_are_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x00\x00\x0c\x08")
+    refused(tmp_path / name, "TensorFlow", "simclr-converter")
 
 
 def test_a_missing_file_names_its_neighbours(tmp_path):
