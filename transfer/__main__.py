@@ -91,6 +91,7 @@ def inspect(arguments: Sequence[str]) -> int:
     """`inspect FILE`."""
     from transfer.inspect import describe
 
+    _one_thread()
     options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
     print(
         describe(
@@ -108,6 +109,7 @@ def convert(arguments: Sequence[str]) -> int:
     """`convert FILE --to WHOM -o OUT`."""
     from transfer.convert import convert as write
 
+    _one_thread()
     options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
     print(
         write(
@@ -120,6 +122,13 @@ def convert(arguments: Sequence[str]) -> int:
         )
     )
     return 0
+
+
+def _one_thread() -> None:
+    """Looking at tensors once gains nothing from more threads, and on a busy machine they wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def tasks(arguments: Sequence[str]) -> int:

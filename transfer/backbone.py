@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -104,6 +105,12 @@ class Backbone:
     def tensor_count(self) -> int:
         """Tensors held, `num_batches_tracked` included: 318 for a full ResNet-50."""
         return len(self.state)
+
+    def with_lints(self, lints: tuple[Lint, ...]) -> Backbone:
+        """The same backbone with these lints added; its tensors, which have been checked, are not checked again."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "lints", self.lints + lints)
+        return twin
 
     def remarks(self) -> tuple[str, ...]:
         """Notes and lints as sentences, for logs and records."""

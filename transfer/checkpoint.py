@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def backbone_from(
         notes=extracted.notes + notes,
         lints=extracted.lints,
     )
-    return dataclasses.replace(backbone, lints=backbone.lints + lints_of(backbone))
+    return backbone.with_lints(lints_of(backbone))
 
 
 def extract_from(

@@ -229,7 +229,7 @@ def _packed_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except zipfile.BadZipFile:
+    except (*MALFORMED, zipfile.BadZipFile):
         return []  # torch's reader will say what is wrong with it
     return [] if any(name.endswith(("/data.pkl", "/constants.pkl")) for name in names) else names
 
@@ -250,7 +250,7 @@ def _unzipped(path: Path) -> Iterator[Path]:
             with archive.open(held[0]) as packed:
                 _copy(packed, unpacked, path, "unzip")
             yield Path(unpacked.name)
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+    except (*MALFORMED, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, "zip archive", error) from error
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from transfer.backbone import Backbone
+from transfer.backbone import Backbone, Lint
 from transfer.checkpoint import backbone_from, read_backbone
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
@@ -42,8 +41,8 @@ def describe(
         return "\n".join([*_file(path, contents), *_formats(contents), "", f"no backbone: {error}"])
     if reference is not None:
         found = compare_channels(backbone, read_backbone(reference))
-        agreed = () if found else (f"conv1 agrees with {reference}: {backbone.input.channels}",)
-        backbone = dataclasses.replace(backbone, lints=backbone.lints + found, notes=backbone.notes + agreed)
+        agreed = Lint("channels", f"conv1 agrees with the reference's: {backbone.input.channels}")
+        backbone = backbone.with_lints(found or (agreed,))
     return "\n".join([*_file(path, contents), *_formats(contents), *_backbone(backbone)])
 
 

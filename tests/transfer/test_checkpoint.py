@@ -491,11 +491,12 @@ def test_batch_counters_of_other_kinds_become_integers(tmp_path):
 
 
 MEASURE = """
-import json, resource, sys
+import re, sys
 from pathlib import Path
 from transfer.convert import convert, usual_suffix
 from transfer.inspect import describe
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not getrusage: its maximum is inherited from the process that started this one, the test runner
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 path, job = sys.argv[1:]
 before = peak()
 convert(path, job, Path(path).with_name("out" + usual_suffix(job))) if job != "inspect" else describe(path)
@@ -511,7 +512,7 @@ def test_a_resnet50_takes_less_than_twice_its_size_in_memory(container, job, tmp
     tree = all_releases()["detectron2"].build(state) if container == "pickle" else dict(state)
     path = files.write(tree, tmp_path / "r50.bin", container)
     done = subprocess.run([sys.executable, "-c", MEASURE, path, job], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2 * path.stat().st_size
+    assert path.stat().st_size / 2 < int(done.stdout) < 2 * path.stat().st_size
 
 
 @pytest.fixture
