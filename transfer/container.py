@@ -336,7 +336,40 @@ def arrays_to_tensors(tree: MutableMapping[str, Any], path: Path) -> None:
                 waiting.append((value, depth + 1))
 
 
+# What a pickle wants to import → what its author pickled, and what to do; beginnings of names.
+_KNOWN_CODE = (
+    (
+        ("lib.LinearAverage.", "lib.NCEAverage.", "lib.alias_multinomial."),
+        "the memory bank of NPID's original release (lemniscate.pytorch), pickled as a whole module",
+        "open it with the code of zhirongw/lemniscate.pytorch and save checkpoint['state_dict'] alone, or take VISSL's "
+        "NPID++",
+    ),
+    (
+        ("dotmap.", "src.objectives.localagg."),
+        "a training checkpoint of Local Aggregation",
+        "saving its weights alone will not help: its network is a pre-activation ResNet, which no engine builds",
+    ),
+    (
+        ("dill._dill.",),
+        "objects that dill pickled together with their code",
+        "open it in the program that wrote it and save the arrays alone, as plain dicts of numpy arrays",
+    ),
+    (
+        ("torch.nn.modules.", "torchvision.models.", "timm.models.", "models.", "lightly_train.", "__main__."),
+        "a whole model, pickled with torch.save(model), which needs its code to be opened",
+        "open it in the program that wrote it and save model.state_dict() with torch.save",
+    ),
+)
+
+
 def _unsafe(path: Path, wanted: str) -> CheckpointError:
+    for starts, what, todo in _KNOWN_CODE:
+        if wanted.startswith(starts):
+            return CheckpointError(
+                f"{path} is a pickle that wants to import {wanted}; it was refused and not run",
+                found=f"by that name {what}",
+                todo=todo,
+            )
     return CheckpointError(
         f"{path} is a pickle that wants to import {wanted}; it was refused and not run",
         found="a checkpoint of weights needs tensors, numpy arrays and plain containers only",

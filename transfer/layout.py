@@ -20,7 +20,7 @@ Tree = Mapping[str, Any]
 # What training loops keep beside the weights. They may hold tensors (momentum, random states) and none is a weight.
 TRAINING_STATE = frozenset(
     (
-        *("optimizer", "optimizers", "optim", "optimizer_state_dict", "optimizer_states"),
+        *("optimizer", "optimizers", "optim", "optim_state_dict", "optimizer_state_dict", "optimizer_states"),
         *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict"),
         *("scaler", "grad_scaler", "amp", "criterion", "progress"),
         *("rng", "rng_state", "cuda_rng_state", "torch_rng_state", "random_state"),
@@ -198,6 +198,8 @@ def beside(tree: Tree, taken: Iterable[str]) -> tuple[Dropped, ...]:
             continue
         if key in TRAINING_STATE:
             groups.setdefault("state of the training loop, not of the network", []).append(key_name(key))
+        elif isinstance(value, torch.Tensor) and value.numel() == 1:  # MoCo's linear evaluation: "best_acc1"
+            groups.setdefault("a single number, no network", []).append(key_name(key))
         elif holds_tensors(value):
             unknown.append(key_name(key))
         else:

@@ -109,6 +109,25 @@ def prefixed(release: Release) -> Format:
     )
 
 
+def one_of(name: str, *layouts: Format) -> Format:
+    """A format whose files come in several layouts, each declared by a `Release` of that name; the first that fits.
+
+    Forced on a file that none of them fits, it fails as the first of them does.
+    """
+
+    def matches(tree: Tree) -> Match | Mismatch:
+        views = [layout.matches(tree) for layout in layouts]
+        fitting = next((view for view in views if isinstance(view, Match)), None)
+        return fitting or Mismatch("; ".join(view.reason for view in views if isinstance(view, Mismatch)))
+
+    def extract(tree: Tree, branch: str | None) -> Extracted:
+        layout = next((layout for layout in layouts if isinstance(layout.matches(tree), Match)), layouts[0])
+        return layout.extract(tree, branch)
+
+    branches = dict.fromkeys(branch for layout in layouts for branch in layout.branches)
+    return Format(name, tuple(branches), matches, extract)
+
+
 def sequential(name: str) -> str | None:
     """torchvision's name for one out of `nn.Sequential(*resnet.children())`: `4.0.bn1.bias` → `layer1.0.bn1.bias`.
 

@@ -4,7 +4,7 @@ A pickle is a program. Python's own reader runs it, so opening a stranger's file
 pickle may name numpy's arrays and a few containers, and nothing else; even for these it never gets the real class, but
 a stand-in that only keeps bytes and shapes. What is not in the tables below is refused by name, before it is called.
 
-The same tables serve both readers: `load_plain_pickle` (Detectron2 and Caffe2 files) and, through
+The same tables serve both readers: `load_plain_pickle` (Detectron2, Caffe2 and JAX files) and, through
 `torch.serialization.safe_globals`, `torch.load(weights_only=True)`.
 """
 
@@ -127,6 +127,41 @@ def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str, *_: object) -> Pi
     return array
 
 
+def _rebuilt(_: object, arguments: Any, state: Any, *__: object) -> PickledArray:
+    # What dill and jax write for an array: the three parts of its __reduce__, to be put together by their reader.
+    array = _reconstruct(*arguments)
+    array.__setstate__(state)
+    return array
+
+
+class PickledNamedTuple:
+    """Stands in the place of a named tuple's class. What a pickle makes of it are plain dicts.
+
+    A pickle makes an object by `kind.__new__(kind, *values)`, and `kind` is an instance here, so this returns a dict.
+    """
+
+    __slots__ = ("fields",)
+    fields: tuple[str, ...]
+
+    def __new__(cls, *values: object) -> Any:  # noqa: D102 - see above
+        kind: Any = cls
+        return dict(zip(kind.fields, values, strict=True))
+
+
+def _named_tuple(_: object, fields: Any, *__: object) -> PickledNamedTuple:
+    if not isinstance(fields, (tuple, list)) or not all(isinstance(field, str) for field in fields):
+        raise pickle.UnpicklingError("a named tuple whose fields are no names")
+    kind: PickledNamedTuple = object.__new__(PickledNamedTuple)
+    kind.fields = tuple(fields)
+    return kind
+
+
+def _mapping(contents: Any, *_: object) -> dict[object, object]:
+    if not isinstance(contents, dict):
+        raise pickle.UnpicklingError(f"a mapping made from a {type(contents).__name__}")
+    return contents
+
+
 def _scalar(dtype: PickledDtype, raw: Any) -> object:
     array = _from_buffer(raw, dtype, (), "C").tensor()
     return None if array is None else array.item()
@@ -181,6 +216,20 @@ PLAIN: Mapping[str, object] = {
     },
 }
 
+# What dill writes for the state of a JAX experiment (DeepMind's BYOL). dill files arrays and classes of named tuples
+# under functions of its own; haiku's mappings are immutable dicts; a jax array is a numpy array and a little more
+# (google-deepmind/deepmind-research: byol/utils/checkpointing.py; uqfoundation/dill: dill/_dill.py;
+# google-deepmind/dm-haiku: haiku/_src/data_structures.py; jax-ml/jax: jax/_src/array.py, and jax/_src/device_array.py
+# of 2022; before that, jax pickled its arrays as numpy's).
+JAX: Mapping[str, object] = {
+    "dill._dill._create_namedtuple": _Call(_named_tuple),
+    "dill._dill._create_array": _Call(_rebuilt),
+    "haiku._src.data_structures.FlatMapping": _Call(_mapping),
+    "haiku._src.data_structures.frozendict": _Call(_mapping),
+    "jax._src.array._reconstruct_array": _Call(_rebuilt),
+    "jax._src.device_array.reconstruct_device_array": _Call(_rebuilt),
+}
+
 _OMEGACONF = (
     "dictconfig.DictConfig",
     "listconfig.ListConfig",
@@ -190,8 +239,40 @@ _OMEGACONF = (
     "nodes.InterpolationResultNode",
 )
 
+
+class PlainDict:
+    """Stands in the place of a library's own kind of dict: calling it gives an ordinary one."""
+
+    def __new__(cls, *_: object, **__: object) -> dict[object, object]:  # type: ignore[misc]
+        """Ignore what it is given: a pickle adds the items afterwards."""
+        return {}
+
+
+class HistoryBuffer(Inert):
+    """Stands in the place of mmengine's record of a logged number, in the `message_hub` of its checkpoints."""
+
+    __slots__ = ()
+
+
+def _statistic(owner: object, *_: object) -> Inert:
+    """What `getattr` is answered with: mmengine's HistoryBuffer pickles its own methods as attributes of the class.
+
+    (open-mmlab/mmengine: mmengine/logging/history_buffer.py, `__getstate__`.)
+    """
+    if owner is not HistoryBuffer:
+        raise pickle.UnpicklingError("GLOBAL builtins.getattr was called for something else than a HistoryBuffer")
+    return Inert()
+
+
+# Lightning before 1.5 files a callback's state under its class (1.4: trainer/callback_hook.py, on_save_checkpoint).
+_LIGHTNING_CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping", "timer.Timer")
+
 SETTINGS: Mapping[str, object] = {
     "argparse.Namespace": Inert,
+    "pytorch_lightning.utilities.parsing.AttributeDict": PlainDict,
+    **{f"pytorch_lightning.callbacks.{name}": Inert for name in _LIGHTNING_CALLBACKS},
+    "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
+    "builtins.getattr": _Call(_statistic),
     **{f"omegaconf.{name}": Inert for name in _OMEGACONF},
     # what omegaconf's containers mention about the types of their values
     "typing.Any": Inert,
@@ -233,14 +314,14 @@ class _Bounded:
 class _PlainUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         wanted = f"{module}.{name}"
-        for table in (NUMPY, PLAIN):
+        for table in (NUMPY, PLAIN, JAX):
             if wanted in table:
                 return table[wanted]
         raise ForbiddenGlobal(wanted)
 
 
 def load_plain_pickle(file: BinaryIO, size: int) -> Any:
-    """Read one pickle of containers, strings, numbers and numpy arrays (as `PickledArray`).
+    """Read one pickle of containers, strings, numbers and numpy or jax arrays (as `PickledArray`).
 
     Args:
         file: open at the first byte of the pickle.

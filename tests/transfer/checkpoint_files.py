@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import pickle
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 
@@ -60,11 +62,13 @@ def real_state(arch: str, seed: int = 0) -> State:
     return dict(state)
 
 
-def torchvision_model(arch: str, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """torchvision's network with these weights and without its classifier, in eval mode."""
+def torchvision_model(arch: str, state: Mapping[str, torch.Tensor], *, stride_in_1x1: bool = False) -> torch.nn.Module:
+    """torchvision's network with these weights and without its classifier, in eval mode; Caffe's strides if asked."""
     model = _with_classifier(arch)
     model.load_state_dict(state)
     model.fc = torch.nn.Identity()
+    for stage in (model.layer2, model.layer3, model.layer4) if stride_in_1x1 else ():
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return model.eval()
 
 
@@ -82,7 +86,13 @@ def bare_norm(prefix: str, channels: int, affine: bool = True) -> State:
 
 def filled(*shape: int) -> torch.Tensor:
     """A tensor that takes no room in a file."""
-    return torch.tensor(0.5).expand(*shape)
+    return torch.tensor(0.5).expand(shape)
+
+
+def linear(prefix: str, inputs: int, outputs: int, bias: bool = True) -> State:
+    """The tensors of one linear layer, for heads."""
+    layer = {f"{prefix}weight": filled(outputs, inputs)}
+    return layer | {f"{prefix}bias": filled(outputs)} if bias else layer
 
 
 def width_of(state: Mapping[str, torch.Tensor]) -> int:
@@ -124,19 +134,27 @@ def slow_copy(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def write(tree: Tree, path: Path, container: str) -> Path:
-    """Pack `tree` as a "zip", "legacy", "pickle" or "safetensors" file, or gzip'd: "zip+gzip", …"""
+    """Pack `tree` as a "zip", "legacy", "pickle" (or "pickle2", by protocol) or "safetensors" file, or "zip+gzip", …"""
     kind, _, packed = container.partition("+")
-    if kind == "pickle":
-        path.write_bytes(pickle.dumps(tree, protocol=4))
+    if kind.startswith("pickle"):
+        with _modules_of(tree):
+            path.write_bytes(pickle.dumps(dict(tree), protocol=int(kind.removeprefix("pickle") or 4)))
     elif kind == "safetensors":
         from safetensors.torch import save_file
 
         save_file({name: tensor.contiguous().clone() for name, tensor in tree.items()}, str(path))
     else:
-        torch.save(tree, path, _use_new_zipfile_serialization=kind == "zip")
+        with _modules_of(tree):
+            plain = dict(tree) if hasattr(tree, "modules") else tree
+            torch.save(plain, path, _use_new_zipfile_serialization=kind == "zip")
     if packed:
         path.write_bytes(gzip.compress(path.read_bytes(), compresslevel=1))
     return path
+
+
+def _modules_of(tree: Tree) -> Any:
+    """The context that a tree brings along whose pickle names modules that are not installed."""
+    return getattr(tree, "modules", nullcontext)()
 
 
 def in_memory(tree: Tree, **options: Any) -> Backbone:
@@ -148,4 +166,4 @@ def in_memory(tree: Tree, **options: Any) -> Backbone:
 def as_tensors(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: as_tensors(inner) for key, inner in value.items()}
-    return torch.from_numpy(value) if type(value).__module__ == "numpy" and hasattr(value, "shape") else value
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

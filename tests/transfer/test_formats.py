@@ -41,7 +41,7 @@ def test_no_format_shows_keys_reasons_and_the_option():
 
 
 def test_two_formats_are_an_error_and_either_can_be_forced():
-    tree = {"state_dict": moco.build(CHEAP, 2)["state_dict"], "model": vicreg.build(CHEAP, "vicreg")["model"]}
+    tree = {"state_dict": moco.build(CHEAP, 2)["state_dict"], "model": vicreg.build(CHEAP, barlow=False)["model"]}
     with pytest.raises(CheckpointError, match="moco, vicreg") as caught:
         choose(tree)
     assert "--format moco" in str(caught.value)
@@ -53,6 +53,12 @@ def test_two_formats_are_an_error_and_either_can_be_forced():
 def test_forcing_a_wrong_format_is_a_clear_error(name, tree):
     with pytest.raises(CheckpointError):
         in_memory(tree, format=name)
+
+
+@pytest.mark.parametrize(("outputs", "classifier"), [(1000, True), (205, True), (128, False)])
+def test_a_head_of_an_embeddings_width_is_called_no_classifier(outputs, classifier):
+    backbone = in_memory({**CHEAP, "fc.weight": files.filled(outputs, 512)})
+    assert any(lint.code == "classifier" for lint in backbone.lints) == classifier
 
 
 def test_forcing_an_unknown_format_lists_the_known_ones():

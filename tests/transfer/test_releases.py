@@ -14,7 +14,7 @@ import torchvision
 from checkpoint_files import as_tensors, in_memory
 from releases import Refusal, Release, all_refusals, all_releases
 
-from transfer.architectures import is_optional
+from transfer.architectures import architecture, is_optional
 from transfer.backbone import Backbone
 from transfer.checkpoint import read_backbone
 from transfer.convert import TARGETS, convert, usual_suffix
@@ -26,12 +26,6 @@ from transfer.layout import Match
 torch.set_num_threads(1)
 releases = pytest.mark.parametrize("which", list(all_releases()))
 refusals = pytest.mark.parametrize("refusal", all_refusals().values(), ids=all_refusals())
-
-
-def wanted_of(release: Release, state: files.State) -> files.State:
-    """The backbone that the file must give, name → tensor."""
-    kept = files.without_fc(state)
-    return kept if release.counters else {name: value for name, value in kept.items() if not is_optional(name)}
 
 
 def same(backbone: Backbone, state: files.State) -> bool:
@@ -48,7 +42,7 @@ def test_its_format_alone_claims_the_file_and_takes_every_tensor(which, tmp_path
     assert backbone.source.format == release.format
     assert backbone.source.branch == release.branch
     assert backbone.arch == release.archs[0]
-    assert same(backbone, wanted_of(release, state))
+    assert same(backbone, release.gives(state))
     assert backbone.input == release.input
     assert backbone.same_padding == release.same_padding
     assert backbone.stride_in_1x1 == release.stride_in_1x1
@@ -74,9 +68,10 @@ def test_every_tensor_of_the_file_is_used_or_dropped_with_a_reason(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))
     backbone = in_memory(tree)
-    entries = [release.entry(tree, name) for name in backbone.state]
+    stored = [name for name in backbone.state if not release.derived(name)]
+    entries = [release.entry(tree, name) for name in stored]
     used = {id(mapping[key]) for mapping, key in entries}
-    assert len(used) == len(backbone.state)
+    assert len(used) == len(stored)
     dropped = {name for group in backbone.dropped for name in group.names}
     for path, value in tensors_in(tree):
         parts = {".".join(path[i:j]) for i in range(len(path)) for j in range(i + 1, len(path) + 1)}
@@ -110,7 +105,7 @@ def test_further_architectures(which, arch):
     state = files.cheap_state(arch)
     backbone = in_memory(release.build(state))
     assert backbone.arch == arch
-    assert same(backbone, wanted_of(release, state))
+    assert same(backbone, release.gives(state))
 
 
 @releases
@@ -160,7 +155,8 @@ def demand_refusal(release: Release, tree: files.Tree, name: str, how: str, **op
 
 
 def tensor_names(release: Release) -> list[str]:
-    return [name for name in files.without_fc(files.cheap_state(release.archs[0])) if not is_optional(name)]
+    names = files.without_fc(files.cheap_state(release.archs[0]))
+    return [name for name in names if not is_optional(name) and not release.derived(name)]
 
 
 @releases
@@ -196,9 +192,7 @@ def test_forward_equals_the_network_that_was_saved(which):
     release = all_releases()[which]
     state = files.real_state(release.archs[0], seed=1)
     backbone = in_memory(release.build(state))
-    if release.stride_in_1x1:
-        pytest.skip("torchvision has no such ResNet; the engine tests compare it with theirs")
-    model = files.torchvision_model(release.archs[0], state)
+    model = files.torchvision_model(release.archs[0], release.reads(state), stride_in_1x1=release.stride_in_1x1)
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model(images), backbone.as_torchvision()(images))
@@ -216,8 +210,9 @@ def test_round_trip_to_every_target(which, tmp_path):
         wanted = original.as_torchvision()(images)
     for to in TARGETS:
         out = tmp_path / f"out_{to}{usual_suffix(to)}"
-        if release.stride_in_1x1 and to in ("torchvision", "timm"):
-            with pytest.raises(CheckpointError, match="1×1"):
+        wide = to == "timm" and architecture(release.archs[0]).width != 1
+        if wide or (release.stride_in_1x1 and to in ("torchvision", "timm")):
+            with pytest.raises(CheckpointError, match="no model" if wide else "1×1"):
                 convert(path, to, out)
             continue
         convert(path, to, out)

@@ -1,8 +1,9 @@
 """Full training checkpoints of Barlow Twins.
 
 Layout: `{"epoch", "model", "optimizer"}`; `module.backbone.` is a torchvision ResNet without `fc`, `module.projector.`
-the projector and `module.bn.` the normalisation inside the loss, which tells the file from VICReg's
-(facebookresearch/barlowtwins: main.py). The released `resnet50.pth` holds the backbone alone and is a plain ResNet.
+the projector and `module.bn.` the normalisation inside the loss (without weight and bias), which tells the file from
+VICReg's (facebookresearch/barlowtwins: main.py). The released `resnet50.pth` holds the backbone alone and is a plain
+ResNet (hubconf.py), as are checkpoints of its linear evaluation (evaluate.py).
 """
 
 from transfer.prefixed import Network, Release, prefixed

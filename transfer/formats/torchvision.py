@@ -1,7 +1,9 @@
 """A plain ResNet under torchvision's names, bare or under "state_dict"/"model", with or without a classifier.
 
-Covers torchvision's own files, MoCo's and SimSiam's linear-evaluation checkpoints (prefix `module.`), the released
-`resnet50.pth` of Barlow Twins and VICReg, and what `python -m transfer convert --to torchvision` writes.
+Covers torchvision's own files, linear-evaluation checkpoints of MoCo v1 to v3, SimSiam and AlignUniform (prefix
+`module.`), the released backbones of Barlow Twins, VICReg, VICRegL, DINO, DenseCL (WXinlong/DenseCL:
+tools/extract_backbone_weights.py) and DetCo (xieenze/DetCo: benchmarks/detection/convert-pretrain-to-detectron2.py),
+and what `python -m transfer convert --to torchvision` writes.
 """
 
 from __future__ import annotations
@@ -9,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from transfer.carried import CARRIED, carried
 from transfer.export.mmdet import LAYOUT
+from transfer.formats.simclr_tonylins import shortcut_first
+from transfer.formats.timm import saved_by_timm
 from transfer.layout import (
     Drop,
     Extracted,
@@ -29,7 +35,9 @@ NAME = "torchvision"
 BRANCHES: tuple[str, ...] = ()
 WRAPPERS = ("state_dict", "model")
 # Beginnings of names that mark the files of other formats, although their backbones have torchvision's names.
-FOREIGN: tuple[str, ...] = ()
+FOREIGN: tuple[str, ...] = ("prototypes.",)
+# Entries beside the state dict that mark them.
+FOREIGN_BESIDE = ("labels",)
 
 
 def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
@@ -50,6 +58,12 @@ def matches(tree: Tree) -> Match | Mismatch:
     weights, _, prefix = located
     if foreign := next((start for start in FOREIGN if has_prefix(weights, prefix + start)), None):
         return Mismatch(f"{foreign} belongs to another format")
+    if foreign := next((key for key in FOREIGN_BESIDE if located[1] and key in tree), None):
+        return Mismatch(f"{foreign} beside the weights belongs to another format")
+    if mark := saved_by_timm(tree):
+        return Mismatch(f"`{mark}` marks a checkpoint of timm's training script")
+    if shortcut_first(tree):
+        return Mismatch("layer1.0.downsample. comes before its block's conv1, as in files of another format")
     meta = tree.get("meta")
     layout = meta.get("layout") if isinstance(meta, Mapping) else None
     if isinstance(layout, str) and layout == LAYOUT:
@@ -61,7 +75,7 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest."""
     taken = only_branch(branch, BRANCHES, NAME)
     weights, wrapper, prefix = _locate(tree) or (tree, None, "")
-    rules = [Drop(f"{prefix}fc.", "classifier, behind the backbone")]
+    rules = [Drop(f"{prefix}fc.", _head(weights.get(f"{prefix}fc.weight")))]
     state, dropped = separate(weights, prefix, rules)
     if wrapper is not None:
         dropped += beside(tree, [wrapper])
@@ -70,6 +84,13 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     metadata = getattr(weights, "_metadata", None)
     unseen = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
     return Extracted(state, dropped, taken, unseen.input, unseen.stride_in_1x1, unseen.same_padding, notes=unseen.notes)
+
+
+def _head(weight: object) -> str:
+    """What `fc` is: NPID's and InsDis' networks end in 128 numbers for the memory bank, which are no classes."""
+    if isinstance(weight, torch.Tensor) and weight.shape[:1] == (128,):
+        return "head of 128 outputs, by its width an embedding and no classifier, behind the backbone"
+    return "classifier, behind the backbone"
 
 
 FORMAT = Format(NAME, BRANCHES, matches, extract)

@@ -1,8 +1,10 @@
 """Full training checkpoints of VICReg.
 
-Layout: `{"epoch", "model", "optimizer"}`; `module.backbone.` is a torchvision ResNet without `fc`, `module.projector.`
-the expander (facebookresearch/vicreg: main_vicreg.py). The released `resnet50.pth` holds the backbone alone and is a
-plain ResNet.
+Layout: `{"epoch", "model", "optimizer"}`; `module.backbone.` is a ResNet under torchvision's names without `fc`,
+`module.projector.` the expander (facebookresearch/vicreg: main_vicreg.py, evaluate.py). Released are ResNet-50, its 2×
+wide form, stem included, and a 2× wide ResNet-200, which no engine builds; each as `*_fullckpt.pth` in this layout and
+as a bare backbone, which is a plain ResNet (README.md, hubconf.py). Padding is divided between a layer and the stem
+convolution, one and two pixels, and adds up to torchvision's three (resnet.py).
 """
 
 from transfer.prefixed import Network, Release, prefixed
@@ -16,6 +18,6 @@ FORMAT = prefixed(
         wrappers=("model", None),
         outer=("module.",),
         needs=("projector.",),
-        lacks=("bn.",),
+        lacks=("bn.", "maps_projector.", "classifier."),
     )
 )

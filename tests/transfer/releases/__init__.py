@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from checkpoint_files import State, Tree
+from checkpoint_files import State, Tree, without_fc
 
+from transfer.architectures import is_optional
 from transfer.backbone import InputSpec
 
 
@@ -37,6 +38,8 @@ class Release:
         counters: whether the file has `num_batches_tracked`.
         lints: codes that `inspect` must show for it.
         real: what real file of this release was read, "" if none was.
+        reads: state as saved → what the file can give of it, where it says less or in another form.
+        derived: true for tensors that the file lacks and the format works out.
         find: (tree, torchvision name) → (mapping, key), for files that keep every tensor in a mapping of its own.
     """
 
@@ -56,6 +59,8 @@ class Release:
     counters: bool = True
     lints: tuple[str, ...] = ()
     real: str = ""
+    reads: Callable[[State], State] = dict
+    derived: Callable[[str], bool] = lambda name: False
     find: Callable[[Tree, str], tuple[dict[str, Any], str]] | None = None
 
     def weights(self, tree: Tree) -> dict[str, Any]:
@@ -64,6 +69,11 @@ class Release:
         for key in self.place:
             inside = inside[key]
         return inside
+
+    def gives(self, state: State) -> State:
+        """The backbone that the file must give, torchvision name → tensor, for the state dict it was built from."""
+        kept = without_fc(self.reads(state))
+        return kept if self.counters else {name: value for name, value in kept.items() if not is_optional(name)}
 
     def entry(self, tree: Tree, name: str) -> tuple[dict[str, Any], str]:
         """(mapping, key in it) of the tensor that torchvision calls `name`."""

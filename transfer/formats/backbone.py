@@ -1,0 +1,44 @@
+"""A backbone called `backbone.` in a file that no toolkit has signed: the fallback of `transfer.backbone_family`.
+
+Layout: `{"state_dict", …}` of a private Lightning module or training script, or the state dict alone. The network
+called `backbone.` is taken. Heads under the usual names are dropped; anything else, a second backbone above all, is
+refused by name.
+"""
+
+from transfer.backbone_family import LIGHTNING, member
+from transfer.prefixed import Network, Release
+
+_HEADS = {
+    "classifier.": "classifier, behind the backbone",
+    "fc.": "classifier or projection head, behind the backbone",
+    "head.": "head, behind the backbone",
+    "heads.": "heads, behind the backbone",
+    "projector.": "projector, behind the backbone",
+    "projection.": "projector, behind the backbone",
+    "predictor.": "predictor, behind the projector",
+    "prediction.": "predictor, behind the projector",
+    "prototypes.": "prototypes, behind the projector",
+    "criterion.": "state of the loss",
+    "loss.": "state of the loss",
+    "queue": "queue of negatives",
+    "queue_ptr": "position in the queue of negatives",
+}
+
+
+def _release(wrapper: str | None, outer: tuple[str, ...]) -> Release:
+    return Release(
+        name="backbone",
+        title="a backbone under `backbone.`, toolkit unknown",
+        networks={"only": Network("backbone.")},
+        heads=_HEADS | LIGHTNING,
+        behind={"fc.": "classifier or projection head, behind the backbone"},
+        wrappers=(wrapper,),
+        outer=outer,
+        notes=(
+            "nothing in the file says which toolkit wrote it; the network called `backbone.` was taken, the only one "
+            "in the file (lightly's BYOL, DINO and MoCo may call a moving average so)",
+        ),
+    )
+
+
+FORMAT = member("backbone", _release("state_dict", ("module.", "")), _release(None, ("",)))

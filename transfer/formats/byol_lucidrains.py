@@ -1,0 +1,83 @@
+"""BYOL by lucidrains (the package byol-pytorch): the state dict of its wrapper `BYOL`.
+
+Layout: `net.` is the network that was wrapped, here a torchvision ResNet; `online_encoder.net.` is the same object and
+holds its tensors again, beside `online_encoder.projector.`; `target_encoder.` is the moving average of both (absent
+with `use_momentum=False`, which is SimSiam), and `online_predictor.` the predictor. The repository's Lightning example
+puts `learner.` before all of them (lucidrains/byol-pytorch: byol_pytorch/byol_pytorch.py, examples/lightning/train.py).
+What the package itself saves is the bare network, a plain ResNet with its untouched classifier
+(byol_pytorch/trainer.py, README.md). No weights were released. By default pixels have ImageNet's mean and std.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from transfer.architectures import is_optional
+from transfer.backbone import Lint
+from transfer.errors import CheckpointError
+from transfer.layout import Extracted, Tree, has_prefix, weights_under
+from transfer.prefixed import Network, Release, prefixed
+
+TWIN = "online_encoder."
+RELEASE = Release(
+    name="byol_lucidrains",
+    title="BYOL by lucidrains (byol-pytorch), the whole wrapper",
+    networks={"online": Network("net."), "target": Network("target_encoder.net.")},
+    behind={"fc.": "last layer of the wrapped network, which BYOL does not train"},
+    heads={
+        f"{TWIN}net.": "the online network again, under its second name and with the same values",
+        f"{TWIN}projector.": "projector, behind the backbone",
+        "target_encoder.projector.": "projector of the target network",
+        "online_predictor.": "predictor, behind the projector",
+    },
+    outer=("module.", "learner.", ""),
+    needs=(f"{TWIN}net.",),
+    lints=(
+        Lint(
+            "supervised-start",
+            "byol-pytorch's own examples start from supervised ImageNet weights; the file does not say what it "
+            "started from",
+        ),
+    ),
+)
+_PLAIN = prefixed(RELEASE)
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """As declared, and the two names of the online network must hold the same values."""
+    found = _PLAIN.extract(tree, branch)
+    for wrapper in RELEASE.wrappers:
+        weights = tree if wrapper is None else weights_under(tree, wrapper)
+        outer = next((o for o in RELEASE.outer if has_prefix(weights, f"{o}{TWIN}net.")), None)
+        if weights is not None and outer is not None:
+            _refuse_contradiction(weights, f"{outer}net.", f"{outer}{TWIN}net.")
+            break
+    return found
+
+
+def _refuse_contradiction(weights: Mapping[str, object], first: str, second: str) -> None:
+    """Both names share one storage when the file is written, so a difference means that one of them was changed."""
+    one, other = (
+        {name.removeprefix(start): value for name, value in weights.items() if str(name).startswith(start)}
+        for start in (first, second)
+    )
+    for name in {**one, **other}:
+        here, there = one.get(name), other.get(name)
+        if is_optional(name) and (here is None or there is None):
+            continue
+        if not isinstance(here, torch.Tensor) or not isinstance(there, torch.Tensor) or not _same(here, there):
+            raise CheckpointError(
+                "contradicts itself: it holds the online network under two names, and they differ",
+                found=f"{first}{name} and {second}{name}",
+                todo="save the network itself: torch.save({'state_dict': learner.net.state_dict()}, 'backbone.pth')",
+            )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
+
+
+FORMAT = dataclasses.replace(_PLAIN, extract=extract)
