@@ -1,4 +1,4 @@
-"""Command line of the spine: python -m transfer inspect | convert | tasks | run | toy."""
+"""Command line of the spine: python -m transfer inspect | convert | formats | tasks | run | toy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ HELP = """usage: python -m transfer VERB …
 verbs:
   inspect FILE                      what a checkpoint is: format, architecture, tensors used and dropped
   convert FILE --to WHOM -o OUT     write it for torchvision, timm, detectron2, mmdet or as safetensors
+  formats                           list the checkpoint formats that are read, and their branches
   tasks                             list tasks, their protocols and presets
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
   toy FOLDER                        write small synthetic data sets for trying things out
@@ -131,6 +132,20 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def formats(arguments: Sequence[str]) -> int:
+    """`formats`."""
+    from transfer.formats import all_formats, title_of
+
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: python -m transfer formats\n\nlist the checkpoint formats that are read, and their branches")
+        return 0
+    for name, form in all_formats().items():
+        branches = f"  [{', '.join(form.branches)}]" if form.branches else ""
+        print(f"{name:<20}{title_of(name)}{branches}")
+    print("\nin brackets: what --branch takes; the first of them that a file holds is the default")
+    return 0
+
+
 def tasks(arguments: Sequence[str]) -> int:
     """`tasks`."""
     from transfer.task import load_task, task_names
@@ -164,7 +179,7 @@ def toy(arguments: Sequence[str]) -> int:
     return 0
 
 
-VERBS = {"inspect": inspect, "convert": convert, "tasks": tasks, "run": run, "toy": toy}
+VERBS = {"inspect": inspect, "convert": convert, "formats": formats, "tasks": tasks, "run": run, "toy": toy}
 
 
 def main(arguments: Sequence[str]) -> int:

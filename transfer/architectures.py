@@ -157,6 +157,12 @@ def is_optional(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
+@cache
+def required_shapes(arch: str) -> Mapping[str, tuple[int, ...]]:
+    """The part of `expected_shapes` that a source must have."""
+    return {name: shape for name, shape in expected_shapes(arch).items() if not is_optional(name)}
+
+
 def stage_channels(arch: str) -> dict[str, int]:
     """Output channels of each stage, for example {'layer1': 256, …, 'layer4': 2048} for ResNet-50."""
     known = architecture(arch)
@@ -194,7 +200,7 @@ def closest_architecture(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """
 
     def score(arch: str) -> tuple[int, int]:
-        wanted = {name: shape for name, shape in expected_shapes(arch).items() if not is_optional(name)}
+        wanted = required_shapes(arch)
         hits = sum(shapes.get(name) == shape for name, shape in wanted.items())
         return hits, hits - len(wanted)
 

@@ -62,7 +62,9 @@ def backbone_from(
         notes=extracted.notes + notes,
         lints=extracted.lints,
     )
-    return backbone.with_lints(lints_of(backbone))
+    # what the format has said of its own files is not said again in general words
+    said = {lint.code for lint in backbone.lints}
+    return backbone.with_lints(tuple(lint for lint in lints_of(backbone) if lint.code not in said))
 
 
 def extract_from(

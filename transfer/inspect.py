@@ -8,7 +8,7 @@ from transfer.backbone import Backbone, Lint
 from transfer.checkpoint import backbone_from, read_backbone
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
-from transfer.formats import first_keys, opinions
+from transfer.formats import all_formats, first_keys, opinions
 from transfer.layout import Match
 from transfer.lints import compare_channels
 
@@ -68,7 +68,7 @@ def _backbone(backbone: Backbone) -> list[str]:
     values = sum(tensor.numel() for tensor in backbone.state.values())
     stride = "its first 1×1 convolution (Caffe)" if backbone.stride_in_1x1 else "its 3×3 convolution (torchvision)"
     lines = [
-        _line("read as", f"{backbone.source.format}, branch {backbone.source.branch}"),
+        _line("read as", f"{backbone.source.format}, branch {_branch(backbone)}"),
         _line("architecture", backbone.arch),
         _line("used", f"{backbone.tensor_count} tensors, {values:,} values"),
     ]
@@ -80,6 +80,12 @@ def _backbone(backbone: Backbone) -> list[str]:
     lines.append(_line("stride", f"a stage's stride sits in {stride}"))
     lines += [_line("note", note) for note in backbone.notes]
     return lines + [_line("lint", f"{lint.code}: {lint.text}") for lint in backbone.lints]
+
+
+def _branch(backbone: Backbone) -> str:
+    taken = backbone.source.branch
+    others = [branch for branch in all_formats()[backbone.source.format].branches if branch != taken]
+    return f"{taken} (another one: --branch {' or '.join(others)})" if taken != "only" and others else taken
 
 
 def _line(label: str, text: object) -> str:

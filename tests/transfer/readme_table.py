@@ -11,22 +11,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer")]
 
-from releases import all_refusals, all_releases  # noqa: E402 - found by the line above
+from releases import Release, all_refusals, all_releases  # noqa: E402 - found by the line above
+
+from transfer.architectures import ARCHITECTURES  # noqa: E402
 
 BEGIN, END = "<!-- checkpoints: made by tests/transfer/readme_table.py -->", "<!-- end of checkpoints -->"
 
 
 def table() -> str:
-    """Markdown: one row a release, then one a refusal."""
-    rows = ["| release | `--format` | architectures | branches | tested on |", "| --- | --- | --- | --- | --- |"]
+    """Markdown: one row for the releases of a format that differ in nothing but their heads, then the refusals."""
+    groups: dict[tuple[str, str, str], list[Release]] = {}
     for release in sorted(all_releases().values(), key=lambda release: (release.format, release.title)):
         branches = ", ".join((release.branch, *release.others)) if release.others else "–"
-        archs = ", ".join(arch.removeprefix("resnet") if arch.startswith("resnet") else arch for arch in release.archs)
-        rows.append(
-            f"| {release.title} | `{release.format}` | {archs} | {branches} | {release.real or 'layout only'} |"
-        )
-    rows += ["", "| recognised and refused | because |", "| --- | --- |"]
-    rows += [f"| {refusal.title} | {refusal.says[0]} |" for refusal in all_refusals().values()]
+        groups.setdefault((release.format, branches, release.real or "layout only"), []).append(release)
+    rows = ["| `--format` | release form | architectures | branches | tested on |", "| --- | --- | --- | --- | --- |"]
+    for (name, branches, seen), members in groups.items():
+        titles = "; ".join(dict.fromkeys(release.title for release in members))
+        used = {arch for release in members for arch in release.archs}
+        archs = ", ".join(arch.removeprefix("resnet") for arch in ARCHITECTURES if arch in used)
+        rows.append(f"| `{name}` | {titles} | {archs} | {branches} | {seen} |")
+    rows += ["", "| recognised and refused | because (words of the message) |", "| --- | --- |"]
+    rows += [f"| {refusal.title} | {', '.join(refusal.says[:2])} |" for refusal in all_refusals().values()]
     return "\n".join(rows)
 
 

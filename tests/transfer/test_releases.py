@@ -97,6 +97,7 @@ def test_no_other_format_claims_it(which):
     assert [name for name, view in views.items() if isinstance(view, Match)] == [release.format]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "arch"), [(name, arch) for name, release in all_releases().items() for arch in release.archs[1:]]
 )
@@ -165,8 +166,13 @@ def test_a_spoilt_key_is_refused_by_name(which):
     tree = release.build(files.cheap_state(release.archs[0]))
     chance = random.Random(which)
     for how in HOW:
-        for name in ["conv1.weight", *chance.sample(tensor_names(release), 5)]:
+        for name in ["conv1.weight", *chance.sample(tensor_names(release), 2)]:
             demand_refusal(release, tree, name, how)
+
+
+def first_of_each_format() -> set[str]:
+    """One release a format, in which every key is spoilt in every way; in the others each key is spoilt in one way."""
+    return set({release.format: name for name, release in reversed(all_releases().items())}.values())
 
 
 @pytest.mark.slow
@@ -174,8 +180,8 @@ def test_a_spoilt_key_is_refused_by_name(which):
 def test_each_single_spoilt_key_is_refused_by_name(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))
-    for name in tensor_names(release):
-        for how in HOW:
+    for number, name in enumerate(tensor_names(release)):
+        for how in HOW if which in first_of_each_format() else (HOW[number % len(HOW)],):
             demand_refusal(release, tree, name, how, format=release.format)
 
 
@@ -187,6 +193,7 @@ def test_an_unknown_network_beside_the_weights_is_refused_by_name(which):
         in_memory({**tree, "surprise": {"conv1.weight": torch.zeros(1)}})
 
 
+@pytest.mark.slow
 @releases
 def test_forward_equals_the_network_that_was_saved(which):
     release = all_releases()[which]

@@ -24,6 +24,12 @@ def all_formats() -> Mapping[str, Format]:
     return found
 
 
+def title_of(name: str) -> str:
+    """What a format reads, in a line: the first sentence of its module."""
+    documentation = importlib.import_module(f"{__name__}.{name}").__doc__ or ""
+    return " ".join(documentation.split("\n\n")[0].split())
+
+
 def opinions(tree: Tree) -> dict[str, Match | Mismatch]:
     """What every format says about a file."""
     return {name: form.matches(tree) for name, form in all_formats().items()}
@@ -80,4 +86,4 @@ def _some(mapping: Mapping[str, object], count: int) -> str:
     return f"{names}, … ({len(mapping)} in all)" if len(mapping) > count else names or "(none)"
 
 
-__all__ = ["all_formats", "choose", "first_keys", "opinions"]
+__all__ = ["all_formats", "choose", "first_keys", "opinions", "title_of"]
