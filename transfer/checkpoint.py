@@ -11,8 +11,8 @@ from transfer.architectures import ARCHITECTURES, is_optional
 from transfer.backbone import Backbone, Source, check_names, closest_architecture
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
-from transfer.formats import choose
-from transfer.layout import Extracted, Format
+from transfer.formats import choose, opinions
+from transfer.layout import Extracted, Format, Match
 from transfer.lints import lints_of
 from transfer.lookalikes import SUPPORTED, lookalike
 
@@ -51,20 +51,34 @@ def backbone_from(
     arch = _named_architecture(extracted.arch, path) or closest_architecture(shapes)
     check_names(arch, extracted.state, str(path))  # before anything is copied
     state, notes = settle(extracted.state, path, allow_half=allow_half)
+    taken, asked = _as_asked(contents, form, extracted.branch, format)
     backbone = Backbone(
         arch=arch,
         state=state,
         input=extracted.input,
-        source=Source(path=str(path), sha256=contents.sha256, format=form.name, branch=extracted.branch),
+        source=Source(path=str(path), sha256=contents.sha256, format=form.name, branch=taken),
         stride_in_1x1=extracted.stride_in_1x1,
         same_padding=extracted.same_padding,
         dropped=extracted.dropped,
-        notes=extracted.notes + notes,
+        notes=extracted.notes + notes + asked,
         lints=extracted.lints,
     )
     # what the format has said of its own files is not said again in general words
     said = {lint.code for lint in backbone.lints}
     return backbone.with_lints(tuple(lint for lint in lints_of(backbone) if lint.code not in said))
+
+
+def _as_asked(contents: Contents, form: Format, branch: str, forced: str | None) -> tuple[str, tuple[str, ...]]:
+    """(branch, note) of a file that is read otherwise than it would be without --format.
+
+    Another format may feed the same tensors other pixels. A run is named by the file's hash and the branch, so the
+    branch has to say it, or one reading's finished run would answer for the other.
+    """
+    if forced is None or [name for name, view in opinions(contents.tree).items() if isinstance(view, Match)] == [
+        forced
+    ]:
+        return branch, ()
+    return f"{branch} as {form.name}", (f"read as {form.name} because --format asked for it",)
 
 
 def extract_from(

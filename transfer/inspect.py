@@ -84,8 +84,9 @@ def _backbone(backbone: Backbone) -> list[str]:
 
 def _branch(backbone: Backbone) -> str:
     taken = backbone.source.branch
-    others = [branch for branch in all_formats()[backbone.source.format].branches if branch != taken]
-    return f"{taken} (another one: --branch {' or '.join(others)})" if taken != "only" and others else taken
+    name = taken.partition(" as ")[0]
+    others = [branch for branch in all_formats()[backbone.source.format].branches if branch != name]
+    return f"{taken} (another one: --branch {' or '.join(others)})" if name != "only" and others else taken
 
 
 def _line(label: str, text: object) -> str:

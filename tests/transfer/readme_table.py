@@ -5,6 +5,7 @@ PYTHONPATH=. python tests/transfer/readme_table.py
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -36,7 +37,11 @@ def table() -> str:
 
 
 def with_table(readme: str) -> str:
-    """The README with the table between its two marks made anew."""
+    """The README with its counts, and the table between its two marks, made anew."""
+    counted = (
+        f"{len(all_releases())} release forms in {len({r.format for r in all_releases().values()})} formats are read"
+    )
+    readme = re.sub(r"\S+ release forms in \S+ formats are read", counted, readme)
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"

@@ -61,6 +61,15 @@ def test_a_head_of_an_embeddings_width_is_called_no_classifier(outputs, classifi
     assert any(lint.code == "classifier" for lint in backbone.lints) == classifier
 
 
+def test_a_forced_reading_is_another_run_than_the_recognised_one():
+    # SimCLR's network in a file that lost the order of its names: the same tensors, other pixels
+    as_found, forced = in_memory(dict(CHEAP)), in_memory({"state_dict": CHEAP}, format="simclr_tonylins")
+    assert as_found.input != forced.input
+    assert (as_found.source.branch, forced.source.branch) == ("only", "only as simclr_tonylins")
+    assert any("--format" in note for note in forced.notes)
+    assert in_memory(dict(CHEAP), format="torchvision").source.branch == "only"
+
+
 def test_forcing_an_unknown_format_lists_the_known_ones():
     with pytest.raises(CheckpointError, match=r"moco, .*msbreg, .*torchvision"):
         in_memory(dict(CHEAP), format="nothing")

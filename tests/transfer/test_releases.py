@@ -14,6 +14,7 @@ import torchvision
 from checkpoint_files import as_tensors, in_memory
 from releases import Refusal, Release, all_refusals, all_releases
 
+from transfer.__main__ import main
 from transfer.architectures import architecture, is_optional
 from transfer.backbone import Backbone
 from transfer.checkpoint import read_backbone
@@ -241,6 +242,21 @@ def test_what_cannot_be_read_is_refused_with_the_reason(refusal: Refusal, tmp_pa
     if refusal.format:
         views = opinions(as_tensors(refusal.build(files.cheap_state("resnet50"))))
         assert [name for name, view in views.items() if isinstance(view, Match)] == [refusal.format]
+
+
+@pytest.mark.slow
+def test_inspect_describes_each_generated_file(tmp_path, capsys):
+    for which, release in all_releases().items():
+        path = files.write(release.build(files.cheap_state(release.archs[0])), tmp_path / "file.bin", release.container)
+        assert main(["inspect", str(path)]) == 0
+        text = capsys.readouterr().out
+        for part in ("sha256", f"read as      {release.format}, branch {release.branch}", release.archs[0], "input  "):
+            assert part in text, f"{which}: {text}"
+    for which, refusal in all_refusals().items():
+        path = files.write(refusal.build(files.cheap_state("resnet50")), tmp_path / "file.bin", refusal.container)
+        status = main(["inspect", str(path)])
+        said = capsys.readouterr()
+        assert ("no backbone: " in said.out) if status == 0 else ("refused and not run" in said.err), which
 
 
 def test_every_format_has_a_release_or_a_refusal():

@@ -10,6 +10,7 @@ import pytest
 
 from transfer.backbone import random_backbone
 from transfer.errors import TrainingError, UserError
+from transfer.lints import lints_of
 from transfer.record import read_record
 from transfer.runner import Plan, only_one, run
 from transfer.task import Task, TaskOutcome, flatten, load_task, recipe_differences, task_names
@@ -95,6 +96,13 @@ def test_a_run_leaves_one_record_and_is_found_again(tmp_path):
     run(plan(do), tmp_path, overwrite=True)
     assert calls == [0, 0]
     assert len(records_in(tmp_path)) == 1
+
+
+def test_what_may_be_mistaken_about_the_weights_is_in_the_record(tmp_path):
+    backbone = dataclasses.replace(random_backbone("resnet18", 0), same_padding=True, notes=("from elsewhere",))
+    record = run(plan(finish, backbone=backbone.with_lints(lints_of(backbone))), tmp_path)
+    assert "from elsewhere" in record.notes
+    assert any(note.startswith("same-padding: ") for note in record.notes)
 
 
 def test_seed_recipe_data_and_weights_each_give_another_run(tmp_path):
