@@ -11,7 +11,6 @@ A `torch.save` dict that loads with `weights_only=True`:
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +20,8 @@ import torch
 
 from pretrain.methods import Method
 from pretrain.views import MEAN, STD
-from transfer.atomic import write_atomically
 from transfer.errors import TrainingError
+from transfer.torch_files import save_torch
 
 FORMAT, VERSION = "msbreg-checkpoint", 1
 FILE = "checkpoint.pth"
@@ -61,10 +60,7 @@ def save(
         "optimizer": optimizer.state_dict(),
         "progress": dict(progress),
     }
-    # Through memory: torch.save on a file reports a full disk as an internal error of its zip writer.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    save_torch(state, path)
 
 
 def load(path: Path) -> dict[str, Any] | None:

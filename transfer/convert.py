@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +23,9 @@ from transfer.backbone import Backbone
 from transfer.carried import CARRIED, carry
 from transfer.checkpoint import read_backbone
 from transfer.errors import CheckpointError
-from transfer.export.detectron2 import to_detectron2
+from transfer.export.detectron2 import write_detectron2
 from transfer.export.mmdet import to_mmdet
+from transfer.torch_files import save_torch
 
 # Target → the format that reads it back.
 TARGETS = {
@@ -68,53 +68,14 @@ def to_torchvision(backbone: Backbone, program: str = "torchvision") -> OrderedD
     return state
 
 
-def _with_input(content: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
-    return content | {CARRIED: carry(backbone)}
-
-
-def _writer(backbone: Backbone, to: str) -> Callable[[BinaryIO], object]:
+def _write(backbone: Backbone, to: str, out: Path) -> None:
+    unseen = {CARRIED: carry(backbone)}
     if to == "detectron2":
-        content = _with_input(to_detectron2(backbone), backbone)
-        return lambda file: _write_pickle(content, file)
-    if to == "safetensors":
-        return lambda file: _write_safetensors(backbone, file)
-    saved = _with_input(to_mmdet(backbone), backbone) if to == "mmdet" else to_torchvision(backbone, to)
-    return lambda file: _write_torch(saved, file)
-
-
-def _write_pickle(content: Mapping[str, Any], file: BinaryIO) -> None:
-    # Protocol 4: protocol 2 writes bytes as UTF-8 text, half as large again.
-    pickler = pickle.Pickler(file, protocol=4)
-    pickler.fast = True  # no memo, which would keep a copy of every array until the end
-    pickler.dump(dict(content))
-
-
-class _Remembering:
-    """A file whose own error survives: torch reports whatever `write` raises as an internal error of its zip writer."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def _write_torch(content: Mapping[str, Any], file: BinaryIO) -> None:
-    target = _Remembering(file)
-    try:
-        torch.save(content, target)  # type: ignore[arg-type]  # all that torch needs of a file is `write`
-    except (RuntimeError, OSError) as error:
-        if target.error is not None:
-            raise target.error from error
-        raise
+        write_detectron2(backbone, out, beside=unseen)
+    elif to == "safetensors":
+        write_atomically(out, lambda file: _write_safetensors(backbone, file))
+    else:
+        save_torch(to_mmdet(backbone) | unseen if to == "mmdet" else to_torchvision(backbone, to), out)
 
 
 _SAFETENSORS_KINDS = {torch.float32: "F32", torch.int64: "I64"}
@@ -167,7 +128,7 @@ def convert(
     path, out = Path(path), Path(out)
     _check_target(path, to, out)
     backbone = read_backbone(path, format=format, branch=branch, allow_half=allow_half)
-    write_atomically(out, _writer(backbone, to))
+    _write(backbone, to, out)
     wanted = _Fingerprint.of(backbone)
     remarks = backbone.remarks()
     dropped = sum(len(group.names) for group in backbone.dropped)

@@ -14,7 +14,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
@@ -103,7 +103,14 @@ def from_detectron2(model_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return state
 
 
-def write_detectron2(backbone: Backbone, path: Path) -> None:
-    """Write the backbone as a Detectron2 `.pkl`, whole or not at all."""
-    content = to_detectron2(backbone)
-    write_atomically(path, lambda file: pickle.dump(content, file, protocol=4))
+def write_detectron2(backbone: Backbone, path: Path, beside: Mapping[str, Any] | None = None) -> None:
+    """Write the backbone as a Detectron2 `.pkl`, whole or not at all; `beside` are further top-level entries."""
+    content = to_detectron2(backbone) | dict(beside or {})
+    write_atomically(path, lambda file: _pickle(content, file))
+
+
+def _pickle(content: dict[str, Any], file: BinaryIO) -> None:
+    # Protocol 4: protocol 2 writes bytes as UTF-8 text, half as large again.
+    pickler = pickle.Pickler(file, protocol=4)
+    pickler.fast = True  # no memo, which would keep a copy of every array until the end
+    pickler.dump(content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import pickle
 from collections.abc import Iterable
@@ -19,12 +18,12 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from transfer.atomic import write_atomically
 from transfer.detector import DetectionJob
 from transfer.engines.detectron2.data import train_batches
 from transfer.engines.precise_bn import update_bn_statistics
 from transfer.engines.progress import TrainingLog
 from transfer.errors import TrainingError
+from transfer.torch_files import save_torch
 
 CHECKPOINT_FILE = "checkpoint.pth"
 METRICS_FILE = "metrics.jsonl"
@@ -51,10 +50,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
-        # torch.save turns a full disk into a RuntimeError of its own; bytes in hand fail as the OSError they are.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+        save_torch(content, path)
 
     def load(self, path: Path, device: str) -> int:
         """Take up the state in `path`; returns the number of iterations it has done.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from transfer.atomic import write_atomically
 from transfer.detector import DetectionJob
 from transfer.errors import TrainingError
+from transfer.torch_files import save_torch
 
 LAYOUT = "msbreg-transfer/mmdet-run/1"
 
@@ -31,9 +30,8 @@ def identity_of(job: DetectionJob) -> str:
 
 def save(job: DetectionJob, iteration: int, parts: dict[str, Any]) -> None:
     """Write the state after `iteration` iterations; the former checkpoint stays until this one is whole."""
-    buffer = io.BytesIO()
-    torch.save({"layout": LAYOUT, "identity": identity_of(job), "iteration": iteration, **parts}, buffer)
-    write_atomically(checkpoint_path(job), lambda file: file.write(buffer.getbuffer()))
+    content = {"layout": LAYOUT, "identity": identity_of(job), "iteration": iteration, **parts}
+    save_torch(content, checkpoint_path(job))
 
 
 def load(job: DetectionJob) -> dict[str, Any] | None:
