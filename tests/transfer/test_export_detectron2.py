@@ -98,10 +98,11 @@ def test_round_trip_gives_the_same_tensors(arch: str, tensors: int, tmp_path: Pa
         assert torch.equal(state[name], tensor), name
 
 
-def test_file_content_is_a_copy() -> None:
+def test_file_content_cannot_change_the_backbone() -> None:
     backbone = random_backbone("resnet18", seed=0)
     before = backbone.state["conv1.weight"].clone()
-    to_detectron2(backbone)["model"]["stem.conv1.weight"][:] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        to_detectron2(backbone)["model"]["stem.conv1.weight"][:] = 0
     assert torch.equal(backbone.state["conv1.weight"], before)
 
 

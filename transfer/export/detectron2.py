@@ -79,10 +79,16 @@ def torchvision_name(d2_name: str) -> str:
 def to_detectron2(backbone: Backbone) -> dict[str, Any]:
     """The content of a Detectron2 model file: every tensor of the backbone as a numpy array under Detectron2's name.
 
-    The arrays share the backbone's memory.
+    The arrays share the backbone's memory and cannot be written to.
     """
-    model = {detectron2_name(name): tensor.numpy() for name, tensor in backbone.state.items()}
+    model = {detectron2_name(name): _read_only(tensor) for name, tensor in backbone.state.items()}
     return {"model": model, "__author__": AUTHOR, "matching_heuristics": True}
+
+
+def _read_only(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    array = tensor.numpy()
+    array.flags.writeable = False  # of this view, not of the tensor
+    return array
 
 
 def from_detectron2(model_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
