@@ -75,7 +75,7 @@ def _write(backbone: Backbone, to: str, out: Path) -> None:
     elif to == "safetensors":
         write_atomically(out, lambda file: _write_safetensors(backbone, file))
     else:
-        save_torch(to_mmdet(backbone) | unseen if to == "mmdet" else to_torchvision(backbone, to), out)
+        save_torch(to_mmdet(backbone, copy=False) | unseen if to == "mmdet" else to_torchvision(backbone, to), out)
 
 
 _SAFETENSORS_KINDS = {torch.float32: "F32", torch.int64: "I64"}

@@ -18,11 +18,15 @@ from transfer.errors import CheckpointError
 LAYOUT = "msbreg-transfer/mmdet/1"
 
 
-def to_mmdet(backbone: Backbone) -> dict[str, Any]:
+def to_mmdet(backbone: Backbone, *, copy: bool = True) -> dict[str, Any]:
     """The content of an MMDetection checkpoint file; `torch.load(weights_only=True)` reads it back.
 
+    Args:
+        backbone: what to write.
+        copy: False shares the backbone's memory, for contents that are written at once and not kept.
+
     Returns:
-        `state_dict`: torchvision name → tensor, nothing else in it; they share the backbone's memory.
+        `state_dict`: torchvision name → tensor, nothing else in it.
         `meta`: plain values. `mean` and `std` are for pixels in 0–255 in the order that the network sees, to be copied
         into the model's `data_preprocessor` together with `bgr_to_rgb`; `style` goes into the backbone.
     """
@@ -39,7 +43,7 @@ def to_mmdet(backbone: Backbone) -> dict[str, Any]:
         "source_format": backbone.source.format,
         "source_branch": backbone.source.branch,
     }
-    return {"meta": meta, "state_dict": dict(backbone.state)}
+    return {"meta": meta, "state_dict": {name: t.clone() if copy else t for name, t in backbone.state.items()}}
 
 
 def from_mmdet(content: Mapping[str, Any], source: Source) -> Backbone:
