@@ -41,7 +41,7 @@ _CLUES: Mapping[str, tuple[str, ...]] = {
         *("queue.pointer", "proj_image.", "proj_jigsaw."),
     ),
     "mmselfsup": (
-        *("data_preprocessor.", "neck.", "sobel_layer.", "memory_bank.", "head.predictor.", "head.fc."),
+        *("data_preprocessor.", "neck.", "sobel_layer.", "memory_bank.", "loss_weight", "head.predictor.", "head.fc."),
         *(
             f"{average}.{network}."
             for average in ("encoder_k", "target_net", "momentum_encoder")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from transfer.architectures import is_optional
 from transfer.backbone import Dropped, InputSpec, Lint
 from transfer.errors import CheckpointError
 
@@ -227,6 +228,48 @@ def refuse_unknown(names: Sequence[str]) -> None:
             todo="if they are dispensable, save the backbone alone: "
             "torch.save({'state_dict': backbone.state_dict()}, 'backbone.pth')",
         )
+
+
+def other_network(name: str, taken: str) -> str:
+    """Why the network `name` of a file may be left out."""
+    return f"the {name} network; the {taken} network was taken"
+
+
+def demand_equal(weights: Mapping[str, Any], first: str, second: str) -> None:
+    """For a network that is saved under two prefixes: refuse the file unless both hold the same values.
+
+    Nothing under `second` is in order; a batch counter may be absent from either.
+
+    Raises:
+        CheckpointError: a tensor is absent from one of them, or differs.
+    """
+    one, other = (
+        {
+            key_name(name).removeprefix(start): value
+            for name, value in weights.items()
+            if key_name(name).startswith(start)
+        }
+        for start in (first, second)
+    )
+    for name in {**one, **other} if other else ():
+        here, there = one.get(name), other.get(name)
+        if is_optional(name) and (here is None or there is None):
+            continue
+        if not _same(here, there):
+            raise CheckpointError(
+                f"keeps one network under two names, {first} and {second}, and the two differ",
+                found=f"{second}{name} is not equal to {first}{name}",
+                todo="save it again with the program that wrote it, where both names mean one tensor, or the network "
+                "alone: torch.save({'state_dict': network.state_dict()}, 'backbone.pth')",
+            )
+
+
+def _same(one: object, other: object) -> bool:
+    """True for two plain tensors of equal values; torch cannot compare sparse ones and those without values."""
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    plain = all(tensor.layout == torch.strided and not tensor.is_meta for tensor in (one, other))
+    return plain and (one.is_set_to(other) or torch.equal(one, other))
 
 
 def only_branch(branch: str | None, allowed: Sequence[str], format_name: str) -> str:

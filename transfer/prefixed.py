@@ -29,6 +29,7 @@ from transfer.layout import (
     has_prefix,
     holds_tensors,
     key_name,
+    other_network,
     separate,
     weights_under,
 )
@@ -186,7 +187,7 @@ def _extract(release: Release, tree: Tree, branch: str | None) -> Extracted:
         *(Drop(prefix + start, reason) for start, reason in release.behind.items()),
         *(Drop(place.outer + start, reason) for start, reason in release.heads.items()),
         *(
-            Drop(place.outer + other.prefix, _other(name, taken))
+            Drop(place.outer + other.prefix, other_network(name, taken))
             for name, other in release.networks.items()
             if other.wrapper == network.wrapper and name != taken
         ),
@@ -243,10 +244,6 @@ def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) 
     return branch
 
 
-def _other(name: str, taken: str) -> str:
-    return f"the {name} network; the {taken} network was taken"
-
-
 def _without_training_state(place: _Place) -> Mapping[str, Any]:
     """Only where the state dict is the file itself can a trainer's own entries lie among the names."""
     if place.wrapper is not None:
@@ -268,7 +265,7 @@ def _rest(release: Release, tree: Tree, place: _Place, taken: str) -> tuple[Drop
     for wrapper, name in alone.items():
         inside = tree.get(wrapper)
         if isinstance(inside, Mapping):
-            dropped += everything(inside, _other(name, taken), where=f"{wrapper}.")
+            dropped += everything(inside, other_network(name, taken), where=f"{wrapper}.")
     others = [key for key in release.heads if key in tree and holds_tensors(tree[key])]
     dropped += as_dropped({release.heads[key]: [key] for key in others})
     return dropped + beside(tree, [place.wrapper, *alone, *others])

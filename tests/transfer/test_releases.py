@@ -162,6 +162,25 @@ def tensor_names(release: Release) -> list[str]:
 
 
 @releases
+def test_the_state_dict_alone_gives_the_same_network_or_nothing(which):
+    """What is left of a file when its weights are saved again, in safetensors for example."""
+    release = all_releases()[which]
+    state = files.cheap_state(release.archs[0])
+    weights = as_tensors(release.weights(release.build(state)))
+    alone = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    if len(alone) < len(weights):
+        pytest.skip("its weights are no flat state dict")
+    if release.format == "msbreg":
+        with pytest.raises(CheckpointError, match="none of the known"):
+            in_memory(alone)
+        return
+    backbone = in_memory(alone)
+    assert same(backbone, release.gives(state))
+    if backbone.input != release.input:  # what stood beside the weights is gone, and that is said
+        assert backbone.notes or backbone.lints
+
+
+@releases
 def test_a_spoilt_key_is_refused_by_name(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))

@@ -25,7 +25,7 @@ _HEADS = {
 }
 
 
-def _release(wrapper: str | None, outer: tuple[str, ...]) -> Release:
+def _release(wrapper: str | None, outer: tuple[str, ...], lacks: tuple[str, ...] = ()) -> Release:
     return Release(
         name="backbone",
         title="a backbone under `backbone.`, toolkit unknown",
@@ -34,11 +34,17 @@ def _release(wrapper: str | None, outer: tuple[str, ...]) -> Release:
         behind={"fc.": "classifier or projection head, behind the backbone"},
         wrappers=(wrapper,),
         outer=outer,
+        lacks=lacks,
         notes=(
             "nothing in the file says which toolkit wrote it; the network called `backbone.` was taken, the only one "
-            "in the file (lightly's BYOL, DINO and MoCo may call a moving average so)",
+            "in the file (lightly's BYOL, DINO and MoCo may call a moving average so, and DINO's authors do)",
         ),
     )
 
 
-FORMAT = member("backbone", _release("state_dict", ("module.", "")), _release(None, ("",)))
+FORMAT = member(
+    "backbone",
+    _release("state_dict", ("module.", "")),
+    _release(None, ("",)),
+    _release(None, ("module.",), lacks=("bn.", "projector.", "maps_projector.", "classifier.")),  # Barlow Twins, VICReg
+)

@@ -37,6 +37,7 @@ from transfer.layout import (
     holds_tensors,
     key_name,
     only_branch,
+    other_network,
     refuse_unknown,
 )
 
@@ -46,7 +47,7 @@ STATE = "experiment_state"
 HEADS = {
     "projector": "projector, behind the backbone",
     "predictor": "predictor, behind the projector",
-    "classifier": "classifier, behind the backbone; trained beside it, without a gradient into it",
+    "classifier": "online classifier, trained on detached features",
 }
 NOT_NEEDED = {
     "hidden": "moving averages before the correction for starting at zero; evaluation uses the corrected ones",
@@ -171,8 +172,7 @@ def _rest(experiment: Mapping[str, Any], taken: str) -> tuple[Any, ...]:
     for key in (f"{other}_params", f"{other}_state"):
         inside = experiment.get(key)
         if isinstance(inside, Mapping):
-            reason = f"the {other} network; the {taken} network was taken"
-            dropped += everything(inside, reason, where=f"{STATE}.{key}.")
+            dropped += everything(inside, other_network(other, taken), where=f"{STATE}.{key}.")
     if "opt_state" in experiment:
         dropped += as_dropped({"state of the training loop, not of the network": [f"{STATE}.opt_state"]})
     refuse_unknown([f"{STATE}.{key_name(k)}" for k, v in experiment.items() if k not in known and holds_tensors(v)])

@@ -11,14 +11,9 @@ What the package itself saves is the bare network, a plain ResNet with its untou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
-import torch
-
-from transfer.architectures import is_optional
 from transfer.backbone import Lint
-from transfer.errors import CheckpointError
-from transfer.layout import Extracted, Tree, has_prefix, weights_under
+from transfer.layout import Extracted, Tree, demand_equal, has_prefix, weights_under
 from transfer.prefixed import Network, Release, prefixed
 
 TWIN = "online_encoder."
@@ -53,31 +48,9 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
         weights = tree if wrapper is None else weights_under(tree, wrapper)
         outer = next((o for o in RELEASE.outer if has_prefix(weights, f"{o}{TWIN}net.")), None)
         if weights is not None and outer is not None:
-            _refuse_contradiction(weights, f"{outer}net.", f"{outer}{TWIN}net.")
+            demand_equal(weights, f"{outer}net.", f"{outer}{TWIN}net.")
             break
     return found
-
-
-def _refuse_contradiction(weights: Mapping[str, object], first: str, second: str) -> None:
-    """Both names share one storage when the file is written, so a difference means that one of them was changed."""
-    one, other = (
-        {name.removeprefix(start): value for name, value in weights.items() if str(name).startswith(start)}
-        for start in (first, second)
-    )
-    for name in {**one, **other}:
-        here, there = one.get(name), other.get(name)
-        if is_optional(name) and (here is None or there is None):
-            continue
-        if not isinstance(here, torch.Tensor) or not isinstance(there, torch.Tensor) or not _same(here, there):
-            raise CheckpointError(
-                "contradicts itself: it holds the online network under two names, and they differ",
-                found=f"{first}{name} and {second}{name}",
-                todo="save the network itself: torch.save({'state_dict': learner.net.state_dict()}, 'backbone.pth')",
-            )
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
 
 
 FORMAT = dataclasses.replace(_PLAIN, extract=extract)

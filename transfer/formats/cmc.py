@@ -16,11 +16,13 @@ PAIRS = (
 
 
 def matches(tree: Tree) -> Match | Mismatch:
-    """Both branches lie under "model"."""
-    weights = weights_under(tree, "model")
-    if any(has_prefix(weights, first) and has_prefix(weights, second) for first, second in PAIRS):
-        return Match("CMC, one network on luminance and one on colour")
-    return Mismatch("no pair of networks under model: " + " or ".join(" and ".join(pair) for pair in PAIRS))
+    """Both branches lie under "model", or at the top."""
+    for weights in (weights_under(tree, "model"), tree):
+        if any(has_prefix(weights, first) and has_prefix(weights, second) for first, second in PAIRS):
+            return Match("CMC, one network on luminance and one on colour")
+    return Mismatch(
+        "no pair of networks under model or at the top: " + " or ".join(" and ".join(pair) for pair in PAIRS)
+    )
 
 
 FORMAT = refused(

@@ -7,16 +7,32 @@ Linear evaluation takes "model" (eval_moco_ins.py). Which of these entries the r
 The 2× and 4× forms widen every stage but not the stem, which no other ResNet does, and are refused by their shapes.
 """
 
-from transfer.prefixed import Network, Release, prefixed
+from transfer.prefixed import Network, Release, one_of, prefixed
 
-FORMAT = prefixed(
-    Release(
-        name="cmc_insdis",
-        title="InsDis or MoCo of the CMC repository",
-        networks={"model": Network("encoder.module.", "model"), "ema": Network("encoder.module.", "model_ema")},
-        behind={"fc.": "projection head, behind the backbone"},
-        heads={"contrast": "memory of negatives"},
-        wrappers=(),
-        outer=("",),
-    )
+_BEHIND = {"fc.": "projection head, behind the backbone"}
+
+FORMAT = one_of(
+    "cmc_insdis",
+    prefixed(
+        Release(
+            name="cmc_insdis",
+            title="InsDis or MoCo of the CMC repository",
+            networks={"model": Network("encoder.module.", "model"), "ema": Network("encoder.module.", "model_ema")},
+            behind=_BEHIND,
+            heads={"contrast": "memory of negatives"},
+            wrappers=(),
+            outer=("",),
+        )
+    ),
+    prefixed(
+        Release(
+            name="cmc_insdis",
+            title="InsDis or MoCo of the CMC repository, one network alone",
+            networks={"only": Network("encoder.module.")},
+            behind=_BEHIND,
+            wrappers=(None,),
+            outer=("",),
+            notes=("nothing in the file says whether this is the trained network or MoCo's moving average of it",),
+        )
+    ),
 )

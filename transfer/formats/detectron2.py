@@ -7,6 +7,9 @@ comes from facebookresearch/moco: detection/convert-pretrain-to-detectron2.py, w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from transfer.carried import CARRIED, carried
 from transfer.export.detectron2 import torchvision_name
 from transfer.layout import (
@@ -18,7 +21,6 @@ from transfer.layout import (
     Tree,
     beside,
     has_prefix,
-    needed_weights,
     only_branch,
     separate,
     weights_under,
@@ -29,31 +31,34 @@ BRANCHES: tuple[str, ...] = ()
 
 
 def matches(tree: Tree) -> Match | Mismatch:
-    """`model` has names that begin with `res2.`."""
-    weights = weights_under(tree, "model")
-    if weights is None:
-        return Mismatch("no tensors under `model`")
-    if not has_prefix(weights, "res2."):
-        return Mismatch("no name under `model` begins with res2.")
+    """Names that begin with `res2.`, under `model` or at the top."""
+    if not has_prefix(_weights(tree), "res2."):
+        return Mismatch("no name under `model` or at the top begins with res2.")
     return Match("ResNet under Detectron2's names")
 
 
 def extract(tree: Tree, branch: str | None) -> Extracted:
     """Rename to torchvision's names; a head that a converter left under the stem is dropped."""
     taken = only_branch(branch, BRANCHES, NAME)
-    rules = [Drop("stem.fc.", "classifier or projection head, behind the backbone")]
-    named, dropped = separate(needed_weights(tree, "model", NAME), "", rules)
+    weights = _weights(tree)
+    named, dropped = separate(weights, "", [Drop("stem.fc.", "classifier or projection head, behind the backbone")])
     state = {torchvision_name(name): tensor for name, tensor in named.items()}
     unseen = carried(tree.get(CARRIED))
     return Extracted(
         state,
-        dropped + beside(tree, ["model"]),
+        dropped + (beside(tree, ["model"]) if weights is not tree else ()),
         taken,
         unseen.input,
         unseen.stride_in_1x1,
         unseen.same_padding,
         notes=unseen.notes,
     )
+
+
+def _weights(tree: Tree) -> Mapping[str, Any]:
+    """What lies under `model`, or the file itself: what is left of it in safetensors."""
+    under = weights_under(tree, "model")
+    return tree if under is None else under
 
 
 FORMAT = Format(NAME, BRANCHES, matches, extract)

@@ -20,15 +20,8 @@ Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-
-from transfer.architectures import is_optional
 from transfer.backbone_family import member
-from transfer.errors import CheckpointError
-from transfer.layout import Extracted, Format, Tree, key_name, weights_under
+from transfer.layout import Extracted, Format, Tree, demand_equal, weights_under
 from transfer.prefixed import Network, Release
 
 # Second names of the online network, and of the neck behind it.
@@ -85,30 +78,8 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     extracted = _FORMAT.extract(tree, branch)
     weights = weights_under(tree, "state_dict") or tree
     for twin in _TWINS:
-        _compare(weights, f"{twin}0.")
+        demand_equal(weights, "backbone.", f"{twin}0.")
     return extracted
-
-
-def _compare(weights: Mapping[str, Any], prefix: str) -> None:
-    """Raise `CheckpointError` unless the tensors under `prefix` are those of `backbone.`, bit for bit."""
-    ends = {key_name(name).removeprefix(prefix) for name in weights if key_name(name).startswith(prefix)}
-    if not ends:
-        return
-    ends |= {key_name(name).removeprefix("backbone.") for name in weights if key_name(name).startswith("backbone.")}
-    for end in ends:
-        first, second = weights.get(f"backbone.{end}"), weights.get(prefix + end)
-        if is_optional(end) and (first is None or second is None):
-            continue
-        if (
-            not isinstance(first, torch.Tensor)
-            or not isinstance(second, torch.Tensor)
-            or not torch.equal(first, second)
-        ):
-            raise CheckpointError(
-                f"keeps its online network twice, under backbone. and {prefix}, and the two differ",
-                found=f"{prefix}{end} is not equal to backbone.{end}",
-                todo="save it again with the program that wrote it: there, both names mean one tensor",
-            )
 
 
 FORMAT = Format("mmselfsup", _FORMAT.branches, _FORMAT.matches, extract)

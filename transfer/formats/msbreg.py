@@ -24,6 +24,7 @@ from transfer.layout import (
     everything,
     needed_weights,
     only_branch,
+    other_network,
     separate,
 )
 
@@ -61,9 +62,7 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     state, dropped = separate(needed_weights(tree, taken, NAME), "encoder.", rules, where=f"{taken}.")
     other = tree.get(_other(taken), {})
     if isinstance(other, Mapping):
-        dropped += everything(
-            other, f"the {_other(taken)} network; the {taken} network was taken", where=_other(taken) + "."
-        )
+        dropped += everything(other, other_network(_other(taken), taken), where=f"{_other(taken)}.")
     dropped += beside(tree, BRANCHES)
     spec = input_from_dict(tree.get("input"))
     return Extracted(state, dropped, taken, spec, arch=arch if isinstance(arch, str) else None)

@@ -36,7 +36,7 @@ _WHOLE = Release(
     heads={
         "bow_extractor.": "vocabulary of visual words",
         "bow_predictor.": "predictor of visual words, behind the backbone",
-        "linear_classifier.": "online classifier that only watches, behind the backbone",
+        "linear_classifier.": "online classifier, trained on detached features",
         "_alpha": "momentum of the teacher",
         "_iteration": "counter of iterations",
     },

@@ -12,24 +12,37 @@ What tells the methods apart (options/base_options.py): InsDis has a linear head
 jigsaw head, InfoMin two-layer ones and a moving average.
 """
 
-from transfer.prefixed import Network, Release, prefixed
+from collections.abc import Mapping
 
-FORMAT = prefixed(
-    Release(
-        name="pycontrast",
-        title="PyContrast: InsDis or MoCo (linear head)",
-        variants={
-            "head_jig.fc1.0.": "PyContrast: InfoMin (two-layer heads, jigsaw)",
-            "head_jig.": "PyContrast: PIRL (linear heads, jigsaw)",
-            "head.2.": "PyContrast: MoCo v2 (two-layer head)",
-        },
-        networks={"model": Network("encoder.", "model"), "ema": Network("encoder.", "model_ema")},
-        heads={
-            "head.": "projection head, behind the backbone",
-            "head_jig.": "projection head for jigsaw patches, behind the backbone",
-            "contrast": "memory of negatives",
-        },
-        wrappers=(),
-        needs=("head.",),
+from transfer.layout import Format
+from transfer.prefixed import Network, Release, one_of, prefixed
+
+
+def _layout(networks: Mapping[str, Network], wrappers: tuple[str | None, ...], outer: tuple[str, ...]) -> Format:
+    return prefixed(
+        Release(
+            name="pycontrast",
+            title="PyContrast: InsDis or MoCo (linear head)",
+            variants={
+                "head_jig.fc1.0.": "PyContrast: InfoMin (two-layer heads, jigsaw)",
+                "head_jig.": "PyContrast: PIRL (linear heads, jigsaw)",
+                "head.2.": "PyContrast: MoCo v2 (two-layer head)",
+            },
+            networks=networks,
+            heads={
+                "head.": "projection head, behind the backbone",
+                "head_jig.": "projection head for jigsaw patches, behind the backbone",
+                "contrast": "memory of negatives",
+            },
+            wrappers=wrappers,
+            outer=outer,
+            needs=("head.",),
+        )
     )
+
+
+FORMAT = one_of(
+    "pycontrast",
+    _layout({"model": Network("encoder.", "model"), "ema": Network("encoder.", "model_ema")}, (), ("module.", "")),
+    _layout({"only": Network("encoder.")}, (None,), ("module.",)),  # "model" alone
 )

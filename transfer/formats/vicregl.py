@@ -21,7 +21,7 @@ FORMAT = prefixed(
         heads={
             "maps_projector.": "expander of feature maps, behind the backbone",
             "projector.": "expander, behind the backbone",
-            "classifier.": "online classifier that only watches, behind the backbone",
+            "classifier.": "online classifier, trained on detached features",
         },
         wrappers=("model", None),
         outer=("module.",),

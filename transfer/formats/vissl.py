@@ -42,6 +42,7 @@ from transfer.layout import (
     has_prefix,
     key_name,
     only_branch,
+    other_network,
     separate,
 )
 
@@ -138,9 +139,7 @@ def _around(tree: Tree, taken: tuple[str, ...], branch: str) -> tuple[Dropped, .
     for name, key in (("online", "base_model"), ("ema", "ema_model")):
         network = _inside(task, key)
         if name != branch:
-            dropped += everything(
-                network, f"the {name} network; the {branch} network was taken", where=f"{TASK}.{key}."
-            )
+            dropped += everything(network, other_network(name, branch), where=f"{TASK}.{key}.")
         else:
             model, reason = _inside(network, "model"), "heads, behind the backbone"
             dropped += as_dropped({reason: [f"{TASK}.{key}.model.heads"] if "heads" in model else []})

@@ -210,7 +210,7 @@ RELEASES = {
         others=("target",),
         same_padding=True,
         counters=False,
-        lints=("same-padding", "classifier"),
+        lints=("same-padding",),
     )
 }
 REFUSED = {
