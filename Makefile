@@ -45,11 +45,14 @@ demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whol
 	$(PY) -m results plot --records $(DEMO)/records --out $(DEMO)/plot.png
 	@echo; echo "pictures: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
 
+# One process a core, one thread each: tests of small tensors gain nothing from threads that wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
+
 test: $(READY)  ## the quick tests (under 8 minutes on two cores)
-	$(PY) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## quick and slow tests (under 40 minutes)
-	$(PY) -m pytest -q
+	$(PYTEST)
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

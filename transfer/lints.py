@@ -30,6 +30,11 @@ _TOLD_BY_NAME: tuple[tuple[str, str], ...] = (
         "SimCLR's networks were trained on pixels in 0–1 without mean and std; --format simclr_tonylins says so",
     ),
     (
+        r"swav|deepcluster|vicregl|alpha0?[.p]\d",
+        "the authors' code of SwAV, DeepCluster v2 and VICRegL divides red by .228, not .229",
+    ),
+    (r"(?<![a-z])ra4(?![a-z0-9])", "timm's ResNets of the recipe ra4 were trained with the mean .5 and the std .5"),
+    (
         r"(?<![a-z])tf(?![a-z])|keras|jax|haiku|flax",
         "TensorFlow's and JAX's networks pad strided layers differently (SAME)",
     ),
@@ -85,8 +90,8 @@ def _classifier(backbone: Backbone) -> Iterator[Lint]:
         if group.reason.startswith("classifier"):
             yield Lint(
                 "classifier",
-                f"a classifier came with the backbone ({', '.join(group.names[:2])}): labels were used, to train the "
-                "whole network or only what lies on top of it",
+                f"a classifier came with the backbone ({', '.join(group.names[:2])}): unless its classes are clusters "
+                "or words, labels were used, to train the whole network or only what lies on top of it",
             )
 
 
@@ -160,8 +165,8 @@ def _constant(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
 
 
 def _file_name(backbone: Backbone) -> Iterator[Lint]:
-    """Only of plain files: the other formats know what theirs are."""
-    if backbone.source.format != "torchvision":
+    """Only of files that nobody signed, and timm's: the other formats know what theirs are."""
+    if backbone.source.format not in ("torchvision", "backbone", "timm"):
         return
     name = PurePath(backbone.source.path).name.lower()
     for pattern, meaning in _TOLD_BY_NAME:

@@ -34,6 +34,9 @@ from transfer.layout import (
     weights_under,
 )
 
+# What DistributedDataParallel ("module.") and torch.compile ("_orig_mod.") put before every name.
+OUTER = ("module.", "", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")
+
 
 @dataclass(frozen=True)
 class Network:
@@ -61,7 +64,7 @@ class Release:
         behind: the same for names that continue a network's own prefix, for example "fc.".
         wrappers: top-level keys that may hold the state dict; None stands for the top itself, which is what remains in
             a safetensors file.
-        outer: what may stand before every name: "module." by DistributedDataParallel, "_orig_mod." by torch.compile.
+        outer: what may stand before every name, see `OUTER`.
         needs: prefixes or whole names of which the state dict must have at least one; empty if the networks' own
             prefixes are telling enough.
         lacks: prefixes or whole names that mark files of another format.
@@ -78,7 +81,7 @@ class Release:
     heads: Mapping[str, str] = field(default_factory=dict)
     behind: Mapping[str, str] = field(default_factory=dict)
     wrappers: tuple[str | None, ...] = ("state_dict", None)
-    outer: tuple[str, ...] = ("module.", "")
+    outer: tuple[str, ...] = OUTER
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     marker: str = "layer1."

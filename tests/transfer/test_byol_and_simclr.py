@@ -107,6 +107,14 @@ def test_two_names_of_one_network_must_agree(name):
     assert name.removeprefix("online_encoder.") in str(caught.value)
 
 
+def test_a_second_copy_that_torch_cannot_compare_is_refused():
+    tree = all_releases()["byol_lucidrains"].build(STATE)
+    name = "online_encoder.net.bn1.weight"
+    for spoilt in (tree[name].to_sparse(), tree[name].to("meta")):
+        with pytest.raises(CheckpointError, match="the two differ"):
+            in_memory(tree | {name: spoilt})
+
+
 def test_simclr_without_its_order_is_a_plain_resnet_unless_forced(tmp_path):
     path = files.write(dict(STATE), tmp_path / "simclr.safetensors", "safetensors")
     assert read_backbone(path).source.format == "torchvision"

@@ -119,6 +119,10 @@ def test_constant_convolutions(trained):
         ("simclr_2x.pth.tar", True),
         ("resnet50_bgr.pth", True),
         ("resnet50.tf_in1k.pth", True),
+        ("resnet50_alpha0.9.pth", True),
+        ("swav_800ep.pth", True),
+        ("resnet34.ra4_e3600_r224_in1k.safetensors", True),
+        ("resnet50_ram-a26f946b.pth", False),
         ("moco_v2_800ep_pretrain.pth.tar", False),
         ("resnet50-0676ba61.pth", False),
         ("checkpoint.pth", False),
@@ -127,6 +131,7 @@ def test_constant_convolutions(trained):
 def test_names_of_plain_files(trained, name, told):
     source = dataclasses.replace(trained.source, path=f"/somewhere/caffe/{name}")
     assert ("file-name" in codes(trained, source=source)) == told
+    assert ("file-name" in codes(trained, source=dataclasses.replace(source, format="backbone"))) == told
     assert "file-name" not in codes(trained, source=dataclasses.replace(source, format="moco"))
 
 

@@ -161,6 +161,29 @@ def tensor_names(release: Release) -> list[str]:
     return [name for name in names if not is_optional(name) and not release.derived(name)]
 
 
+@pytest.mark.parametrize("outer", ["_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("which", ["moco_v2", "simsiam", "pixpro", "dino_full"])
+def test_names_from_a_compiled_model_are_read(which, outer):
+    release = all_releases()[which]
+    state = files.cheap_state(release.archs[0])
+    tree = release.build(state)
+    for wrapper, inside in tree.items():
+        if isinstance(inside, dict) and any(str(name).startswith("module.") for name in inside):
+            tree[wrapper] = {outer + name.removeprefix("module."): value for name, value in inside.items()}
+    backbone = in_memory(tree)
+    assert (backbone.source.format, backbone.source.branch) == (release.format, release.branch)
+    assert same(backbone, release.gives(state))
+
+
+@pytest.mark.parametrize("wrapper", ["model_state_dict", "net", "module"])
+def test_plain_resnets_under_usual_keys(wrapper):
+    state = files.cheap_state("resnet18")
+    backbone = in_memory({wrapper: state, "epoch": 3})
+    assert backbone.source.format == "torchvision"
+    with pytest.raises(CheckpointError, match="projector"):  # a second network of somebody's own
+        in_memory({wrapper: state, "projector": {"0.weight": torch.zeros(2, 2)}})
+
+
 @releases
 def test_the_state_dict_alone_gives_the_same_network_or_nothing(which):
     """What is left of a file when its weights are saved again, in safetensors for example."""

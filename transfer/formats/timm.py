@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from reprlib import repr as brief
 
+from transfer.carried import ASSUMED
 from transfer.errors import CheckpointError
 from transfer.layout import Extracted, Format, Match, Mismatch, Tree, has_prefix, weights_under
 from transfer.prefixed import Network, Release, one_of, prefixed
@@ -49,6 +50,7 @@ _COMPILED = prefixed(
         behind=_BEHIND,
         wrappers=("state_dict", "model", None),
         outer=_OUTER[:3],
+        notes=(ASSUMED,),
     )
 )
 

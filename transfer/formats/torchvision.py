@@ -1,4 +1,4 @@
-"""A plain ResNet under torchvision's names, bare or under "state_dict"/"model", with or without a classifier.
+"""A plain ResNet under torchvision's names, bare or under "state_dict" and the like, with or without a classifier.
 
 Covers torchvision's own files, linear-evaluation checkpoints of MoCo v1 to v3, SimSiam and AlignUniform (prefix
 `module.`), the released backbones of Barlow Twins, VICReg, VICRegL, DINO, DenseCL (WXinlong/DenseCL:
@@ -33,9 +33,9 @@ from transfer.layout import (
 
 NAME = "torchvision"
 BRANCHES: tuple[str, ...] = ()
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "module")
 # Beginnings of names that mark the files of other formats, although their backbones have torchvision's names.
-FOREIGN: tuple[str, ...] = ("prototypes.",)
+FOREIGN: tuple[str, ...] = ("prototypes.", "layer1.0.shortcut.")
 # Entries beside the state dict that mark them.
 FOREIGN_BESIDE = ("labels",)
 
@@ -51,10 +51,10 @@ def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
 
 
 def matches(tree: Tree) -> Match | Mismatch:
-    """A name that begins with `layer1.` or `module.layer1.`, at the top or under "state_dict" or "model"."""
+    """A name that begins with `layer1.` or `module.layer1.`, at the top or under one of `WRAPPERS`."""
     located = _locate(tree)
     if located is None:
-        return Mismatch("no name begins with layer1. or module.layer1., at the top or under state_dict or model")
+        return Mismatch(f"no name begins with layer1. or module.layer1., at the top or under {', '.join(WRAPPERS)}")
     weights, _, prefix = located
     if foreign := next((start for start in FOREIGN if has_prefix(weights, prefix + start)), None):
         return Mismatch(f"{foreign} belongs to another format")

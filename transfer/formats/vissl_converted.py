@@ -4,9 +4,8 @@ Layout: `{"model_state_dict": name → numpy array or tensor}` with torchvision'
 batch counters (facebookresearch/vissl: extra_scripts/convert_classy_vision_to_vissl_resnet.py; the zoo's own evaluation
 reads NPID, Jigsaw, Colorization of Goyal '19, Caffe2's supervised and the semi-supervised ResNet-50s in this way:
 configs/config/model_zoo). manuelknott/ssl_eval_protocols: models/npid.py finds numpy arrays and a name that begins with
-`fc` in NPID's. Names alone, without the dict around them, are read as well: they are
-what is left of any VISSL file whose trunk was saved in safetensors (`base_model._feature_blocks.` after linear
-evaluation).
+`fc` in NPID's. Names alone, without the dict around them, are read as well: they are what is left of any VISSL file
+whose trunk was saved in safetensors (`base_model._feature_blocks.` after linear evaluation).
 
 The zoo evaluates all of them on RGB with ImageNet's mean and std, those from Caffe2, which were trained on BGR, too:
 their first convolution was turned round on the way (extra_scripts/convert_caffe2_to_torchvision_resnet.py --bgr2rgb).
