@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import types
 
@@ -66,6 +67,28 @@ def test_a_file_that_mmengine_saved_is_read(tmp_path):
     assert b"HistoryBuffer" in (tmp_path / "epoch_1.pth").read_bytes()
     backbone = read_backbone(tmp_path / "epoch_1.pth")
     assert backbone.source.format == "mmselfsup"
+
+
+def test_a_file_that_timms_trainer_saved_is_read(tmp_path):
+    import timm
+    from timm.utils import CheckpointSaver
+
+    torch.manual_seed(0)
+    model, average = (timm.create_model("resnet18", num_classes=10) for _ in range(2))
+    saver = CheckpointSaver(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        args=argparse.Namespace(model="resnet18", lr=0.1),
+        model_ema=types.SimpleNamespace(module=average),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(3, metric=71.5)
+    for branch, network in (("ema", average), ("model", model)):
+        backbone = read_backbone(tmp_path / "last.pth.tar", branch=branch)
+        assert (backbone.source.format, backbone.arch) == ("timm", "resnet18")
+        assert all(torch.equal(backbone.state[name], network.state_dict()[name]) for name in backbone.state)
+    assert read_backbone(tmp_path / "last.pth.tar").source.branch == "ema"
 
 
 def pickled_class(monkeypatch, name: str, base: type = object) -> type:

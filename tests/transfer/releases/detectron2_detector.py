@@ -127,6 +127,7 @@ RELEASES = {
         trained(fpn_detector, BGR, torch.ones(3, 1, 1)),
         fpn_name,
         archs=("resnet50", "resnet101"),
+        real="layout, equal to a model that Detectron2 builds",
         **MSRA,
     ),
     "detectron2_detector_c4": _detector(
@@ -135,6 +136,7 @@ RELEASES = {
         c4_name,
         counters=True,
         input=InputSpec("RGB", 255.0, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        real="layout, equal to a model that Detectron2 builds",
     ),
     "detectron2_detector_bare": _detector(
         "Detectron2 detector on C4, weights alone",

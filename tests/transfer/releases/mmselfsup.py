@@ -174,7 +174,12 @@ _OLD = "open-mmlab/OpenSelfSup: openselfsup/models"
 RELEASES = {
     "mmselfsup_moco": _release("MMSelfSup 1.x, MoCo", moco, f"{_MM}/moco.py"),
     "mmselfsup_densecl": _release("MMSelfSup 1.x, DenseCL", densecl, f"{_MM}/densecl.py"),
-    "mmselfsup_byol": _release("MMSelfSup 1.x, BYOL", byol, f"{_MM}/byol.py"),
+    "mmselfsup_byol": _release(
+        "MMSelfSup 1.x, BYOL",
+        byol,
+        f"{_MM}/byol.py",
+        real="a file that mmengine's saver wrote (made-up weights)",
+    ),
     "mmselfsup_moco_v3": _release("MMSelfSup 1.x, MoCo v3", moco_v3, f"{_MM}/mocov3.py"),
     "mmselfsup_simclr": _release("MMSelfSup 1.x, SimCLR and others", simclr, f"{_MM}/simclr.py", average=False),
     "mmselfsup_deepcluster": _release(

@@ -71,6 +71,7 @@ RELEASES = {
         others=("model",),
         archs=("resnet50", "resnet18", "resnext50_32x4d"),
         lints=("classifier",),
+        real="a file that timm's CheckpointSaver wrote (random weights)",
     ),
     "timm_training_without_ema": Release(
         title="timm, training checkpoint",

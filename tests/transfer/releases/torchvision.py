@@ -30,7 +30,12 @@ def _linear(title: str, build, source: str) -> Release:
 
 RELEASES = {
     "torchvision": _release(
-        "torchvision", dict, "pytorch/vision: models/resnet.py", archs=("resnet50", "resnet18"), lints=("classifier",)
+        "torchvision",
+        dict,
+        "pytorch/vision: models/resnet.py",
+        archs=("resnet50", "resnet18"),
+        lints=("classifier",),
+        real="files that torchvision wrote (random weights)",
     ),
     "released": _release(
         "Barlow Twins and VICReg, resnet50.pth and resnet50x2.pth",
