@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from transfer.errors import UserError
+from transfer.errors import UserError, printable
 
 HELP = """usage: python -m transfer VERB …
 
@@ -94,15 +96,14 @@ def inspect(arguments: Sequence[str]) -> int:
 
     _one_thread()
     options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
-    print(
-        describe(
-            options.file,
-            format=options.format,
-            branch=options.branch,
-            allow_half=options.allow_half,
-            reference=options.reference,
-        )
+    text = describe(
+        options.file,
+        format=options.format,
+        branch=options.branch,
+        allow_half=options.allow_half,
+        reference=options.reference,
     )
+    print(printable(text))
     return 0
 
 
@@ -112,16 +113,15 @@ def convert(arguments: Sequence[str]) -> int:
 
     _one_thread()
     options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
-    print(
-        write(
-            options.file,
-            options.to,
-            options.out,
-            format=options.format,
-            branch=options.branch,
-            allow_half=options.allow_half,
-        )
+    text = write(
+        options.file,
+        options.to,
+        options.out,
+        format=options.format,
+        branch=options.branch,
+        allow_half=options.allow_half,
     )
+    print(printable(text))
     return 0
 
 
@@ -188,17 +188,25 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP)
         return 0 if arguments else 2
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no "…" or "×" shows their codes
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("transfer").setLevel(logging.DEBUG if debug else logging.INFO)
     try:
         if arguments[0] not in VERBS:
             raise UserError(f"unknown verb {arguments[0]!r}", todo=f"one of {', '.join(VERBS)}")
-        return VERBS[arguments[0]](arguments[1:])
+        status = VERBS[arguments[0]](arguments[1:])
+        sys.stdout.flush()
+        return status
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `… | head`: nobody reads on, and Python would say so once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

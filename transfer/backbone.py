@@ -163,6 +163,12 @@ def check_complete(arch: str, state: Mapping[str, torch.Tensor], path: str) -> N
                 found=f"{bad} of {tensor.numel()} values are NaN or infinite",
                 todo="the training that made this file diverged: take an earlier checkpoint",
             )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise CheckpointError(
+                f"{path}: {name} holds negative variances, {float(tensor.min()):.3g} the lowest",
+                found="the root of a variance is taken: the network would compute NaN",
+                todo="look for statistics or scales that were filed under each other's names, or a damaged file",
+            )
 
 
 def random_backbone(arch: str, seed: int) -> Backbone:

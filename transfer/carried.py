@@ -10,6 +10,8 @@ from typing import Any
 from transfer.backbone import Backbone, InputSpec
 from transfer.errors import CheckpointError
 
+# Engines' configs write std with six decimals: less would be a division by zero.
+MIN_STD = 1e-6
 # The entry that holds it, beside the tensors.
 CARRIED = "transfer"
 
@@ -83,7 +85,7 @@ def input_from_dict(values: object) -> InputSpec:
     mean, std = (_three(values[key], key) for key in ("mean", "std"))
     order, value_range = values["channels"], values["value_range"]
     known = isinstance(order, str) and order in ("RGB", "BGR") and type(value_range) in (int, float)
-    if not known or value_range not in (1, 255) or min(std) <= 0:
+    if not known or value_range not in (1, 255) or min(std) < MIN_STD:
         raise CheckpointError(
             "states an impossible normalisation of pixels",
             found=brief(dict(values)),
@@ -93,8 +95,12 @@ def input_from_dict(values: object) -> InputSpec:
 
 
 def _three(values: object, key: str) -> tuple[float, float, float]:
-    if isinstance(values, (list, tuple)) and len(values) == 3 and all(type(v) in (int, float) for v in values):
+    # compared before they become floats, which a JSON file's whole numbers can be too large for; NaN is below nothing
+    if (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+    ):
         first, second, third = (float(value) for value in values)
-        if max(abs(first), abs(second), abs(third)) < 1e6:
-            return first, second, third
+        return first, second, third
     raise CheckpointError(f"`input` has no usable {key}", found=brief(values), todo="three numbers are needed")

@@ -18,7 +18,6 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,12 +25,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from transfer.carried import CARRIED
 from transfer.errors import CheckpointError
 from transfer.layout import key_name
-from transfer.unpickle import MALFORMED, ForbiddenGlobal, PickledArray, load_plain_pickle, torch_safe_globals
+from transfer.pickle_scan import refuse_bombs
+from transfer.plain_tree import make_plain
+from transfer.refusals import damaged, unsafe
+from transfer.safetensors_files import read_safetensors
+from transfer.unpickle import MALFORMED, Bounded, ForbiddenGlobal, PickledArray, load_plain_pickle, torch_safe_globals
 
 # The largest published ResNet checkpoints, optimiser included, stay below 2 GB.
 MAX_UNPACKED = 4 * 2**30
@@ -100,6 +103,7 @@ def read_contents(path: Path) -> Contents:
         raise CheckpointError(
             f"{path} holds a {type(value).__name__}, and a checkpoint is a dict", todo="save model.state_dict() instead"
         )
+    make_plain(value, path)
     arrays_to_tensors(value, path)
     return Contents(tree=value, container=container, size=size, sha256=digest)
 
@@ -142,17 +146,26 @@ def _read_packed(path: Path, shown: Path, head: bytes) -> tuple[Any, str]:
             # torch warns of old layouts; whether the file is good is decided here, not by a warning
             warnings.simplefilter("ignore")
             return reader(path), kind
+    except CheckpointError as error:  # speaks of a temporary file, if it was unpacked into one
+        raise CheckpointError(error.what.replace(str(path), str(shown)), found=error.found, todo=error.todo) from error
     except ForbiddenGlobal as error:
-        raise _unsafe(shown, error.name) from error
+        raise unsafe(shown, error.name) from error
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]*\w)\s", str(error))  # a name that ends in a dot was cut off
         if wanted:
             # torch cuts "builtins." off the names in its message
             name = wanted.group(1)
-            raise _unsafe(shown, name if "." in name else f"builtins.{name}") from error
-        raise _damaged(shown, kind, error) from error
+            raise unsafe(shown, name if "." in name else f"builtins.{name}") from error
+        operand = re.search(r"Unsupported operand (\d+)", str(error))
+        if operand and int(operand.group(1)) >= pickle.SHORT_BINUNICODE[0]:  # the first one of protocol 4
+            raise CheckpointError(
+                f"{shown} was saved with a pickle protocol above 3, which PyTorch's safe reader does not know",
+                todo="save it again without `pickle_protocol=`; if you trust its author: "
+                "torch.save(torch.load(FILE, weights_only=False), 'again.pth')",
+            ) from error
+        raise damaged(shown, kind, error) from error
     except (*MALFORMED, SafetensorError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(shown, kind, error) from error
+        raise damaged(shown, kind, error) from error
 
 
 def _sniff(head: bytes, shown: Path) -> tuple[str, Callable[[Path], Any]]:
@@ -168,7 +181,7 @@ def _kind_of(head: bytes) -> tuple[str, Callable[[Path], Any]] | None:
     if head.startswith(b"PK\x03\x04"):
         return "torch file (zip)", _read_torch_zip
     if _TORCH_LEGACY in head[:32]:
-        return "torch file (legacy)", _read_torch
+        return "torch file (legacy)", _read_torch_legacy
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 * 2**20:
         return "safetensors", _read_safetensors
     if (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 1) or _TEXT_PICKLE.match(head):
@@ -220,7 +233,7 @@ def _gunzipped(path: Path) -> Iterator[Path]:
             with gzip.open(path) as packed:
                 _copy(packed, unpacked, path, "gzip -d")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise _damaged(path, "gzip file", error) from error
+            raise damaged(path, "gzip file", error) from error
         yield Path(unpacked.name)
 
 
@@ -251,7 +264,7 @@ def _unzipped(path: Path) -> Iterator[Path]:
                 _copy(packed, unpacked, path, "unzip")
             yield Path(unpacked.name)
     except (*MALFORMED, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, "zip archive", error) from error
+        raise damaged(path, "zip archive", error) from error
 
 
 def _is_checkpoint(archive: zipfile.ZipFile, name: str) -> bool:
@@ -271,6 +284,14 @@ def _copy(packed: IO[bytes] | gzip.GzipFile, unpacked: IO[bytes], path: Path, by
                 todo=f"if you trust it, unpack it yourself with `{by_hand}`",
             )
     unpacked.flush()
+
+
+def _read_torch_legacy(path: Path) -> Any:
+    with path.open("rb") as file:
+        bounded = Bounded(file, path.stat().st_size)
+        for _ in range(5):  # magic number, version, byte order, contents, names of storages
+            refuse_bombs(bounded)
+    return _read_torch(path)
 
 
 def _read_torch(path: Path) -> Any:
@@ -302,20 +323,23 @@ def _read_torch_zip(path: Path) -> Any:
             with archive.open(info) as record:
                 while record.read(CHUNK):
                     pass  # reading to the end is what verifies the checksum
+            if info.filename.endswith("/data.pkl"):
+                with archive.open(info) as record:
+                    refuse_bombs(Bounded(record, info.file_size))
     return _read_torch(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(str(path), framework="pt", device="cpu") as file:
-        tensors = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 - not a dict
-        stated = (file.metadata() or {}).get(CARRIED)
-    if stated is not None:  # a file that this project converted: where a torch file has it, too
-        tensors._metadata = {CARRIED: json.loads(stated)}  # type: ignore[attr-defined]
+    tensors, metadata = read_safetensors(path)
+    if CARRIED in metadata:  # a file that this project converted: where a torch file has it, too
+        tensors._metadata = {CARRIED: json.loads(metadata[CARRIED])}  # type: ignore[attr-defined]
     return tensors
 
 
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
+        refuse_bombs(Bounded(file, path.stat().st_size))
+        file.seek(0)
         return load_plain_pickle(file, path.stat().st_size)
 
 
@@ -330,58 +354,7 @@ def arrays_to_tensors(tree: MutableMapping[str, Any], path: Path) -> None:
                 try:
                     mapping[key] = value.tensor()
                 except MALFORMED as error:
-                    raise _damaged(path, f"array {key_name(key)[:80]!r}", error) from error
+                    raise damaged(path, f"array {key_name(key)[:80]!r}", error) from error
             elif isinstance(value, dict) and id(value) not in seen and depth < MAX_DEPTH:
                 seen.add(id(value))
                 waiting.append((value, depth + 1))
-
-
-# What a pickle wants to import → what its author pickled, and what to do; beginnings of names.
-_KNOWN_CODE = (
-    (
-        ("lib.LinearAverage.", "lib.NCEAverage.", "lib.alias_multinomial."),
-        "the memory bank of NPID's original release (lemniscate.pytorch), pickled as a whole module",
-        "open it with the code of zhirongw/lemniscate.pytorch and save checkpoint['state_dict'] alone, or take VISSL's "
-        "NPID++",
-    ),
-    (
-        ("dotmap.", "src.objectives.localagg."),
-        "a training checkpoint of Local Aggregation",
-        "saving its weights alone will not help: its network is a pre-activation ResNet, which no engine builds",
-    ),
-    (
-        ("dill._dill.",),
-        "objects that dill pickled together with their code",
-        "open it in the program that wrote it and save the arrays alone, as plain dicts of numpy arrays",
-    ),
-    (
-        ("torch.nn.modules.", "torchvision.models.", "timm.models.", "models.", "lightly_train.", "__main__."),
-        "a whole model, pickled with torch.save(model), which needs its code to be opened",
-        "open it in the program that wrote it and save model.state_dict() with torch.save",
-    ),
-)
-
-
-def _unsafe(path: Path, wanted: str) -> CheckpointError:
-    for starts, what, todo in _KNOWN_CODE:
-        if wanted.startswith(starts):
-            return CheckpointError(
-                f"{path} is a pickle that wants to import {wanted}; it was refused and not run",
-                found=f"by that name {what}",
-                todo=todo,
-            )
-    return CheckpointError(
-        f"{path} is a pickle that wants to import {wanted}; it was refused and not run",
-        found="a checkpoint of weights needs tensors, numpy arrays and plain containers only",
-        todo="if you trust its author, open it in the program that wrote it and save the weights alone: "
-        "torch.save({'state_dict': model.state_dict()}, 'weights.pth')",
-    )
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> CheckpointError:
-    reason = str(error).strip().splitlines()
-    return CheckpointError(
-        f"{path} begins like a {kind}, but is cut off or damaged",
-        found=f"{type(error).__name__}: {reason[-1][:300] if reason else 'no more data'}",
-        todo="download or copy it again, and compare its size and sha256 with the original's",
-    )

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 
@@ -25,6 +23,7 @@ from transfer.checkpoint import read_backbone
 from transfer.errors import CheckpointError
 from transfer.export.detectron2 import write_detectron2
 from transfer.export.mmdet import to_mmdet
+from transfer.safetensors_files import bytes_of, write_safetensors
 from transfer.torch_files import save_torch
 
 # Target → the format that reads it back.
@@ -73,35 +72,10 @@ def _write(backbone: Backbone, to: str, out: Path) -> None:
     if to == "detectron2":
         write_detectron2(backbone, out, beside=unseen)
     elif to == "safetensors":
-        write_atomically(out, lambda file: _write_safetensors(backbone, file))
+        metadata = {CARRIED: json.dumps(carry(backbone))}
+        write_atomically(out, lambda file: write_safetensors(backbone.state, metadata, file))
     else:
         save_torch(to_mmdet(backbone, copy=False) | unseen if to == "mmdet" else to_torchvision(backbone, to), out)
-
-
-_SAFETENSORS_KINDS = {torch.float32: "F32", torch.int64: "I64"}
-
-
-def _write_safetensors(backbone: Backbone, file: BinaryIO) -> None:
-    """The safetensors format: length of the header, header (JSON), tensors one after the other.
-
-    Source: huggingface/safetensors: README.md, "Format". Its own writer makes a copy of all tensors first.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", CARRIED: json.dumps(carry(backbone))}}
-    end = 0
-    for name, tensor in backbone.state.items():
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        kind = _SAFETENSORS_KINDS[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for tensor in backbone.state.values():
-        file.write(_bytes(tensor))
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's own memory, not copied."""
-    return tensor.contiguous().reshape(-1).numpy().data.cast("B")
 
 
 def convert(
@@ -155,7 +129,7 @@ class _Fingerprint:
 
     @classmethod
     def of(cls, backbone: Backbone) -> _Fingerprint:
-        hashes = {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in backbone.state.items()}
+        hashes = {name: hashlib.sha256(bytes_of(tensor)).hexdigest() for name, tensor in backbone.state.items()}
         return cls(hashes, (backbone.arch, backbone.input, backbone.stride_in_1x1, backbone.same_padding))
 
 
@@ -164,6 +138,8 @@ def _check_target(path: Path, to: str, out: Path) -> None:
         raise CheckpointError(f"cannot convert to {to!r}", todo=f"choose one of {', '.join(TARGETS)}")
     if out.is_dir():
         raise CheckpointError(f"{out} is a folder", todo=f"name the file to write, for example {out / 'backbone.pth'}")
+    if out.exists() and not out.is_file():
+        raise CheckpointError(f"{out} is a device or a pipe, and a file would take its place", todo="name a file")
     if out.exists() and path.exists() and out.samefile(path):
         raise CheckpointError(f"{out} is the input file itself", todo="write to another name with -o")
     # Detectron2 chooses how to read a file by its ending (detectron2/checkpoint/detection_checkpoint.py), and so do

@@ -34,6 +34,13 @@ def _rebuild(kind: type[UserError], what: str, found: str, todo: str) -> UserErr
     return kind(what, found=found, todo=todo)
 
 
+def printable(text: str) -> str:
+    """`text` for a terminal: names out of a file may hold its control sequences, or halves of characters."""
+    return "".join(
+        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 class CheckpointError(UserError):
     """A checkpoint file that cannot be read, is not understood, or does not fill the backbone exactly."""
 

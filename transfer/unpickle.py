@@ -16,7 +16,7 @@ import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class PickledDtype:
     __slots__ = ("code", "order")
 
     def __init__(self, code: object, *_: object) -> None:
-        self.code, self.order = str(code), "<"
+        self.code, self.order = code if isinstance(code, str) else "", "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = ">" if state[1] == ">" else "<"
@@ -87,6 +87,8 @@ class PickledArray:
             raise pickle.UnpicklingError("an array without contents")
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw  # Python 2 wrote bytes as str
         dtype = self.dtype.numpy()
+        if not isinstance(self.shape, (tuple, list)) or not all(isinstance(size, int) for size in self.shape):
+            raise pickle.UnpicklingError("an array whose shape is not made of whole numbers")
         if not isinstance(raw, (bytes, bytearray)) or math.prod(self.shape) * dtype.itemsize != len(raw):
             raise pickle.UnpicklingError(f"an array of shape {self.shape} and {dtype} does not have that many bytes")
         if dtype.kind in "SU":
@@ -289,20 +291,20 @@ def torch_safe_globals() -> list[Any]:
 MAX_LINE = 2**20
 
 
-class _Bounded:
+class Bounded:
     """A file that never reserves memory for more bytes than it has left."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._left = file, size
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:  # noqa: D102 - as a file does
         if count > self._left:
             raise EOFError(f"the pickle announces {count} bytes and {self._left} are left")
         data = self._file.read(count)
         self._left -= len(data)
         return data
 
-    def readline(self) -> bytes:
+    def readline(self) -> bytes:  # noqa: D102 - as a file does
         data = self._file.readline(MAX_LINE)
         self._left -= len(data)
         if not data.endswith(b"\n"):
@@ -331,7 +333,7 @@ def load_plain_pickle(file: BinaryIO, size: int) -> Any:
         ForbiddenGlobal: it wants to import something else; nothing of it was called.
         pickle.UnpicklingError, EOFError and the other `MALFORMED` kinds: not a whole pickle.
     """
-    return _PlainUnpickler(_Bounded(file, size), encoding="latin1").load()
+    return _PlainUnpickler(Bounded(file, size), encoding="latin1").load()
 
 
 # A damaged pickle can fail at any instruction, in the way of that instruction. These are those ways.

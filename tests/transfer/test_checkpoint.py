@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -369,6 +370,158 @@ def test_loops_and_depth_in_a_tree_are_survived(tmp_path):
     code = b"\x80\x02}(U\x06formatU\x11msbreg-checkpointU\x07versionK\x01U\x05input" + b"]" * 5000 + b"a" * 4999 + b"u."
     (tmp_path / "deep.pkl").write_bytes(code)
     refused(tmp_path / "deep.pkl")
+
+
+def torch_zip(path: Path, code: bytes) -> Path:
+    """A file as torch.save writes it, with these instructions in the place of its pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("data.pkl", b"\x80\x02" + code), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+DEEP = b"N" + b"\x85" * 200_000  # ((((…))))
+REPEATED = b"NN\x86q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))  # x = (x, x), sixty times
+LISTS = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60))
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("tuples", [DEEP, REPEATED])
+def test_tuples_that_exhaust_whoever_hashes_them_are_refused(tuples, container, tmp_path):
+    # as the key of a dict; of the repeated ones, the last of sixty, which lie in a list before that
+    code = b"}(" + DEEP + b"Nu." if tuples is DEEP else b"}](" + REPEATED + b"eN" + b"\x86h\x3cNs."
+    path = tmp_path / "bomb.pth"
+    if container == "zip":
+        torch_zip(path, code)
+    elif container == "pickle":
+        path.write_bytes(b"\x80\x04" + code)
+    else:
+        buffer = io.BytesIO()
+        torch.save({}, buffer, _use_new_zipfile_serialization=False)
+        whole = buffer.getvalue()
+        place = whole.rindex(b"\x80\x02}q")
+        path.write_bytes(whole[:place] + b"\x80\x02" + code)
+    answer = subprocess.run(  # a process of its own: it used to be killed by the operating system, or not to end
+        [sys.executable, "-m", "transfer", "inspect", path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert answer.returncode == 2, answer.stderr
+    assert "made to exhaust its reader" in answer.stderr
+
+
+def test_lists_that_repeat_themselves_are_never_written_out(tmp_path):
+    path = tmp_path / "lists.pkl"
+    for use in (
+        b"cnumpy\ndtype\nh<\x85R",
+        b"cnumpy\nndarray\n)\x81(K\x01h<\x85cnumpy\ndtype\nU\x02f4\x85R\x89U\x01atb",
+    ):
+        path.write_bytes(b"\x80\x02(" + LISTS + b"1}(U\x01x" + use + b"u.")
+        refused(path)
+
+
+def test_a_name_of_a_million_characters_is_refused_at_once(tmp_path):
+    path = torch_zip(tmp_path / "name.pth", b"cnumpy\n" + b"a" * 900_000 + b"\n.")
+    refused(path, "a name of")
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_attributes_cannot_stand_in_for_methods(container, tmp_path):
+    tree = collections.OrderedDict(CHEAP)
+    tree.values = tree.get = set()  # type: ignore[assignment]
+    tree._metadata = collections.OrderedDict()  # type: ignore[attr-defined]
+    tree._metadata.get = 3  # type: ignore[attr-defined]
+    weight = torch.nn.Parameter(CHEAP["conv1.weight"].clone())
+    weight.detach = weight.is_floating_point = 3  # type: ignore[assignment]
+    tree["conv1.weight"] = weight
+    backbone = read_backbone(files.write({"state_dict": tree}, tmp_path / "a.pth", container))
+    assert torch.equal(backbone.state["conv1.weight"], CHEAP["conv1.weight"])
+    (tmp_path / "items.pkl").write_bytes(b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsK\x01sb.")
+    refused(tmp_path / "items.pkl", "none of the known")
+
+
+def test_nested_tensors_are_named(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the interface of nested tensors may change
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    refused(with_changes(tmp_path, **{"conv1.weight": nested}), "conv1.weight", "nested")
+    refused(with_changes(tmp_path, **{"fc.weight": nested}), "fc.weight", "nested")
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_torch_files_of_a_later_pickle_protocol_are_not_called_damaged(protocol, tmp_path):
+    path = tmp_path / "protocol.pth"
+    torch.save(dict(BACKBONE), path, pickle_protocol=protocol)
+    assert "damaged" not in refused(path, "pickle protocol", "save it again")
+
+
+def test_messages_never_name_a_temporary_file(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", weights=b"x").read_bytes()
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(inner))
+    assert "checkpoint." not in refused(tmp_path / "packed.gz", "zip archive")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mean": [10**400, 0, 0]},
+        {"mean": [0, 0, float("nan")]},
+        {"std": [1, 1, float("nan")]},
+        {"std": [1e-320, 1, 1]},
+        {"std": [1, 1, float("inf")]},
+    ],
+)
+def test_a_normalisation_that_is_no_number_is_refused(changed, tmp_path):
+    state = collections.OrderedDict(BACKBONE)
+    spec = {"channels": "RGB", "value_range": 1, "mean": [0, 0, 0], "std": [1, 1, 1]} | changed
+    state._metadata = {"transfer": {"input": spec, "stride_in_1x1": False, "same_padding": False}}  # type: ignore
+    torch.save(state, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth")
+
+
+def test_numbers_in_a_config_that_are_no_numbers_are_not_read():
+    from transfer.formats.mmdet_detector import _config
+
+    said = _config({"cfg": "mean=[1.2.3, 2, 3], std=[1,,2], bgr_to_rgb=True"})
+    assert [lint.code for lint in said[2]] == ["assumed-input", "assumed-stride"]
+
+
+def test_negative_variances_are_refused(tmp_path):
+    refused(with_changes(tmp_path, **{"bn1.running_var": torch.full((64,), -0.5)}), "bn1.running_var", "negative")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_cannot_write_to_the_terminal_or_break_it(encoding, tmp_path):
+    torch.save({**BACKBONE, "\x1b[31mred\ud800": torch.zeros(2)}, tmp_path / "a.pth")
+    answer = subprocess.run(
+        [sys.executable, "-m", "transfer", "inspect", tmp_path / "a.pth"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert b"\x1b" not in answer.stdout
+    assert b"\\x1b[31mred\\ud800" in answer.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    torch.save(dict(BACKBONE), tmp_path / "a.pth")
+    reading, writing = os.pipe()
+    os.close(reading)
+    answer = subprocess.run(
+        [sys.executable, "-m", "transfer", "inspect", tmp_path / "a.pth"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert answer.stderr == b""
+
+
+def test_nothing_but_a_file_is_written_over(tmp_path):
+    torch.save(dict(BACKBONE), tmp_path / "a.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(CheckpointError, match="a device or a pipe"):
+        convert(tmp_path / "a.pth", "mmdet", tmp_path / "pipe.pth")
+    assert (tmp_path / "pipe.pth").is_fifo()
 
 
 # relatives of the supported architectures

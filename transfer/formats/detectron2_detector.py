@@ -127,7 +127,7 @@ def _input(tree: Tree, weights: Mapping[str, Any]) -> tuple[InputSpec, tuple[Lin
 
 
 def _three(value: object) -> list[float] | None:
-    if not isinstance(value, torch.Tensor) or value.numel() != 3:
+    if not isinstance(value, torch.Tensor) or value.numel() != 3 or value.is_complex():
         return None
     return [round(float(number), 4) for number in value.flatten()]
 

@@ -43,7 +43,8 @@ _RULES = (
     Drop("rpn_head.", "region proposal network"),
     *(Drop(f"{head}.", _HEAD) for head in ("roi_head", "bbox_head", "mask_head", "semantic_head", "panoptic_head")),
 )
-_NUMBERS = r"\[([\d.,\s]+)\]"
+_NUMBER = r"\s*\d+(?:\.\d*)?\s*"
+_NUMBERS = rf"\[({_NUMBER},{_NUMBER},{_NUMBER}(?:,\s*)?)\]"
 _TEXTS = {
     "mean": rf"\bmean=\s*{_NUMBERS}",
     "std": rf"\bstd=\s*{_NUMBERS}",
