@@ -206,8 +206,16 @@ def _extract(release: Release, tree: Tree, branch: str | None) -> Extracted:
         stride_in_1x1=release.stride_in_1x1,
         same_padding=release.same_padding,
         notes=release.notes,
-        lints=release.lints,
+        lints=release.lints + _lint_of_branch(release, taken, branch),
     )
+
+
+def _lint_of_branch(release: Release, taken: str, asked: str | None) -> tuple[Lint, ...]:
+    """Said where a file holds another network than the one that is taken by default, and nobody asked for that."""
+    usual = next(iter(release.networks))
+    if asked is not None or taken == usual:
+        return ()
+    return (Lint("branch", f"the file holds no {usual} network, the usual one: the {taken} network was taken"),)
 
 
 def _places(release: Release, tree: Tree) -> dict[str, _Place]:

@@ -271,6 +271,7 @@ _LIGHTNING_CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.Earl
 
 SETTINGS: Mapping[str, object] = {
     "argparse.Namespace": Inert,
+    **{f"pathlib.{kind}": Inert for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
     "pytorch_lightning.utilities.parsing.AttributeDict": PlainDict,
     **{f"pytorch_lightning.callbacks.{name}": Inert for name in _LIGHTNING_CALLBACKS},
     "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,

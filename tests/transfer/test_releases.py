@@ -125,6 +125,15 @@ def test_other_branches_are_taken_when_asked_for(which):
     assert set(release.others) <= set(all_formats()[release.format].branches)
 
 
+def test_a_file_without_the_usual_network_says_so():
+    tree = all_releases()["dino_full"].build(files.cheap_state("resnet50"))
+    del tree["teacher"]
+    backbone = in_memory(tree)
+    assert backbone.source.branch == "student"
+    assert any(lint.code == "branch" and "no teacher network" in lint.text for lint in backbone.lints)
+    assert not any(lint.code == "branch" for lint in in_memory(tree, branch="student").lints)
+
+
 HOW = ("missing", "renamed", "reshaped", "extra")
 
 
