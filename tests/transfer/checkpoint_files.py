@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torchvision
 
 from transfer.architectures import build_resnet, stage_channels
 from transfer.backbone import Backbone
-from transfer.checkpoint import backbone_from
+from transfer.checkpoint import backbone_from, read_backbone
 from transfer.container import Contents
+from transfer.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
 Tree = dict[str, Any]
@@ -167,3 +170,23 @@ def as_tensors(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: as_tensors(inner) for key, inner in value.items()}
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def refused(path: Path, *words: str, **options) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_backbone(path, **options)
+    text = str(caught.value)
+    for word in (path.name, *words):
+        assert word in text, text
+    return text
+
+
+def with_changes(tmp_path: Path, **changed) -> Path:
+    return write({**without_fc(cheap_state("resnet18")), **changed}, tmp_path / "changed.pth", "zip")
+
+
+def zipped(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
