@@ -54,6 +54,12 @@ def test_the_fallback_says_that_nobody_signed_the_file():
     assert any("nothing in the file says which toolkit wrote it" in note for note in backbone.notes)
 
 
+def test_a_second_backbone_inside_a_head_is_refused_by_name():
+    hidden = {name.replace("backbone.", "head.teacher.", 1): value for name, value in BACKBONE.items()}
+    with pytest.raises(CheckpointError, match=r"head\.teacher\.layer1"):
+        files.in_memory({"state_dict": BACKBONE | hidden})
+
+
 def test_a_file_that_mmengine_saved_is_read(tmp_path):
     """Its HistoryBuffers pickle numpy arrays, and their own methods by way of getattr."""
     from mmengine.logging import MessageHub

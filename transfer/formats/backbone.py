@@ -5,9 +5,16 @@ called `backbone.` is taken. Heads under the usual names are dropped; anything e
 refused by name.
 """
 
+from __future__ import annotations
+
+import dataclasses
+import re
+
 from transfer.backbone_family import LIGHTNING, member
+from transfer.layout import Extracted, Tree, refuse_unknown
 from transfer.prefixed import Network, Release
 
+_OF_A_RESNET = re.compile(r"\.layer[1-4]\.\d+\.(?:conv|bn)\d\.")
 _HEADS = {
     "classifier.": "classifier, behind the backbone",
     "fc.": "classifier or projection head, behind the backbone",
@@ -42,9 +49,19 @@ def _release(wrapper: str | None, outer: tuple[str, ...], lacks: tuple[str, ...]
     )
 
 
-FORMAT = member(
+_DECLARED = member(
     "backbone",
     _release("state_dict", ("module.", "")),
     _release(None, ("",)),
     _release(None, ("module.",), lacks=("bn.", "projector.", "maps_projector.", "classifier.")),  # Barlow Twins, VICReg
 )
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """As declared; and no head may hold a ResNet of its own, which could be the one that was evaluated."""
+    found = _DECLARED.extract(tree, branch)
+    refuse_unknown([name for group in found.dropped for name in group.names if _OF_A_RESNET.search(name)])
+    return found
+
+
+FORMAT = dataclasses.replace(_DECLARED, extract=extract)
