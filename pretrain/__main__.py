@@ -1,9 +1,10 @@
-"""Command line: `python -m pretrain DATA …` trains, `python -m pretrain plot RUN` draws the curves."""
+"""Command line: `python -m pretrain DATA …` trains; `plot` draws the curves of a run, `ablate` runs a grid."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,21 +15,25 @@ import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
+from pretrain.machine import Machine
 from pretrain.methods import find_method, method_names
 from pretrain.recipe import Recipe
-from pretrain.train import Machine, pretrain
+from pretrain.train import pretrain
 from transfer.errors import UserError
 
 S = TypeVar("S")
-DESCRIPTION = """Pretrain a ResNet on a folder of images, without labels.
+DESCRIPTION = """Pretrain a ResNet on images, without labels (all methods but supervised).
 
-A run that was interrupted goes on when the same command is typed again; a finished one is found and not redone.
-Presets: 100, 300 and 1000 are BYOL's published schedules of so many epochs (batch 4096, for GPUs); demo is NOT a
-protocol: about a minute and a half on two CPU cores, to see that everything works. Options change a preset; the
-defaults shown are those of the preset and method given on this command line.
+DATA is a folder of images, a list file (.txt), tar shards (a .tar, a folder of them, or 'train-{000..146}.tar') or a
+Hugging Face dataset on disk. A run that was interrupted goes on when the same command is typed again; a finished one
+is found and not redone. Presets named by a number of epochs are the methods' published schedules (large batches, for
+GPUs); demo is NOT a protocol: a minute or two on two CPU cores, to see that everything works. Options change a preset;
+the defaults shown are those of the preset and method given on this command line.
 
   python -m pretrain IMAGES --arch resnet18 --preset demo --out runs/pretrain/first
-  python -m pretrain plot runs/pretrain/first"""
+  torchrun --nproc-per-node 8 -m pretrain IMAGES --method byol --precision bf16 --out runs/pretrain/byol
+  python -m pretrain plot runs/pretrain/first
+  python -m pretrain ablate --help"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,11 @@ class Command(Generic[S]):
     """Options.
 
     Attributes:
-        data: folder of images; subfolders are read too.
+        data: images; see above.
         recipe: what is trained.
         settings: options of the method.
         method: the pretraining method.
-        preset: 100, 300 or 1000 epochs as published, or demo.
+        preset: epochs of a published schedule, or demo.
         out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PRESET.
         machine: how this machine does it.
         overwrite: start anew, whatever --out holds.
@@ -66,15 +71,16 @@ def parse(arguments: Sequence[str]) -> Command[Any]:
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--method", default="msbreg")
-    early.add_argument("--preset", default="100")
+    early.add_argument("--preset")
     chosen, _ = early.parse_known_args(arguments)
     presets = find_method(chosen.method).PRESETS
-    if chosen.preset not in presets:
-        raise UserError(f"unknown preset {chosen.preset!r}", todo=f"choose one of {', '.join(presets)}")
-    recipe, settings = presets[chosen.preset]
+    preset = chosen.preset or next(iter(presets))
+    if preset not in presets:
+        raise UserError(f"unknown preset {preset!r} of {chosen.method}", todo=f"choose one of {', '.join(presets)}")
+    recipe, settings = presets[preset]
     # A demo has few steps: every one is worth a point of the curve. Without workers, because on two cores they would
     # take turns with the threads that train (decoding and augmenting is a tenth of the time).
-    machine = Machine(workers=0, log_every=1, save_every=20) if chosen.preset == "demo" else Machine()
+    machine = Machine(workers=0, log_every=1, save_every=20) if preset == "demo" else Machine()
     shape: Any = Command
     command: Command[Any] = tyro.cli(
         shape[type(settings)],
@@ -85,10 +91,11 @@ def parse(arguments: Sequence[str]) -> Command[Any]:
             settings=settings,
             machine=machine,
             method=chosen.method,
-            preset=chosen.preset,
+            preset=preset,
         ),
         prog="python -m pretrain",
-        description=DESCRIPTION + f"\n\nMethods: {', '.join(method_names())}.",
+        description=DESCRIPTION
+        + f"\n\nMethods: {', '.join(method_names())}. Presets of {chosen.method}: {', '.join(presets)}.",
     )
     return command
 
@@ -107,13 +114,20 @@ def run(arguments: Sequence[str]) -> None:
         parser.add_argument("--debug", action="store_true", help="show tracebacks")
         print(plot(parser.parse_args(arguments[1:]).run))
         return
+    if arguments[:1] == ["ablate"]:
+        from pretrain.ablate import main as ablate
+
+        for written in ablate(arguments[1:]):
+            print(written)
+        return
     command = parse(arguments)
     out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{command.preset}")
     with logging_redirect_tqdm():
         path = pretrain(
             command.data, out, command.method, command.recipe, command.settings, command.machine, command.overwrite
         )
-    print(path)
+    if os.environ.get("RANK", "0") == "0":
+        print(path)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,12 +1,12 @@
 """The checkpoint of a run: weights for others to read, and all that an exact resume needs.
 
 A `torch.save` dict that loads with `weights_only=True`:
-    format "msbreg-checkpoint", version 1, arch, method, epoch, step, stem "imagenet",
+    format "msbreg-checkpoint", version 1, arch, method, epoch, step, stem "imagenet" or "cifar",
     input     channels, value_range, mean and std that the encoder was trained with
     online    encoder.<torchvision names without fc>, projector.…, predictor.…
     target    encoder.…, projector.… (methods with a slow copy)
     config    everything that decides the outcome, as plain values
-    optimizer, progress
+    optimizer, scaler, progress, rest (what else the method remembers: a queue, prototypes)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pretrain.methods import Method
+from pretrain.step import Step
 from pretrain.views import MEAN, STD
 from transfer.errors import TrainingError
 from transfer.torch_files import save_torch
@@ -27,21 +28,14 @@ FORMAT, VERSION = "msbreg-checkpoint", 1
 FILE = "checkpoint.pth"
 
 
-def save(
-    path: Path,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    config: Mapping[str, Any],
-    progress: Mapping[str, int],
-) -> None:
+def save(path: Path, step: Step, config: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
     """Write the checkpoint whole or not at all.
 
     Args:
         path: the file.
-        method: its branches go in by their names.
-        optimizer: momentum and groups.
-        config: `recipe` (with `arch`), `method`, `settings`, `data`: plain values.
-        progress: `step`, `steps` and `epoch`, counted as finished.
+        step: method, optimiser and gradient scaler.
+        config: `recipe` (with `arch` and `stem`), `method`, `settings`, `data`: plain values.
+        progress: `step`, `steps` and `epoch`, counted as finished; `unreadable` images so far.
 
     Raises:
         UserError: no space left or no right to write; the previous checkpoint is kept.
@@ -53,14 +47,21 @@ def save(
         "method": config["method"],
         "epoch": progress["epoch"],
         "step": progress["step"],
-        "stem": "imagenet",
+        "stem": config["recipe"]["stem"],
         "input": {"channels": "RGB", "value_range": 1.0, "mean": list(MEAN), "std": list(STD)},
-        **{name: _contiguous(branch.state_dict()) for name, branch in method.branches.items()},
+        **{name: _contiguous(branch.state_dict()) for name, branch in step.method.branches.items()},
         "config": dict(config),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": step.optimizer.state_dict(),
+        "scaler": step.scaler.state_dict(),
         "progress": dict(progress),
+        "rest": _contiguous(rest(step.method)),
     }
     save_torch(state, path)
+
+
+def rest(method: Method) -> dict[str, torch.Tensor]:
+    """What the method holds beside its branches, by name."""
+    return {name: tensor for name, tensor in method.state_dict().items() if name.split(".")[0] not in method.branches}
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -84,11 +85,14 @@ def load(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def restore(state: Mapping[str, Any], method: Method, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, running statistics and momentum back."""
-    for name, branch in method.branches.items():
-        branch.load_state_dict(state[name])
-    optimizer.load_state_dict(state["optimizer"])
+def restore(state: Mapping[str, Any], step: Step) -> None:
+    """Put weights, running statistics, momentum, scale and the method's memory back."""
+    flat = dict(state["rest"])
+    for name in step.method.branches:
+        flat |= {f"{name}.{key}": tensor for key, tensor in state[name].items()}
+    step.method.load_state_dict(flat)
+    step.optimizer.load_state_dict(state["optimizer"])
+    step.scaler.load_state_dict(state["scaler"])
 
 
 def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -11,9 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from transfer.atomic import write_text
+from transfer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +24,21 @@ class Curves:
     """Writes the curves of a run; survives kills and resumes.
 
     Args:
-        path: `metrics.jsonl`; lines of steps that will be done again are removed first.
+        path: `metrics.jsonl`; lines of steps that will be done again are removed first. None: another process writes.
         start: first step that will be done.
         total: steps of the whole training.
         every: steps between lines; the last step always has one.
         images: images per step.
     """
 
-    def __init__(self, path: Path, start: int, total: int, every: int, images: int) -> None:
+    def __init__(self, path: Path | None, start: int, total: int, every: int, images: int) -> None:
         self.path, self.start, self.total, self.every, self.images = path, start, total, every, images
-        kept = [row for row in read_curves(path) if row["step"] <= start]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        if path is not None:
+            kept = [row for row in read_curves(path) if row["step"] <= start]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._began = self._last = time.perf_counter()
         self._last_step, self._waited = start, 0.0
-        self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty())
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=path is None or not sys.stderr.isatty())
 
     def waited(self, seconds: float) -> None:
         """Count time in which training waited for data."""
@@ -45,20 +48,37 @@ class Curves:
         """Whether a line is due when `done` steps are done."""
         return done % self.every == 0 or done == self.total
 
-    def step(self, loss: float) -> None:
+    def step(self, loss: Tensor) -> None:
         """Advance the bar by one step."""
         self._bar.update(1)
-        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if not self._bar.disable:
+            self._bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
 
-    def write(self, done: int, row: Mapping[str, float]) -> None:
+    def note(self, done: int, row: Mapping[str, float]) -> None:
+        """Write a line of its own, of something that took time beside training (a probe)."""
+        if self.path is not None:
+            self._append({"step": done, **row})
+            logger.info("step %d/%d  %s", done, self.total, "  ".join(f"{k} {v:.2f}" for k, v in row.items()))
+        self._last, self._last_step, self._waited = time.perf_counter(), done, 0.0
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        assert self.path is not None
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}", found=error.strerror or str(error), todo="free some space, then type again"
+            ) from error
+
+    def write(self, done: int, row: Mapping[str, Any]) -> None:
         """Write the line of `done` finished steps, with the speed since the line before."""
         now = time.perf_counter()
         seconds = now - self._last
-        speed = (done - self._last_step) * self.images / seconds
+        speed = (done - self._last_step) * self.images / seconds if done > self._last_step else 0.0
         timing = {"images_per_second": round(speed, 2), "data_wait": round(self._waited / seconds, 4)}
         self._last, self._last_step, self._waited = now, done, 0.0
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": done, **row, **timing}) + "\n")
+        self._append({"step": done, **row, **timing})
         if self._bar.disable:
             left = (now - self._began) / (done - self.start) * (self.total - done)
             logger.info(

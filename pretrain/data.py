@@ -1,108 +1,108 @@
-"""A folder of images, and which of them is seen when: decided by the seed and the step alone."""
+"""Which image is seen when, and as which views: decided by the seed and the step alone."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pretrain.views import Views
-from transfer.errors import DataError, UserError
+from pretrain.sources import Source
+from pretrain.views import Draw, Views
+from transfer.errors import DataError
 
-Draw = tuple[int, int]  # (index of the image, number of the draw: 0, 1, 2, … over the whole training)
+Place = tuple[int, int]  # (index of the image, number of the draw: 0, 1, 2, … over the whole training)
+TRIES = 20  # other images tried in the place of an unreadable one
 
 
-def list_images(root: Path) -> list[Path]:
-    """All image files under `root`, relative to it and sorted; links to folders are followed, labels not needed.
+@dataclass
+class Item:
+    """One image as the network will see it.
 
-    Raises:
-        DataError: no such folder, or no image in it.
+    Attributes:
+        views: uint8 [3, side, side] each.
+        draws: of each view, where the colours are done later.
+        label: -1 without labels.
+        unreadable: name and reason of every image that could not be read, before this one was taken instead.
     """
-    if not root.is_dir():
-        raise DataError(f"no folder {root}", todo="name a folder of images; they may lie in subfolders")
-    found = [
-        Path(folder, name).relative_to(root)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMG_EXTENSIONS)
-    ]
-    if not found:
-        raise DataError(
-            f"no images in {root}",
-            found="files ending otherwise, or none",
-            todo="looked for: " + " ".join(IMG_EXTENSIONS),
-        )
-    return sorted(found)
+
+    views: list[Tensor]
+    draws: list[Draw]
+    label: int
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def fingerprint(root: Path, images: Sequence[Path]) -> str:
-    """SHA-256 over the sorted names and file sizes: tells one set of images from another without reading them."""
-    lines = (f"{name.as_posix()}\t{(root / name).stat().st_size}\n" for name in images)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+@dataclass
+class Batch:
+    """This process's share of a step's images.
 
-
-def read_image(path: Path) -> Image.Image:
-    """The image as 8-bit RGB.
-
-    Raises:
-        DataError: the file is not a whole image; names it.
+    Attributes:
+        views: for each view uint8 [n, 3, side, side].
+        draws: for each view those of its n images, or nothing where the colours are done.
+        labels: [n].
+        unreadable: name → reason.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports a broken PNG as SyntaxError and some broken headers as ValueError.
-        raise DataError(
-            f"cannot read the image {path}", found=str(error), todo="replace it or take it out of the folder"
-        ) from error
+
+    views: list[Tensor]
+    draws: list[list[Draw]]
+    labels: Tensor
+    unreadable: dict[str, str]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory (called by the loader)."""
+        return Batch([view.pin_memory() for view in self.views], self.draws, self.labels, self.unreadable)
 
 
-class DrawnViews(Dataset["Tensor | UserError"]):
-    """Draw → uint8 views [K, 3, H, W], the same for a given (seed, draw) in every run and in any worker."""
+class DrawnViews(Dataset[Item]):
+    """Place → views, the same for a given (seed, draw) in every run and in any worker."""
 
-    def __init__(self, root: Path, images: Sequence[Path], views: Views, seed: int) -> None:
-        self.root, self.images, self.views, self.seed = root, images, views, seed
+    def __init__(self, source: Source, views: Views, seed: int) -> None:
+        self.source, self.views, self.seed = source, views, seed
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.source)
 
-    def __getitem__(self, draw: Draw) -> Tensor | UserError:
-        """An unreadable image is returned as the error: raised in a worker it would arrive as a traceback."""
-        index, number = draw
-        try:
-            image = read_image(self.root / self.images[index])
-        except UserError as error:
-            return error
-        state = torch.get_rng_state()
-        seeds = np.random.SeedSequence([self.seed, 0x51EE, number]).generate_state(1, np.uint64)
-        torch.default_generator.manual_seed(int(seeds[0]))
-        views = self.views(image)
-        # Without workers this runs in the training process, whose own stream must not notice.
-        torch.set_rng_state(state)
-        return views
+    def __getitem__(self, place: Place) -> Item:
+        """An unreadable image is replaced by one that depends on the place alone.
+
+        Raises:
+            DataError: neither can that be read, nor others.
+        """
+        index, number = place
+        random = np.random.default_rng([self.seed, 0x51EE, number])
+        unreadable: dict[str, str] = {}
+        for _ in range(TRIES):
+            try:
+                image = self.source.read(index)
+            except DataError as error:
+                unreadable[self.source.name(index)] = error.found or error.what
+                index = int(random.integers(len(self.source)))
+                continue
+            views, draws = self.views(image, random)
+            label = self.source.labels[index] if self.source.labels is not None else -1
+            return Item(views, [] if self.views.colours else draws, label, unreadable)
+        # Raised in a worker it would arrive as a traceback: the batch carries it to the training process.
+        return Item([], [], -1, unreadable)
 
 
 class EndlessShuffle:
-    """Batch sampler: one seeded permutation after another, batches of `batch` draws; the remainder is dropped.
+    """Batch sampler: one seeded permutation after another, batches of `batch` places; the remainder is dropped.
 
-    Starting at step `start` costs nothing: earlier images are neither read nor drawn.
+    Starting at step `start` costs nothing: earlier images are neither read nor drawn. Of every batch, process `rank`
+    of `size` gets the consecutive share that is its own, so that the batches of all of them are those of one.
     """
 
-    def __init__(self, images: int, batch: int, seed: int, start: int, stop: int) -> None:
+    def __init__(self, images: int, batch: int, seed: int, start: int, stop: int, rank: int = 0, size: int = 1) -> None:
         self.images, self.batch, self.seed, self.start, self.stop = images, batch, seed, start, stop
+        self.share = slice(rank * batch // size, (rank + 1) * batch // size)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         per_epoch = self.images // self.batch
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.start, self.stop):
@@ -111,26 +111,24 @@ class EndlessShuffle:
                 order = np.random.default_rng([self.seed, 0x0DE4, epoch]).permutation(self.images)
             first = step % per_epoch * self.batch
             row = order[first : first + self.batch].tolist()
-            yield [(index, step * self.batch + position) for position, index in enumerate(row)]
+            places = [(index, step * self.batch + position) for position, index in enumerate(row)]
+            yield places[self.share]
 
 
-def _collate(items: Sequence[Tensor | UserError]) -> Tensor | UserError:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return torch.stack([item for item in items if isinstance(item, Tensor)], dim=1)
+def collate(items: Sequence[Item]) -> Batch:
+    """Items → batch; views is empty if an item could not be replaced."""
+    unreadable = {name: reason for item in items for name, reason in item.unreadable.items()}
+    labels = torch.tensor([item.label for item in items])
+    if not all(item.views for item in items):
+        return Batch([], [], labels, unreadable)
+    views = [torch.stack(list(of_one_kind)) for of_one_kind in zip(*(item.views for item in items), strict=True)]
+    draws = [list(of_one_kind) for of_one_kind in zip(*(item.draws for item in items), strict=True)]
+    return Batch(views, draws, labels, unreadable)
 
 
-def batches(dataset: DrawnViews, sampler: EndlessShuffle, workers: int, pin: bool) -> Iterator[Tensor]:
-    """uint8 [K, n, 3, H, W] for every step of `sampler`.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    loader: DataLoader[Tensor | UserError] = DataLoader(
-        dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_collate, pin_memory=pin
+def batches(dataset: DrawnViews, sampler: EndlessShuffle, workers: int, pin: bool) -> Iterator[Batch]:
+    """A batch for every step of `sampler`."""
+    loader: DataLoader[Item] = DataLoader(
+        dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    yield from loader

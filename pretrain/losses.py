@@ -110,14 +110,14 @@ class Forces:
     """The two dispersing forces, λ_s · singular value + λ_b · Brownian, which can be added to any method's loss.
 
     Attributes:
-        singular: weight of the singular value loss, λ_s (paper: 0.004).
-        brownian: weight of the Brownian diffusive loss, λ_b (paper: 0.5).
+        singular: weight of the singular value loss, λ_s (paper: 0.004; 0 switches it off).
+        brownian: weight of the Brownian diffusive loss, λ_b (paper: 0.5; 0 switches it off).
         singular_form: −Σσ of the embeddings, or the distance of their covariance to the identity.
         brownian_per: one random direction for every view, or one shared by the views of an image.
     """
 
-    singular: float = 0.004
-    brownian: float = 0.5
+    singular: float = 0.0
+    brownian: float = 0.0
     singular_form: SingularForm = "nuclear"
     brownian_per: Direction = "view"
 
@@ -131,26 +131,6 @@ class Forces:
             terms["brownian"] = brownian_loss(z, self.brownian_per, generator)
             total = total + self.brownian * terms["brownian"]
         return total, terms
-
-
-@dataclass(frozen=True)
-class MSBReg(Forces):
-    """The whole loss: centroid + λ_s · singular value + λ_b · Brownian. With both weights 0 and K = 2: BYOL's, halved.
-
-    Attributes:
-        centroid: what each view is drawn to: the centroid of the targets of the other views, of all views,
-            or (pair) the online centroid to the target centroid.
-    """
-
-    centroid: Centroid = "others"
-
-    def __call__(
-        self, z: Tensor, t: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of z, t [K, n, d], and its terms before weighting, by name."""
-        attraction = multiview_centroid_loss(z, t, self.centroid)
-        dispersion, terms = self.dispersion(z, generator)
-        return attraction + dispersion, {"centroid": attraction, **terms}
 
 
 def _widen(z: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,18 +12,44 @@ import torchvision
 from torch import Tensor, nn
 
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+Stem = Literal["imagenet", "cifar"]
 
 
-def build_encoder(arch: Arch) -> tuple[nn.Module, int]:
-    """A torchvision ResNet (ImageNet stem) without its classifier, and the length of its pooled feature.
+@dataclass(frozen=True)
+class Network:
+    """Which encoder a method is built around.
+
+    Attributes:
+        arch: the ResNet.
+        stem: "imagenet": 7×7 convolution of stride 2 and max-pooling, which detectors have too. "cifar": 3×3
+            convolution of stride 1 and no pooling, for images of 32 pixels (Chen et al., SimCLR, 2020, appendix B.9).
+        classes: number of classes of the labelled images, for methods that need labels.
+    """
+
+    arch: Arch
+    stem: Stem = "imagenet"
+    classes: int = 0
+
+
+def build_encoder(network: Network, *, zero_init_residual: bool | None = None) -> tuple[nn.Module, int]:
+    """A torchvision ResNet without its classifier, and the length of its pooled feature.
 
     The names in its `state_dict()` are torchvision's, so the trained encoder fills a detector's backbone as it is.
-    Residual branches of bottleneck blocks start at zero, as in the Haiku ResNet that BYOL used.
+
+    Args:
+        network: architecture and stem.
+        zero_init_residual: whether residual branches start at zero. None: those of bottleneck blocks do, as in the
+            Haiku ResNet that BYOL used.
     """
-    bottleneck = arch in ("resnet50", "resnet101")
-    encoder = torchvision.models.get_model(arch, weights=None, zero_init_residual=bottleneck)
+    if zero_init_residual is None:
+        zero_init_residual = network.arch in ("resnet50", "resnet101")
+    encoder = torchvision.models.get_model(network.arch, weights=None, zero_init_residual=zero_init_residual)
     features: int = encoder.fc.in_features
     encoder.fc = nn.Identity()
+    if network.stem == "cifar":
+        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+        encoder.maxpool = nn.Identity()
     return encoder, features
 
 
@@ -43,16 +70,18 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class Branch(nn.Module):
     """Images [n, 3, H, W] → encoder → projector (→ predictor): embeddings [n, d], not normalised."""
 
-    def __init__(self, arch: Arch, hidden: int, outputs: int, *, predictor: bool) -> None:
+    def __init__(
+        self, encoder: nn.Module, projector: nn.Module | None = None, predictor: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, features = build_encoder(arch)
-        self.projector = mlp(features, hidden, outputs)
-        self.predictor = mlp(outputs, hidden, outputs) if predictor else None
+        self.encoder, self.projector, self.predictor = encoder, projector, predictor
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings of one view; BatchNorm sees that view alone, as in BYOL."""
-        embeddings: Tensor = self.projector(self.encoder(images))
-        return embeddings if self.predictor is None else self.predictor(embeddings)
+        embeddings: Tensor = self.encoder(images)
+        for head in (self.projector, self.predictor):
+            embeddings = embeddings if head is None else head(embeddings)
+        return embeddings
 
 
 def slow_copy(online: Branch) -> Branch:

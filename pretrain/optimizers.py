@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.optim import Lars
-from torch import nn
 
+from pretrain.methods import Method
 from pretrain.recipe import Recipe
 
 
-def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """LARS or SGD over the trainable parameters of `network`, biases and norm parameters in a group of their own.
+def build_optimizer(recipe: Recipe, method: Method) -> torch.optim.Optimizer:
+    """LARS, SGD, AdamW or Adam over the trainable parameters of a method, in groups.
 
-    That second group has neither weight decay nor LARS's adaptation (Grill et al. 2020, appendix C). The learning
-    rate is set at every step by the training loop.
+    Biases and norm parameters have neither weight decay nor LARS's adaptation (Grill et al. 2020, appendix C), unless
+    the recipe says `decay_all`, and may have a learning rate of their own. A group's `peak` is its highest learning
+    rate, `constant` says that the cosine does not touch it; see `set_rate`.
     """
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weights = {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay}
-    others = {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0}
+    constant = {id(p) for module in method.constant_rate for p in module.parameters()}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in (p for p in method.parameters() if p.requires_grad):
+        vector = parameter.ndim <= 1
+        key = vector, id(parameter) in constant
+        base = recipe.bias_lr if vector and recipe.bias_lr else recipe.lr
+        group = groups.setdefault(key, {"params": [], "peak": recipe.peak(base), "constant": key[1]})
+        group["params"].append(parameter)
+        group["weight_decay"] = recipe.weight_decay if recipe.decay_all or not vector else 0.0
+        # timm adapts a group when it decays; asking for it keeps that true with --weight-decay 0.
+        group["always_adapt"] = recipe.decay_all or not vector
+    listed = [{"lr": group["peak"], **group} for group in groups.values()]
+    return _optimizer(recipe, listed)
+
+
+def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD([weights, others], lr=recipe.lr, momentum=recipe.momentum)
-    # timm adapts a group when it decays; asking for it keeps that true with --weight-decay 0.
-    groups = [weights | {"always_adapt": True}, others]
-    optimizer: torch.optim.Optimizer = Lars(
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+    lars: torch.optim.Optimizer = Lars(
         groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=recipe.trust, always_adapt=False
     )
-    return optimizer
+    return lars
+
+
+def set_rate(optimizer: torch.optim.Optimizer, share: float, warm: bool) -> float:
+    """Set every group to `share` of its peak; constant ones stay at the peak unless training is `warm`ing up.
+
+    Returns the learning rate of the first group.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * (share if warm or not group["constant"] else 1.0)
+    rate: float = optimizer.param_groups[0]["lr"]
+    return rate

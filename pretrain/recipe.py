@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pretrain.networks import Arch
-from pretrain.views import Augmentation
+from pretrain.networks import Arch, Network, Stem
+from pretrain.views import AUGMENTATIONS, AugmentationName
 from transfer.errors import UserError
+
+LOWEST = {"batch": 2, "accumulate": 1, "crop": 16, "epochs": 1, "steps": 0, "warmup_steps": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -17,37 +19,54 @@ class Recipe:
     length: google-deepmind/deepmind-research, byol/configs/byol.py) with VICReg's symmetrised views.
 
     Attributes:
-        arch: the ResNet, with the ImageNet stem.
+        arch: the ResNet.
+        stem: imagenet, or cifar (3x3, no pooling) for 32-pixel images; only imagenet converts to detectors.
         crop: side of a view in pixels.
-        augmentation: vicreg: every view drawn alike. byol: two kinds of views in turn.
+        augmentation: whose random views; methods start from their own paper's.
+        views_on: workers augment with Pillow; device does colour and blur in batches there, the same draws.
         epochs: passes over the images.
         steps: length in optimiser steps, instead of --epochs. 0: the epochs decide.
-        warmup_epochs: epochs of linear warm-up; a cosine to 0 follows.
+        warmup_epochs: epochs of linear warm-up; a cosine follows.
         warmup_steps: warm-up in steps, used together with --steps.
-        batch: images per step; each gives as many views as --views says.
-        optimizer: lars for large batches; sgd for small ones.
+        batch: images per step over all processes; each gives as many views as --views says.
+        accumulate: parts that a process cuts its share of the batch into, to need less memory; the loss is still that
+            of the whole batch, BatchNorm sees a part.
+        optimizer: lars for large batches; sgd for small ones; adamw, adam.
         lr: learning rate for a batch of 256, scaled in proportion to the batch.
-        momentum: of either optimiser.
-        weight_decay: on weights; never on biases and norm parameters.
-        trust: LARS's trust coefficient; biases and norm parameters are not adapted.
-        precision: bf16 runs networks under autocast on a GPU; losses are always float32 or wider.
+        bias_lr: the same for biases and norm parameters, if not 0.
+        final_lr: end of the cosine, as a share of the peak.
+        momentum: of lars and sgd; beta1 of adam and adamw.
+        weight_decay: on weights.
+        decay_all: biases and norm parameters decay too, and LARS adapts them.
+        trust: LARS's trust coefficient.
+        clip: longest gradient (global norm); 0: not clipped.
+        sync_batchnorm: several processes share BatchNorm statistics, as if they were one.
+        precision: bf16 and fp16 run networks under autocast; losses are always float32 or wider. fp16 needs a GPU.
         seed: of initial weights, image order, views and Brownian directions.
     """
 
     arch: Arch = "resnet50"
+    stem: Stem = "imagenet"
     crop: int = 224
-    augmentation: Augmentation = "vicreg"
+    augmentation: AugmentationName = "vicreg"
+    views_on: Literal["workers", "device"] = "workers"
     epochs: int = 100
     steps: int = 0
     warmup_epochs: float = 10
     warmup_steps: int = 0
     batch: int = 4096
-    optimizer: Literal["lars", "sgd"] = "lars"
+    accumulate: int = 1
+    optimizer: Literal["lars", "sgd", "adamw", "adam"] = "lars"
     lr: float = 0.45
+    bias_lr: float = 0.0
+    final_lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-6
+    decay_all: bool = False
     trust: float = 1e-3
-    precision: Literal["fp32", "bf16"] = "fp32"
+    clip: float = 0.0
+    sync_batchnorm: bool = True
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
 
     def check(self, images: int) -> None:
@@ -56,27 +75,70 @@ class Recipe:
         Raises:
             UserError: a number is out of range, or there are fewer images than a batch.
         """
-        for name, lowest in (("batch", 2), ("crop", 32), ("epochs", 1), ("steps", 0), ("warmup_steps", 0), ("seed", 0)):
+        for name, lowest in LOWEST.items():
             if getattr(self, name) < lowest:
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} is {getattr(self, name)}", todo=f"give {option} {lowest} or more")
-        if self.lr <= 0:
-            raise UserError(f"--lr is {self.lr}", todo="give a positive learning rate")
+                raise UserError(f"{_option(name)} is {getattr(self, name)}", todo=f"give {lowest} or more")
+        for name in ("lr", "trust"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{_option(name)} is {getattr(self, name)}", todo="give a positive number")
+        for name in ("bias_lr", "final_lr", "weight_decay", "warmup_epochs", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{_option(name)} is {getattr(self, name)}", todo="give 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"--momentum is {self.momentum}", todo="give 0 or more, below 1")
         if images < self.batch:
             raise UserError(
                 f"{images} images are fewer than a batch of {self.batch}",
                 todo=f"lower the batch (--batch {max(2, images // 4)} or --preset demo), or add images",
             )
 
-    def total_steps(self, images: int) -> int:
-        """Optimiser steps of the whole training; the last, incomplete batch of an epoch is dropped."""
-        return self.steps or self.epochs * (images // self.batch)
+    def check_processes(self, processes: int) -> None:
+        """Refuse a batch that cannot be cut evenly.
 
-    def lr_at(self, step: int, images: int) -> float:
-        """Learning rate of step 0, 1, …: linear from 0, then a cosine (byol/utils/schedules.py)."""
-        peak, total = self.lr * self.batch / 256, self.total_steps(images)
-        warmup = self.warmup_steps if self.steps else round(self.warmup_epochs * (images // self.batch))
+        Raises:
+            UserError: it does not divide by `processes` times `accumulate`, or leaves less than two images a part.
+        """
+        parts = processes * self.accumulate
+        if self.batch % parts or self.batch // parts < 2:
+            raise UserError(
+                f"--batch {self.batch} does not divide into equal parts for {processes} processes"
+                f" x --accumulate {self.accumulate}, of two images or more",
+                todo=f"make it a multiple of {parts}, {2 * parts} or more",
+            )
+
+    def network(self, classes: int = 0) -> Network:
+        """The encoder that the method is built around."""
+        return Network(self.arch, self.stem, classes)
+
+    def blurs(self) -> bool:
+        """Whether any view is blurred."""
+        return any(kind.blur for kind in AUGMENTATIONS[self.augmentation])
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Steps in one pass; the last, incomplete batch is dropped."""
+        return images // self.batch
+
+    def total_steps(self, images: int) -> int:
+        """Optimiser steps of the whole training."""
+        return self.steps or self.epochs * self.steps_per_epoch(images)
+
+    def warmup(self, images: int) -> int:
+        """Steps of linear warm-up."""
+        return self.warmup_steps if self.steps else round(self.warmup_epochs * self.steps_per_epoch(images))
+
+    def rate_at(self, step: int, images: int) -> float:
+        """Share of the peak learning rate at step 0, 1, …: linear, then a cosine (byol/utils/schedules.py)."""
+        total, warmup = self.total_steps(images), self.warmup(images)
         if step < warmup:
             # Counted from 1: a first step at rate 0 would be lost in a short training.
-            return peak * (step + 1) / (warmup + 1)
-        return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
+            return (step + 1) / (warmup + 1)
+        cosine = (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
+        return self.final_lr + (1 - self.final_lr) * cosine
+
+    def peak(self, base: float) -> float:
+        """A learning rate given for 256 images, for this batch."""
+        return base * self.batch / 256
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

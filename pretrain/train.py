@@ -1,12 +1,12 @@
-"""The training loop: any method of `pretrain.methods` on a folder of images, on a CPU or one GPU."""
+"""The training loop: any method of `pretrain.methods` on images, on CPUs or GPUs, in one process or several."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,62 +16,26 @@ from torch import Tensor
 
 from pretrain import checkpoint, data
 from pretrain.curves import Curves
-from pretrain.health import collapse_warning, health
+from pretrain.device_views import colour_batch
+from pretrain.distributed import World, sync_batchnorm, world
+from pretrain.health import collapse_warning, force_report, health, spectrum
+from pretrain.machine import Machine, check_precision
 from pretrain.methods import Method, find_method
-from pretrain.optimizers import build_optimizer
+from pretrain.monitor import Monitor
+from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.recipe import Recipe
+from pretrain.sources import Source, open_source
+from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
-from transfer.errors import TrainingError, UserError
+from transfer.errors import DataError, TrainingError
+from transfer.locks import locked
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How this machine does it; nothing here moves a number beyond rounding.
-
-    Attributes:
-        device: cpu, cuda, or auto: the GPU where there is one.
-        workers: processes that decode and augment; 0: the training process does it.
-        log_every: steps between lines of metrics.jsonl.
-        save_every: steps between checkpoints; there is always one at the end.
-    """
-
-    device: str = "auto"
-    workers: int = 8
-    log_every: int = 20
-    save_every: int = 500
-
-    def check(self) -> None:
-        """Refuse what no loop can do.
-
-        Raises:
-            UserError: a number is out of range.
-        """
-        for name, lowest in (("workers", 0), ("log_every", 1), ("save_every", 1)):
-            if getattr(self, name) < lowest:
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} is {getattr(self, name)}", todo=f"give {option} {lowest} or more")
-
-    def torch_device(self) -> torch.device:
-        """The device.
-
-        Raises:
-            UserError: a GPU is asked for and there is none.
-        """
-        available = torch.cuda.is_available()
-        if self.device == "auto":
-            return torch.device("cuda" if available else "cpu")
-        if self.device.startswith("cuda") and not available:
-            raise UserError("--device cuda, but PyTorch sees no GPU", todo="use --device cpu")
-        try:
-            return torch.device(self.device)
-        except RuntimeError as error:
-            raise UserError(f"unknown device {self.device!r}", todo="use --device cpu or --device cuda") from error
+LISTED = 20  # unreadable images named in a message
 
 
 def pretrain(
-    root: Path,
+    images: Path,
     out: Path,
     method_name: str,
     recipe: Recipe,
@@ -79,7 +43,7 @@ def pretrain(
     machine: Machine | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Train on the images under `root` and return the checkpoint, `out`/checkpoint.pth.
+    """Train on `images` (see `pretrain.sources.open_source`) and return the checkpoint, `out`/checkpoint.pth.
 
     What is found there is resumed, a finished run is not done again, unless `overwrite` starts anew.
     `method_name` is a file of `pretrain.methods`, to which `settings` belongs.
@@ -90,33 +54,38 @@ def pretrain(
     machine = machine or Machine()
     machine.check()
     device = machine.torch_device()
-    if recipe.precision == "bf16" and device.type != "cuda":
-        raise UserError("--precision bf16 needs a GPU", todo="use --precision fp32: on CPUs bf16 is slower")
-    images = data.list_images(root)
-    recipe.check(len(images))
-    torch.manual_seed(recipe.seed)
-    method = find_method(method_name).build(recipe.arch, settings)
-    config = {
-        "method": method_name,
-        "recipe": asdict(recipe),
-        "settings": asdict(settings),
-        "data": {"images": len(images), "sha256": data.fingerprint(root, images)},
-    }
-    path = out / checkpoint.FILE
-    checkpoint.clear(path, everything=overwrite)
-    found = checkpoint.load(path)
-    if found is not None:
-        _refuse_other_run(path, found["config"], config)
-        if found["step"] == recipe.total_steps(len(images)):
-            logger.info("%s is finished (%d steps); --overwrite trains it again", path, found["step"])
+    check_precision(recipe, device)
+    module = find_method(method_name)
+    with world(device) as (processes, device):
+        logging.getLogger("pretrain").setLevel(logging.INFO if processes.leads else logging.WARNING)
+        recipe.check_processes(processes.size)
+        source = open_source(images, labelled=getattr(module, "NEEDS_LABELS", False))
+        recipe.check(len(source))
+        torch.manual_seed(recipe.seed)
+        method: Method = module.build(recipe.network(len(source.classes)), settings)
+        config = {
+            "method": method_name,
+            "recipe": asdict(recipe),
+            "settings": asdict(settings),
+            "data": {"images": len(source), "sha256": source.fingerprint()},
+        }
+        lock = locked(out, f"another process trains in {out}", "wait for it, or choose another --out", name=".lock")
+        with lock if processes.leads else nullcontext():
+            path = out / checkpoint.FILE
+            if processes.leads:
+                checkpoint.clear(path, everything=overwrite)
+            processes.wait()
+            saved = checkpoint.load(path)
+            if saved is not None:
+                _refuse_other_run(path, saved["config"], config)
+                if saved["step"] == recipe.total_steps(len(source)):
+                    logger.info("%s is finished (%d steps); --overwrite trains it again", path, saved["step"])
+                    return path
+            run = _Run(method, recipe, config, path, machine, device, processes, source)
+            if saved is not None:
+                run.resume(saved)
+            run.train(Views.of(recipe, settings))
             return path
-    method.to(device=device, memory_format=torch.channels_last).train()
-    run = _Run(method, recipe, config, path, machine, device, len(images))
-    if found is not None:
-        run.resume(found)
-    views = Views(settings.views, recipe.crop, recipe.augmentation)
-    run.train(data.DrawnViews(root, images, views, recipe.seed))
-    return path
 
 
 def _refuse_other_run(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -130,7 +99,7 @@ def _refuse_other_run(path: Path, saved: Mapping[str, Any], wanted: Mapping[str,
 
 
 class _Run:
-    """One training: state and the loop around `_step`."""
+    """One training: state and the loop around `Step`."""
 
     def __init__(
         self,
@@ -140,79 +109,160 @@ class _Run:
         path: Path,
         machine: Machine,
         device: torch.device,
-        images: int,
+        processes: World,
+        source: Source,
     ) -> None:
         self.method, self.recipe, self.config, self.path = method, recipe, config, path
-        self.machine, self.device, self.images = machine, device, images
-        self.optimizer = build_optimizer(recipe, method.branches["online"])
+        self.machine, self.device, self.processes, self.source = machine, device, processes, source
+        method.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if processes.size > 1 and recipe.sync_batchnorm:
+            sync_batchnorm(method, device)
+        if machine.compile:
+            for branch in method.branches.values():
+                branch.compile()
+        self.step = Step(method, build_optimizer(recipe, method), recipe, device, processes)
         self.generator = torch.Generator(device)
-        self.done, self.saved, self.total = 0, 0, recipe.total_steps(images)
+        self.done, self.saved, self.total = 0, 0, recipe.total_steps(len(source))
+        self.unreadable: dict[str, str] = {}
+        self.monitor: Monitor | None = None
+        if machine.probe_train is not None and machine.probe_test is not None:
+            where = (machine.probe_train, machine.probe_test)
+            self.monitor = Monitor(*where, recipe.crop, device, processes, machine.workers)
+        if recipe.stem != "imagenet":
+            logger.info("the %s stem does not convert to detectors; --stem imagenet does", recipe.stem)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in one pass over the images."""
+        return self.recipe.steps_per_epoch(len(self.source))
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue where a checkpoint ends."""
-        checkpoint.restore(state, self.method, self.optimizer)
+        checkpoint.restore(state, self.step)
         self.done = self.saved = state["step"]
+        self.unreadable = dict(state["progress"]["unreadable"])
         logger.info("resuming %s at step %d of %d", self.path, self.done, self.total)
 
-    def train(self, dataset: data.DrawnViews) -> None:
+    def train(self, views: Views) -> None:
         """All remaining steps."""
-        machine, recipe = self.machine, self.recipe
-        curves = Curves(self.path.parent / "metrics.jsonl", self.done, self.total, machine.log_every, recipe.batch)
-        sampler = data.EndlessShuffle(self.images, recipe.batch, recipe.seed, self.done, self.total)
+        machine, recipe, world_ = self.machine, self.recipe, self.processes
+        folder = self.path.parent
+        curves = Curves(
+            folder / "metrics.jsonl" if world_.leads else None, self.done, self.total, machine.log_every, recipe.batch
+        )
+        sampler = data.EndlessShuffle(
+            len(self.source), recipe.batch, recipe.seed, self.done, self.total, world_.rank, world_.size
+        )
+        dataset = data.DrawnViews(self.source, views, recipe.seed)
         stream = data.batches(dataset, sampler, machine.workers, self.device.type == "cuda")
         warned = False
         asked = time.perf_counter()
         for batch in stream:
+            self._note_unreadable(batch)
             curves.waited(time.perf_counter() - asked)
-            row, embeddings = self._step(batch)
-            curves.step(row["loss"])
-            if curves.due(self.done):
-                signs = health(embeddings)
-                curves.write(self.done, {"epoch": self.done / (self.images // recipe.batch), **row, **signs})
+            outcome, rate, labels = self._step(batch)
+            curves.step(outcome.loss)
+            if curves.due(self.done) and world_.leads:
+                signs = self._signs(outcome, labels)
+                row = {"epoch": self.done / self.epoch_steps, **_numbers(outcome), "lr": rate, **signs}
+                curves.write(self.done, row)
                 warning = collapse_warning(signs)
                 if warning and not warned:
                     logger.warning("step %d: %s", self.done, warning)
                 warned = bool(warning)
+            self._probe(curves)
             if self.done % machine.save_every == 0 or self.done == self.total:
                 self._save()
             asked = time.perf_counter()
         curves.close()
 
-    def _step(self, batch: Tensor) -> tuple[dict[str, float], Tensor]:
-        """One optimiser step; returns what is logged and one view's embeddings [n, d]."""
-        lr = self.recipe.lr_at(self.done, self.images)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def _step(self, batch: data.Batch) -> tuple[Outcome, float, Tensor]:
+        """One optimiser step: what came of it, its learning rate and the images' labels."""
+        images = len(self.source)
+        warm = self.done < self.recipe.warmup(images)
+        rate = set_rate(self.step.optimizer, self.recipe.rate_at(self.done, images), warm)
+        parts, labels = self._parts(batch)
+        outcome = self.step(parts, labels, self.done, (self.done + 1) / self.total, self._directions())
+        if not bool(outcome.loss.isfinite()):
+            self._stop(f"the loss is {outcome.loss.item()} at step {self.done + 1}", _numbers(outcome))
+        self.done += 1
+        return outcome, rate, labels
+
+    def _directions(self) -> torch.Generator:
         # Seeded by the step, so that a resumed run draws the directions of the uninterrupted one.
         seeds = np.random.SeedSequence([self.recipe.seed, 0xB20, self.done]).generate_state(1, np.uint64)
-        self.generator.manual_seed(int(seeds[0]))
-        views = to_network(batch, self.device, torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            outputs = self.method(views)
-        loss, terms = self.method.loss(outputs, self.generator)
-        row = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
-        if not math.isfinite(row["loss"]):
-            self._stop(f"the loss is {row['loss']} at step {self.done + 1}", row)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        logged = self.method.after_step(self.done / self.total)
+        return self.generator.manual_seed(int(seeds[0]))
+
+    def _parts(self, batch: data.Batch) -> tuple[list[list[Tensor]], Tensor]:
+        """The batch on the device as the network sees it, cut for accumulation, and its labels."""
+        views = batch.views
+        if batch.draws:
+            moved = (view.to(self.device, non_blocking=True) for view in views)
+            views = [colour_batch(view, draws) for view, draws in zip(moved, batch.draws, strict=True)]
+        whole = to_network(views, self.device)
+        size = len(whole[0]) // self.recipe.accumulate
+        parts = [[view[i * size : (i + 1) * size] for view in whole] for i in range(self.recipe.accumulate)]
+        return parts, batch.labels.to(self.device, non_blocking=True)
+
+    def _signs(self, outcome: Outcome, labels: Tensor) -> dict[str, Any]:
+        embeddings = self.method.embeddings(outcome.outputs)
+        self.done -= 1  # the directions of the step that was done
+        forces = force_report(self.method, outcome.outputs, labels, self._directions())
         self.done += 1
-        return {**row, "lr": lr, **logged}, outputs[0][0].detach()
+        return {**health(embeddings), **forces, "spectrum": spectrum(embeddings)}
+
+    def _probe(self, curves: Curves) -> None:
+        if self.monitor is None:
+            return
+        if self.done % (self.machine.probe_every * self.epoch_steps) == 0 or self.done == self.total:
+            found = self.monitor(self.method.branches["online"].encoder)  # type: ignore[arg-type]
+            curves.note(self.done, found)
+
+    def _note_unreadable(self, batch: data.Batch) -> None:
+        """List new unreadable images of all processes; stop when they are more than the budget."""
+        new = {name: reason for name, reason in batch.unreadable.items() if name not in self.unreadable}
+        lost = not batch.views
+        if not self.processes.total(bool(new) + lost):
+            return
+        for found in self.processes.collect(new):
+            self.unreadable |= found
+        for name, reason in new.items():
+            logger.warning("cannot read %s (%s); another image is seen in its place", name, reason)
+        if len(self.unreadable) > self.machine.unreadable or self.processes.total(lost):
+            listed = [f"{name}: {reason}" for name, reason in sorted(self.unreadable.items())]
+            more = [f"and {len(listed) - LISTED} more"] if len(listed) > LISTED else []
+            raise DataError(
+                f"{len(listed)} images cannot be read, --unreadable allows {self.machine.unreadable}",
+                found="\n".join(listed[:LISTED] + more),
+                todo=f"replace them or take them out, or raise --unreadable; {self._kept()}",
+            )
+
+    def _kept(self) -> str:
+        return f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint was written yet"
 
     def _stop(self, what: str, row: Mapping[str, float]) -> NoReturn:
-        kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint was written yet"
         raise TrainingError(
             what,
             found=", ".join(f"{name} {value:.4g}" for name, value in row.items()),
-            todo=f"lower the learning rate (--lr) or lengthen the warm-up; {kept}",
+            todo=f"lower the learning rate (--lr) or lengthen the warm-up; {self._kept()}",
         )
 
     def _save(self) -> None:
         # A finite loss can still have had a gradient that is not; such weights must not replace good ones.
         if not all(bool(parameter.isfinite().all()) for parameter in self.method.parameters()):
             self._stop(f"weights are no longer finite after step {self.done}", {})
-        epoch = self.done // (self.images // self.recipe.batch)
-        progress = {"step": self.done, "steps": self.total, "epoch": epoch}
-        checkpoint.save(self.path, self.method, self.optimizer, self.config, progress)
+        if self.processes.leads:
+            progress = {
+                "step": self.done,
+                "steps": self.total,
+                "epoch": self.done // self.epoch_steps,
+                "unreadable": self.unreadable,
+            }
+            checkpoint.save(self.path, self.step, self.config, progress)
+        self.processes.wait()
         self.saved = self.done
+
+
+def _numbers(outcome: Outcome) -> dict[str, float]:
+    terms = {name: term.item() for name, term in outcome.terms.items()}
+    return {"loss": outcome.loss.item(), **terms, **outcome.logged}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import logging
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from transfer import record as records
 from transfer.backbone import Backbone
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
+from transfer.locks import locked
 from transfer.record import Record
 from transfer.task import Difference, RunContext, Task, TaskOutcome, recipe_differences
 
@@ -209,20 +208,14 @@ def _forget(workdir: Path) -> None:
             entry.unlink()
 
 
-@contextmanager
-def only_one(workdir: Path) -> Iterator[None]:
-    """Hold the run's lock; the operating system lets go of it however the process ends."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}", found=error.strerror or str(error)) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is doing this very run ({workdir.name})",
-                todo="wait for it; its record will then answer this command at once",
-            ) from error
-        yield
+def only_one(workdir: Path) -> AbstractContextManager[None]:
+    """Hold the run's lock.
+
+    Raises:
+        UserError: another process has it.
+    """
+    return locked(
+        workdir,
+        f"another process is doing this very run ({workdir.name})",
+        "wait for it; its record will then answer this command at once",
+    )

@@ -1,9 +1,10 @@
 """The pretraining methods, one file each; a file in this folder is found by its name.
 
 A file declares
-    `Settings`  a frozen dataclass, shown as options on the command line; `views` is among its fields,
-    `PRESETS`   name → (`Recipe`, `Settings`), the published schedules and the small ones,
-    `build`     (arch, settings) → `Method`.
+    `Settings`  a frozen dataclass, shown as options on the command line; `views` and `forces` are among its fields,
+    `PRESETS`   name → (`Recipe`, `Settings`): the published schedules first, then `demo`, which is none,
+    `build`     (network, settings) → `Method`,
+and `NEEDS_LABELS = True` if its loss wants labels.
 """
 
 from __future__ import annotations
@@ -15,35 +16,71 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from pretrain.losses import Forces
 from transfer.errors import UserError
+
+Outputs = tuple[Tensor, ...]
 
 
 class Method(nn.Module, ABC):
     """What the training loop asks of a method.
 
+    A step is: `forward` on the views of every part of the batch (a process, a micro-batch), `loss` once on the
+    outputs of all parts together, its gradient back through each part, `after_backward`, the update, `after_step`.
+    So a loss may look at the whole batch (a covariance, negatives) and means the same however the batch is cut.
+
     Attributes:
-        branches: name → network whose weights go into the checkpoint; "online" is the one that is trained.
+        branches: name → network whose weights go into the checkpoint; "online" is the one that is trained and
+            evaluated, and holds the encoder as `encoder`.
+        forces: the dispersing forces of MSBReg, added to the loss of any method; weights of 0 switch them off.
+        constant_rate: modules whose learning rate stays at its peak after warm-up (SimSiam's predictor).
     """
 
     branches: dict[str, nn.Module]
+    forces: Forces
+    constant_rate: tuple[nn.Module, ...] = ()
 
     @abstractmethod
-    def forward(self, views: list[Tensor]) -> tuple[Tensor, ...]:
-        """K views [n, 3, H, W] in; out what the loss needs, first the unit embeddings [K, n, d] that are trained.
+    def forward(self, views: list[Tensor]) -> Outputs:
+        """Views, each [n, 3, H, W], in; out what the loss needs, each with the images in dimension 1.
 
-        Runs under autocast where the recipe asks for it.
+        The first output holds the trained embeddings [K, n, d]. Runs under autocast where the recipe asks for it.
         """
 
     @abstractmethod
-    def loss(self, outputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of what `forward` returned, and its terms before weighting, by name.
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of the whole batch's outputs, without the forces, and its terms before weighting, by name.
 
-        Called outside autocast; `generator` lives on the outputs' device and is seeded anew at every step.
+        Called outside autocast, with outputs as `forward` made them, joined along dimension 1.
         """
 
-    def after_step(self, progress: float) -> dict[str, float]:
-        """Called after each optimiser step with the share of training done; returns numbers worth logging."""
+    def embeddings(self, outputs: Outputs) -> Tensor:
+        """The particles on which the forces act and whose health is watched: unit vectors [K, n, d]."""
+        return normalize(outputs[0].float(), dim=-1)
+
+    def total(
+        self, outputs: Outputs, labels: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The method's own loss plus the forces, and all terms before weighting.
+
+        `generator` lives on the outputs' device and is seeded anew at every step.
+        """
+        own, terms = self.loss(outputs, labels)
+        if not (self.forces.singular or self.forces.brownian):
+            return own, terms
+        dispersion, more = self.forces.dispersion(self.embeddings(outputs), generator)
+        return own + dispersion, {**terms, **more}
+
+    def after_backward(self, step: int) -> None:
+        """Called before the update of step 0, 1, … with all gradients in place."""
+
+    def after_step(self, progress: float, outputs: Outputs) -> dict[str, float]:
+        """Called after each update with the share of training done and the whole batch's outputs, detached.
+
+        Returns numbers worth logging.
+        """
         return {}
 
 

@@ -2,7 +2,7 @@
 
 Moon et al., "An Embedding-Dynamic Approach to Self-supervised Learning" (arXiv 2207.03552, WACV 2023). Networks,
 heads, slow copy and schedules are BYOL's (Grill et al. 2020), because the paper's own were not available to us.
-`--views 2 --singular 0 --brownian 0` is BYOL (its symmetric loss, halved).
+`--views 2 --singular 0 --brownian 0` is BYOL with its symmetric loss halved.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tyro.conf import OmitArgPrefixes
 
-from pretrain.losses import MSBReg
-from pretrain.methods import Method
-from pretrain.networks import Arch, Branch, decay_at, follow, slow_copy
+from pretrain.losses import Centroid, Forces, multiview_centroid_loss
+from pretrain.methods import Method, Outputs
+from pretrain.networks import Branch, Network, build_encoder, decay_at, follow, mlp, slow_copy
 from pretrain.recipe import Recipe
 from transfer.errors import UserError
 
@@ -26,15 +26,18 @@ class Settings:
     """Options of MSBReg.
 
     Attributes:
-        views: K, the number of views of an image.
-        loss: the three forces.
+        views: K, the number of views of an image, 2 to 8 in the paper's ablation.
+        centroid: what each view is drawn to: the centroid of the targets of the other views, of all views,
+            or (pair) the online centroid to the target centroid.
+        forces: the two dispersing forces.
         hidden: units of the hidden layer of projector and predictor.
         dimensions: d, length of an embedding.
         ema: decay of the target network at the start; rises to 1 along a cosine.
     """
 
     views: int = 4
-    loss: OmitArgPrefixes[MSBReg] = field(default_factory=MSBReg)
+    centroid: Centroid = "others"
+    forces: OmitArgPrefixes[Forces] = field(default_factory=lambda: Forces(singular=0.004, brownian=0.5))
     hidden: int = 4096
     dimensions: int = 256
     ema: float = 0.99
@@ -52,7 +55,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
         Recipe(
             arch="resnet18", crop=64, steps=28, warmup_steps=4, batch=32, optimizer="sgd", lr=0.4, weight_decay=1e-5
         ),
-        Settings(loss=MSBReg(singular=0.06), hidden=1024, ema=0.95),
+        Settings(forces=Forces(singular=0.06, brownian=0.5), hidden=1024, ema=0.95),
     ),
 }
 
@@ -60,14 +63,16 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
 class OnlineAndTarget(Method):
     """An online network with a predictor, and a target that follows it slowly and gives the centroids."""
 
-    def __init__(self, arch: Arch, settings: Settings) -> None:
+    def __init__(self, network: Network, settings: Settings) -> None:
         super().__init__()
-        self.settings = settings
-        self.online = Branch(arch, settings.hidden, settings.dimensions, predictor=True)
+        self.settings, self.forces = settings, settings.forces
+        encoder, features = build_encoder(network)
+        hidden, d = settings.hidden, settings.dimensions
+        self.online = Branch(encoder, mlp(features, hidden, d), mlp(d, hidden, d))
         self.target = slow_copy(self.online)
         self.branches = {"online": self.online, "target": self.target}
 
-    def forward(self, views: list[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, views: list[Tensor]) -> Outputs:
         """Online predictions z and target projections t, unit vectors [K, n, d] in float32.
 
         The target's BatchNorm uses the batch too, as in BYOL.
@@ -77,19 +82,24 @@ class OnlineAndTarget(Method):
             t = torch.stack([self.target(view) for view in views])
         return normalize(z.float(), dim=-1), normalize(t.float(), dim=-1)
 
-    def loss(self, outputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Centroid + λ_s · singular value + λ_b · Brownian."""
-        z, t = outputs
-        return self.settings.loss(z, t, generator)
+    def embeddings(self, outputs: Outputs) -> Tensor:
+        """z, which `forward` has normalised."""
+        return outputs[0]
 
-    def after_step(self, progress: float) -> dict[str, float]:
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The centroid loss."""
+        z, t = outputs
+        attraction = multiview_centroid_loss(z, t, self.settings.centroid)
+        return attraction, {"centroid": attraction}
+
+    def after_step(self, progress: float, outputs: Outputs) -> dict[str, float]:
         """Moves the target towards the online network."""
         decay = decay_at(progress, self.settings.ema)
         follow(self.target, self.online, decay)
         return {"ema": decay}
 
 
-def build(arch: Arch, settings: Settings) -> OnlineAndTarget:
+def build(network: Network, settings: Settings) -> OnlineAndTarget:
     """The method for one ResNet.
 
     Raises:
@@ -101,4 +111,4 @@ def build(arch: Arch, settings: Settings) -> OnlineAndTarget:
         raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
     if min(settings.hidden, settings.dimensions) < 1:
         raise UserError("--hidden and --dimensions must be positive")
-    return OnlineAndTarget(arch, settings)
+    return OnlineAndTarget(network, settings)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.losses import MSBReg, brownian_loss, multiview_centroid_loss, singular_value_loss
+from pretrain.losses import Forces, brownian_loss, multiview_centroid_loss, singular_value_loss
 from pretrain.nuclear import smoothed_nuclear_norm
 
 WAYS = ("eigh", "newton-schulz")
@@ -159,9 +159,7 @@ def test_two_views_are_half_of_byol(seed: int) -> None:
     # Grill et al. eq. 2 for (q1, z2) and (q2, z1), as squared distances of unit vectors, summed
     byol = (z[0] - t[1]).square().sum(-1).mean() + (z[1] - t[0]).square().sum(-1).mean()
     torch.testing.assert_close(multiview_centroid_loss(z, t), byol / 2)
-    loss, terms = MSBReg(singular=0, brownian=0)(z, t)
-    torch.testing.assert_close(loss, byol / 2)
-    assert set(terms) == {"centroid"}
+    assert Forces().dispersion(z)[1] == {}  # what is off is not computed
 
 
 @quick
@@ -232,31 +230,33 @@ def test_brownian_value_averages_to_zero_and_follows_its_generator() -> None:
 
 
 def test_the_whole_is_the_weighted_sum() -> None:
-    z, t = units(0, 4, 6, 5), units(1, 4, 6, 5)
-    loss, terms = MSBReg()(z, t, torch.Generator().manual_seed(3))
+    z = units(0, 4, 6, 5)
+    loss, terms = Forces(0.004, 0.5).dispersion(z, torch.Generator().manual_seed(3))
     brownian = brownian_loss(z, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(loss, multiview_centroid_loss(z, t) + 0.004 * singular_value_loss(z) + 0.5 * brownian)
-    assert set(terms) == {"centroid", "singular", "brownian"}
+    torch.testing.assert_close(loss, 0.004 * singular_value_loss(z) + 0.5 * brownian)
+    torch.testing.assert_close(terms, {"singular": singular_value_loss(z), "brownian": brownian})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_are_widened(dtype: torch.dtype) -> None:
     z, t = units(0, 2, 6, 5), units(1, 2, 6, 5)
-    exact, _ = MSBReg(brownian=0)(z, t)
+    exact = multiview_centroid_loss(z, t) + singular_value_loss(z)
     half = z.to(dtype).requires_grad_()
-    loss, _ = MSBReg()(half, t.to(dtype), torch.Generator().manual_seed(0))
+    dispersion, _ = Forces(1.0, 0.5).dispersion(half, torch.Generator().manual_seed(0))
+    loss = multiview_centroid_loss(half, t.to(dtype)) + dispersion
     loss.backward()
     assert loss.dtype == torch.float32
     assert half.grad is not None
     assert half.grad.dtype == dtype
-    assert MSBReg(brownian=0)(z.to(dtype), t.to(dtype))[0].item() == pytest.approx(exact.item(), abs=0.02)
+    rounded = multiview_centroid_loss(half, t.to(dtype)) + singular_value_loss(half)
+    assert rounded.item() == pytest.approx(exact.item(), abs=0.02)
 
 
 def test_autocast_does_not_reach_the_losses() -> None:
     z, t = units(0, 2, 40, 16).float(), units(1, 2, 40, 16).float()
     for form in ("nuclear", "covariance"):
-        loss = MSBReg(brownian=0, singular_form=form)  # type: ignore[arg-type]
-        outside, _ = loss(z, t)
+        forces = Forces(singular=1.0, singular_form=form)
+        outside = multiview_centroid_loss(z, t) + forces.dispersion(z)[0]
         with torch.autocast("cpu", torch.bfloat16):
-            inside, _ = loss(z, t)
+            inside = multiview_centroid_loss(z, t) + forces.dispersion(z)[0]
         assert inside.item() == outside.item()

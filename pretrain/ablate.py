@@ -1,0 +1,306 @@
+"""`python -m pretrain ablate`: the paper's ablation, λ_s, λ_b and K on a frozen ResNet-18, and what belongs beside it.
+
+Moon et al. (WACV 2023) report the accuracy of a frozen ResNet-18 over λ_s and λ_b for K = 4 and 8 views, and the two
+terms added to other methods; it rises until λ_s = 0.004 and λ_b = 0.5. The grid points are our choice (the paper's were
+not available to us). All runs of a grid forward equally many views (`budget`): more views an image mean fewer steps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from pretrain.curves import read_curves
+from pretrain.losses import Centroid, Direction, Forces, SingularForm
+from pretrain.machine import Machine
+from pretrain.methods import find_method
+from pretrain.monitor import Monitor
+from pretrain.networks import build_encoder
+from pretrain.recipe import Recipe
+from pretrain.train import pretrain
+from transfer.atomic import write_json
+from transfer.errors import TrainingError, UserError
+
+logger = logging.getLogger(__name__)
+Study = Literal["singular", "covariance", "brownian", "scale", "centroid", "compare", "methods"]
+ROW, LAST = "row.json", ("knn", "linear")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Attributes:
+        method: a file of `pretrain.methods`, or "random": the encoder as it was initialised.
+        views: K. batch: n, images a step. dimensions: d.
+        singular, singular_form, brownian, brownian_per, centroid: see `pretrain.losses`.
+        seed: of everything random.
+    """
+
+    method: str = "msbreg"
+    views: int = 2
+    singular: float = 0.0
+    singular_form: SingularForm = "nuclear"
+    brownian: float = 0.0
+    brownian_per: Direction = "view"
+    centroid: Centroid = "others"
+    batch: int = 256
+    dimensions: int = 256
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """A folder name that differs where the cell does; what a weight of 0 makes meaningless is left out."""
+        parts = [self.method, f"k{self.views}", f"n{self.batch}", f"d{self.dimensions}"]
+        parts += [f"{self.singular_form}{self.singular:g}"] if self.singular else []
+        parts += [f"brownian{self.brownian:g}-{self.brownian_per}"] if self.brownian else []
+        parts += [self.centroid] if self.centroid != "others" else []
+        return "-".join([*parts, f"seed{self.seed}"])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is run.
+
+    Attributes:
+        studies: singular: λ_s for every K. covariance: the same with that form, K = 2. brownian: λ_b for every K, drawn
+            per view and per image. scale: λ_s for other batches and dimensions. centroid: its variants for every K.
+            compare: BYOL, and MSBReg with both terms and with each. methods: other methods with and without the terms.
+        views: values of K.
+        singular: values of λ_s.
+        covariance: values of λ_s in the covariance form.
+        brownian: values of λ_b.
+        sizes: batch x dimensions of the study scale.
+        methods: of the study methods.
+        weights: λ_s and λ_b where both terms are on.
+        seeds: each cell is run with all of them.
+        budget: views that every run forwards through the online network.
+    """
+
+    studies: tuple[Study, ...] = ("singular", "brownian", "compare", "methods")
+    views: tuple[int, ...] = (2, 4, 8)
+    singular: tuple[float, ...] = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
+    covariance: tuple[float, ...] = (0.004, 0.04, 0.4)
+    brownian: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 1.0)
+    sizes: tuple[tuple[int, int], ...] = ((1024, 256), (256, 64))
+    methods: tuple[str, ...] = ("byol", "simsiam", "simclr", "mocov2", "barlow_twins", "vicreg", "wmse", "swav")
+    weights: tuple[float, float] = (0.004, 0.5)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: int = 100_000
+
+    def cells(self, batch: int, dimensions: int) -> list[Cell]:
+        """All runs, each once, in the order of the seeds: one seed of everything comes before the next."""
+        cells: dict[Cell, None] = {}
+        for seed in self.seeds:
+            base = Cell(batch=batch, dimensions=dimensions, seed=seed)
+            cells[replace(base, method="random", views=1)] = None
+            for study in self.studies:
+                cells |= dict.fromkeys(getattr(self, f"_{study}")(base))
+        return list(cells)
+
+    def _singular(self, base: Cell) -> Iterator[Cell]:
+        for views in self.views:
+            for weight in self.singular:
+                yield replace(base, views=views, singular=weight)
+
+    def _covariance(self, base: Cell) -> Iterator[Cell]:
+        for weight in self.covariance:
+            yield replace(base, singular=weight, singular_form="covariance")
+
+    def _brownian(self, base: Cell) -> Iterator[Cell]:
+        for views in self.views:
+            for weight in self.brownian:
+                yield replace(base, views=views, brownian=weight)
+                if weight:
+                    yield replace(base, views=views, brownian=weight, brownian_per="image")
+
+    def _scale(self, base: Cell) -> Iterator[Cell]:
+        for batch, dimensions in self.sizes:
+            for weight in self.singular:
+                yield replace(base, batch=batch, dimensions=dimensions, singular=weight)
+
+    def _centroid(self, base: Cell) -> Iterator[Cell]:
+        for views in self.views:
+            for centroid in ("others", "all", "pair"):
+                yield replace(base, views=views, centroid=centroid, singular=self.weights[0], brownian=self.weights[1])
+
+    def _compare(self, base: Cell) -> Iterator[Cell]:
+        singular, brownian = self.weights
+        for views in self.views:
+            for s, b in ((0.0, 0.0), (singular, 0.0), (0.0, brownian), (singular, brownian)):
+                yield replace(base, views=views, singular=s, brownian=b)
+
+    def _methods(self, base: Cell) -> Iterator[Cell]:
+        for method in self.methods:
+            for s, b in ((0.0, 0.0), self.weights):
+                yield replace(base, method=method, singular=s, brownian=b)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Options.
+
+    Attributes:
+        data: images to train on (see python -m pretrain --help).
+        probe_train: labelled images, for kNN and linear evaluation of the frozen network.
+        probe_test: labelled images, on which they are tested.
+        grid: what is run.
+        recipe: shared by all runs; --batch is that of all studies but scale.
+        out: where runs, table and figure go; finished runs are found there.
+        hidden: units of the hidden layers of projector and predictor.
+        dimensions: d, length of an embedding.
+        ema: decay of the target network at the start.
+        device: cpu, cuda or auto.
+        jobs: runs at a time, each with its part of the cores.
+        workers: processes per run that decode and augment.
+        keep: keep the checkpoint of every run (0.1 GB each for a ResNet-18).
+        debug: show tracebacks.
+    """
+
+    data: Positional[Path]
+    probe_train: Path
+    probe_test: Path
+    grid: OmitArgPrefixes[Grid] = field(default_factory=Grid)
+    recipe: OmitArgPrefixes[Recipe] = field(
+        default_factory=lambda: Recipe(
+            arch="resnet18", crop=32, batch=256, optimizer="sgd", lr=0.1, weight_decay=1e-4, warmup_steps=20
+        )
+    )
+    out: Path = Path("runs/ablation")
+    hidden: int = 512
+    dimensions: int = 256
+    ema: float = 0.99
+    device: str = "auto"
+    jobs: int = 1
+    workers: int = 0
+    keep: bool = False
+    debug: bool = False
+
+
+DESCRIPTION = """Run a grid of short trainings and evaluate each frozen encoder: one table, one figure.
+
+Every run forwards the same number of views (--budget), so that K = 8 gets a quarter of the steps of K = 2. Interrupted,
+it goes on where it was; with other --studies or --seeds it adds runs. The defaults are sized for CIFAR-10 at 32 pixels
+on a CPU: no published protocol. Writes OUT/table.csv, OUT/table.md and OUT/figure.png."""
+
+
+def main(arguments: Sequence[str]) -> list[Path]:
+    """Run the grid that the command line describes, then write table and figure; returns their paths.
+
+    Raises:
+        UserError: bad input, or a run failed (the others are done first).
+    """
+    from pretrain.ablation_report import report
+
+    command = tyro.cli(Command, args=list(arguments), prog="python -m pretrain ablate", description=DESCRIPTION)
+    if command.jobs < 1 or command.grid.budget < 1:
+        raise UserError("--jobs and --budget must be 1 or more")
+    cells = command.grid.cells(command.recipe.batch, command.dimensions)
+    waiting = [cell for cell in cells if not (command.out / cell.name / ROW).exists()]
+    logger.info("%d runs, %d of them are done", len(cells), len(cells) - len(waiting))
+    failed = _run_all(command, waiting)
+    rows = read_rows(command.out)
+    written = report(rows, command.out) if rows else []
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(cells)} runs failed", found="\n".join(failed))
+    return written
+
+
+def _run_all(command: Command, cells: Sequence[Cell]) -> list[str]:
+    """Run the cells, `jobs` at a time; returns a line for each that failed."""
+    failed, began = [], time.monotonic()
+    threads = max(1, (os.cpu_count() or 1) // command.jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(command.jobs, context, initializer=_start, initargs=(threads,)) as pool:
+        running = {pool.submit(run_cell, command, cell): cell for cell in cells}
+        for count, future in enumerate(as_completed(running), 1):
+            cell = running[future]
+            error = future.exception()
+            if isinstance(error, UserError):
+                failed.append(f"{cell.name}: {error}")
+                logger.warning("%s failed: %s", cell.name, error)
+                continue
+            if error is not None:
+                raise error
+            row = future.result()
+            left = (time.monotonic() - began) / count * (len(cells) - count)
+            logger.info("%s  kNN %.2f  linear %.2f  (%d min left)", cell.name, row["knn"], row["linear"], left / 60)
+    return failed
+
+
+def _start(threads: int) -> None:
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+def run_cell(command: Command, cell: Cell) -> dict[str, Any]:
+    """Train and evaluate one cell; its row is written when all is done."""
+    logging.getLogger("pretrain").setLevel(logging.WARNING)
+    folder = command.out / cell.name
+    began = time.monotonic()
+    found = _untrained(command, cell) if cell.method == "random" else _trained(command, cell, folder)
+    row = {**asdict(cell), "name": cell.name, **found, "seconds": round(time.monotonic() - began, 1)}
+    write_json(folder / ROW, row)
+    if not command.keep:
+        (folder / "checkpoint.pth").unlink(missing_ok=True)
+    return row
+
+
+def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
+    recipe, settings = recipe_of(command, cell), settings_of(command, cell)
+    machine = Machine(
+        device=command.device,
+        workers=command.workers,
+        probe_train=command.probe_train,
+        probe_test=command.probe_test,
+        probe_every=10**9,
+    )
+    pretrain(command.data, folder, cell.method, recipe, settings, machine)
+    rows = read_curves(folder / "metrics.jsonl")
+    last = {name: [row[name] for row in rows if name in row][-1] for name in (*LAST, "std", "effective_rank")}
+    return {**last, "steps": recipe.steps, "forwarded_views": recipe.steps * recipe.batch * cell.views}
+
+
+def _untrained(command: Command, cell: Cell) -> dict[str, Any]:
+    device = Machine(device=command.device).torch_device()
+    torch.manual_seed(cell.seed)
+    encoder, _ = build_encoder(command.recipe.network())
+    encoder.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    probes = Monitor(command.probe_train, command.probe_test, command.recipe.crop, device, workers=command.workers)
+    return {**probes(encoder), "steps": 0, "forwarded_views": 0}
+
+
+def recipe_of(command: Command, cell: Cell) -> Recipe:
+    """The shared recipe with as many steps as the budget allows; warm-up shrinks when the steps do."""
+    steps = max(1, command.grid.budget // (cell.batch * cell.views))
+    warmup = min(command.recipe.warmup_steps, steps // 5)
+    return replace(command.recipe, batch=cell.batch, seed=cell.seed, steps=steps, warmup_steps=warmup)
+
+
+def settings_of(command: Command, cell: Cell) -> Any:
+    """The method's settings with the cell's values; heads as wide as the command says where the method has such."""
+    module = find_method(cell.method)
+    _, settings = module.PRESETS["demo"]
+    forces = Forces(cell.singular, cell.brownian, cell.singular_form, cell.brownian_per)
+    wanted = {"views": cell.views, "forces": forces, "centroid": cell.centroid, "ema": command.ema}
+    wanted |= {"hidden": command.hidden, "dimensions": cell.dimensions}
+    known = {f.name for f in fields(settings)}
+    return replace(settings, **{name: value for name, value in wanted.items() if name in known})
+
+
+def read_rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of all finished cells under `out`, sorted by name."""
+    return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{ROW}"))]

@@ -1,0 +1,80 @@
+"""How a machine trains: nothing here moves a number beyond rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+LOWEST = {"workers": 0, "log_every": 1, "save_every": 1, "probe_every": 1, "unreadable": 0}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How this machine does it; nothing here moves a number beyond rounding.
+
+    Attributes:
+        device: cpu, cuda, or auto: the GPU where there is one. Several: start with torchrun --nproc-per-node N.
+        workers: processes per device that decode and augment; 0: the training process does it.
+        compile: compile the networks with torch.compile.
+        log_every: steps between lines of metrics.jsonl.
+        save_every: steps between checkpoints; there is always one at the end.
+        unreadable: images that may turn out unreadable; each is listed and another is seen in its place. One more
+            stops the training.
+        probe_train: labelled images (as DATA) on whose frozen features kNN and linear probes are fitted while training.
+        probe_test: labelled images on which they are tested.
+        probe_every: epochs between probes; there is always one at the end.
+    """
+
+    device: str = "auto"
+    workers: int = 8
+    compile: bool = False
+    log_every: int = 20
+    save_every: int = 500
+    unreadable: int = 10
+    probe_train: Path | None = None
+    probe_test: Path | None = None
+    probe_every: int = 10
+
+    def check(self) -> None:
+        """Refuse what no loop can do.
+
+        Raises:
+            UserError: a number is out of range, or one of the two probe sets is missing.
+        """
+        for name, lowest in LOWEST.items():
+            if getattr(self, name) < lowest:
+                option = "--" + name.replace("_", "-")
+                raise UserError(f"{option} is {getattr(self, name)}", todo=f"give {lowest} or more")
+        if (self.probe_train is None) != (self.probe_test is None):
+            raise UserError("only one of --probe-train and --probe-test is given", todo="give both or none")
+
+    def torch_device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            UserError: a GPU is asked for and there is none.
+        """
+        available = torch.cuda.is_available()
+        if self.device == "auto":
+            return torch.device("cuda" if available else "cpu")
+        if self.device.startswith("cuda") and not available:
+            raise UserError("--device cuda, but PyTorch sees no GPU", todo="use --device cpu")
+        try:
+            return torch.device(self.device)
+        except RuntimeError as error:
+            raise UserError(f"unknown device {self.device!r}", todo="use --device cpu or --device cuda") from error
+
+
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Refuse a precision that the device does not have.
+
+    Raises:
+        UserError: fp16 on a CPU.
+    """
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise UserError("--precision fp16 needs a GPU", todo="use --precision bf16 or fp32")

@@ -1,0 +1,127 @@
+"""VICReg: views agree, every dimension keeps its variance, and dimensions are decorrelated.
+
+Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning" (ICLR 2022).
+Published settings: facebookresearch/vicreg, main_vicreg.py and README.md.
+
+Views are the paper's symmetrised ones (appendix C.1); the released code has BYOL's asymmetric ones
+(`--augmentation byol`). The authors train in half precision, which `--precision` sets here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.losses import Forces
+from pretrain.methods import Method, Outputs
+from pretrain.methods.barlow_twins import perceptron
+from pretrain.networks import Branch, Network, build_encoder
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+EPSILON = 1e-4  # under the root of the standard deviation, whose gradient is else without bound at collapse
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of VICReg.
+
+    Attributes:
+        views: number of views of an image, 2 in the paper; with more the invariance is the mean over pairs, and the
+            other terms keep the weight they have with two (not published).
+        forces: the two dispersing forces.
+        width: units of each of the expander's three layers; the last is d, length of an embedding.
+        invariance: weight of the views' distance.
+        variance: weight of the hinge on the standard deviation.
+        covariance: weight of the off-diagonal covariance.
+    """
+
+    views: int = 2
+    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
+    width: int = 8192
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+
+
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
+    # README.md: the commands for 100 epochs on one machine and 1000 epochs on four; both with 10 epochs of warm-up and
+    # a cosine to 0.001 of the peak.
+    "100": (Recipe(epochs=100, batch=512, lr=0.3, final_lr=0.001, weight_decay=1e-6), Settings()),
+    "1000": (Recipe(epochs=1000, batch=2048, lr=0.2, final_lr=0.001, weight_decay=1e-6), Settings()),
+    # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
+    "demo": (
+        Recipe(arch="resnet18", crop=64, steps=28, warmup_steps=4, batch=32, optimizer="adam", lr=4e-3),
+        Settings(width=512),
+    ),
+}
+
+
+def vicreg_loss(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Invariance, variance and covariance terms as main_vicreg.py scales them.
+
+    Invariance: mean squared difference of two views over images and dimensions, so 1/d of equation 5; the published
+    weights of 25, 25 and 1 belong to this scale. Variance: max(0, 1 − √(Var + 1e-4)), mean over dimensions and views,
+    half of equation 1's sum over two views. Covariance: Σ_{i≠j} C_ij² / d (equation 4), summed over two views.
+    Var and C have the divisor n − 1.
+
+    Args:
+        z: [K ≥ 2, n ≥ 2, d] embeddings of the whole batch, not normalised.
+
+    Returns:
+        Three scalars, each 0 or more.
+    """
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    _, n, d = z.shape
+    invariance = torch.stack([(first - second).square().mean() for first, second in combinations(z, 2)]).mean()
+    centred = z - z.mean(1, keepdim=True)
+    spread = (centred.square().sum(1) / (n - 1) + EPSILON).sqrt()
+    variance = (1 - spread).relu().mean()
+    # One view at a time: with the published d a covariance takes 256 MiB.
+    mixed = z.new_zeros(())
+    for view in centred:
+        covariance = view.mT @ view / (n - 1)
+        mixed = mixed + (covariance - covariance.diagonal().diag()).square().sum() / d
+    return invariance, variance, 2 * mixed / len(z)
+
+
+class VICReg(Method):
+    """One network for all views, trained by the statistics of the whole batch."""
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.settings, self.forces = settings, settings.forces
+        encoder, features = build_encoder(network, zero_init_residual=True)
+        self.online = Branch(encoder, perceptron([features, *[settings.width] * 3], bias=True))
+        self.branches = {"online": self.online}
+
+    def forward(self, views: list[Tensor]) -> Outputs:
+        """Embeddings [K, n, d], float32."""
+        return (torch.stack([self.online(view) for view in views]).float(),)
+
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Equation 6: the weighted sum of the three terms."""
+        invariance, variance, covariance = vicreg_loss(outputs[0])
+        weights = self.settings
+        total = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
+        return total, {"invariance": invariance, "variance": variance, "covariance": covariance}
+
+
+def build(network: Network, settings: Settings) -> VICReg:
+    """The method for one ResNet.
+
+    Raises:
+        UserError: settings that make no sense.
+    """
+    if settings.views < 2:
+        raise UserError(f"--views is {settings.views}", todo="give --views 2: two views are compared")
+    if settings.width < 1:
+        raise UserError(f"--width is {settings.width}", todo="give 1 or more (published: 8192)")
+    for name in ("invariance", "variance", "covariance"):
+        if getattr(settings, name) < 0:
+            raise UserError(f"--{name} is {getattr(settings, name)}", todo="give 0 or more (published: 25, 25, 1)")
+    return VICReg(network, settings)

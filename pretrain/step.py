@@ -1,0 +1,157 @@
+"""One optimiser step, however the batch is cut: into processes, and these into parts that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain.distributed import World
+from pretrain.methods import Method, Outputs
+from pretrain.recipe import Recipe
+
+Parts = Sequence[list[Tensor]]  # the views of each part of this process's share, normalised, on the device
+
+
+@dataclass
+class Outcome:
+    """What a step leaves behind.
+
+    Attributes:
+        loss: scalar, of the whole batch.
+        terms: its terms before weighting.
+        outputs: of the whole batch, detached.
+        logged: numbers that the method wants to be seen.
+        applied: False if fp16 gradients overflowed and the update was left out (the scale is then halved).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    outputs: Outputs
+    logged: dict[str, float]
+    applied: bool = True
+
+
+class Step:
+    """Forward, loss of the whole batch, its gradient through every part, update.
+
+    The loss is computed from the joined outputs of all parts, on every process alike; its gradient with respect to
+    them is cut to the parts and sent through the networks, and the processes sum what arrives at the weights. So a
+    loss that looks at the whole batch means the same however the batch is cut, and weights move as on one process
+    (to rounding; BatchNorm without --sync-batchnorm and with --accumulate sees its own part only).
+
+    With several parts each is run twice, as in Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
+    Limited Setup" (GradCache, 2021): first without a graph for its outputs, then again for its gradient.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        device: torch.device,
+        world: World | None = None,
+    ) -> None:
+        self.method, self.optimizer, self.recipe = method, optimizer, recipe
+        self.device, self.world = device, world or World()
+        self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.network: nn.Module = method
+        if self.world.size > 1:
+            # Buffers are equal already, or (without SyncBatchNorm) each process's own; running statistics of rank 0
+            # are those that are saved.
+            self.network = DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def __call__(
+        self, parts: Parts, labels: Tensor | None, number: int, progress: float, generator: torch.Generator | None
+    ) -> Outcome:
+        """Step `number` (0, 1, …).
+
+        Args:
+            parts: for each part its views, each [n / processes / parts, 3, H, W].
+            labels: [n / processes] of this process's images, in the order of the parts.
+            number: counted over the training.
+            progress: share of the training done after this step.
+            generator: of the Brownian directions, in the same state on every process.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        if len(parts) == 1:
+            graphs = [self._forward(parts[0])]
+        else:
+            with torch.no_grad():
+                graphs = [self._forward(views) for views in parts]
+        local = tuple(torch.cat([part[i].detach() for part in graphs], dim=1) for i in range(len(graphs[0])))
+        outputs = tuple(self.world.gather(output) for output in local)
+        if labels is not None:
+            labels = self.world.gather(labels[None])[0]
+        leaves = tuple(output.requires_grad_(output.is_floating_point()) for output in outputs)
+        loss, terms = self.method.total(leaves, labels, generator)
+        outcome = Outcome(loss.detach(), {k: v.detach() for k, v in terms.items()}, outputs, {})
+        if not bool(loss.isfinite()):
+            return outcome
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = torch.autograd.grad(self.scaler.scale(loss), wanted, allow_unused=True)
+        gradients = iter(found)
+        self._backward(parts, graphs, [next(gradients) if leaf.requires_grad else None for leaf in leaves])
+        outcome.applied = self._update(number)
+        outcome.outputs = tuple(output.detach() for output in outputs)
+        outcome.logged = self.method.after_step(progress, outcome.outputs)
+        return outcome
+
+    def _forward(self, views: list[Tensor]) -> Outputs:
+        kind = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.recipe.precision != "fp32"):
+            outputs: Outputs = self.network(views)
+        return outputs
+
+    def _backward(self, parts: Parts, graphs: list[Outputs], gradients: Sequence[Tensor | None]) -> None:
+        size = graphs[0][0].shape[1]
+        first = self.world.rank * len(parts) * size
+        for number, views in enumerate(parts):
+            with self._frozen_statistics() if len(parts) > 1 else nullcontext(), self._no_sync(number, len(parts)):
+                outputs = self._forward(views) if len(parts) > 1 else graphs[0]
+                here = slice(first + number * size, first + (number + 1) * size)
+                pairs = [
+                    # DistributedDataParallel averages over the processes; the gradient of the whole loss is their sum.
+                    (output, gradient[:, here] * self.world.size)
+                    for output, gradient in zip(outputs, gradients, strict=True)
+                    if gradient is not None and output.requires_grad
+                ]
+                torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+
+    def _no_sync(self, number: int, parts: int) -> AbstractContextManager[Any]:
+        """Processes exchange gradients once, in the last part."""
+        if isinstance(self.network, DistributedDataParallel) and number < parts - 1:
+            context: AbstractContextManager[Any] = self.network.no_sync()
+            return context
+        return nullcontext()
+
+    @contextmanager
+    def _frozen_statistics(self) -> Iterator[None]:
+        """The second pass over a part must not count in running statistics again."""
+        layers = [layer for layer in self.method.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        kept = [layer.momentum for layer in layers]
+        counts = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        try:
+            yield
+        finally:
+            for layer, momentum, count in zip(layers, kept, counts, strict=True):
+                layer.momentum = momentum
+                if layer.num_batches_tracked is not None and count is not None:
+                    layer.num_batches_tracked.copy_(count)
+
+    def _update(self, number: int) -> bool:
+        self.scaler.unscale_(self.optimizer)
+        self.method.after_backward(number)
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.method.parameters(), self.recipe.clip)
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= before
