@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	    f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: type  make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -c constraints.txt '.[mmdet,dev]'
+	$(PY) -m pip install --quiet -c constraints.txt '.[mmdet,hf,dev]'
 	$(PY) -m pip install --quiet --no-deps -c constraints.txt $(MM)
 	@rm -rf build *.egg-info
 	@touch $(READY)

@@ -46,6 +46,7 @@ class Command(Generic[S]):
         settings: options of the method.
         method: the pretraining method.
         preset: epochs of a published schedule, or demo.
+        root: folder in which the paths of a list file begin; default: the list's own.
         out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PRESET.
         machine: how this machine does it.
         overwrite: start anew, whatever --out holds.
@@ -58,6 +59,7 @@ class Command(Generic[S]):
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     method: str = "msbreg"
     preset: str = "100"
+    root: Path | None = None
     out: Path | None = None
     overwrite: bool = False
     debug: bool = False
@@ -124,7 +126,14 @@ def run(arguments: Sequence[str]) -> None:
     out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{command.preset}")
     with logging_redirect_tqdm():
         path = pretrain(
-            command.data, out, command.method, command.recipe, command.settings, command.machine, command.overwrite
+            command.data,
+            out,
+            command.method,
+            command.recipe,
+            command.settings,
+            command.machine,
+            command.overwrite,
+            command.root,
         )
     if os.environ.get("RANK", "0") == "0":
         print(path)

@@ -92,7 +92,7 @@ class Grid:
 
     studies: tuple[Study, ...] = ("singular", "brownian", "compare", "methods")
     views: tuple[int, ...] = (2, 4, 8)
-    singular: tuple[float, ...] = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
+    singular: tuple[float, ...] = (0.0, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
     covariance: tuple[float, ...] = (0.004, 0.04, 0.4)
     brownian: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 1.0)
     sizes: tuple[tuple[int, int], ...] = ((1024, 256), (256, 64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from pretrain.recipe import Recipe
 from transfer.errors import UserError
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
 LOWEST = {"workers": 0, "log_every": 1, "save_every": 1, "probe_every": 1, "unreadable": 0}
 
 
@@ -68,6 +70,18 @@ class Machine:
             return torch.device(self.device)
         except RuntimeError as error:
             raise UserError(f"unknown device {self.device!r}", todo="use --device cpu or --device cuda") from error
+
+
+def prepare(device: torch.device) -> None:
+    """Settings of this process that make training faster and leave its numbers alone."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes are fixed: the fastest algorithm is searched once
+    libc = ctypes.CDLL(None)
+    if device.type == "cpu" and hasattr(libc, "mallopt"):
+        # glibc maps every large block anew and the kernel fills it with zeros, page by page: up to a quarter of the
+        # time of a step. Freed memory is kept instead.
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_precision(recipe: Recipe, device: torch.device) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -65,6 +67,19 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Linear(hidden, outputs, bias=False),
     )
+
+
+def perceptron(sizes: Sequence[int], bias: bool) -> nn.Sequential:
+    """Linear, BatchNorm and ReLU for every layer but the last, which is linear without bias.
+
+    Args:
+        sizes: of the input and of each layer's output.
+        bias: whether the linear layers before BatchNorm have one (VICReg's do, Barlow Twins' do not).
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=bias), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1], bias=False))
 
 
 class Branch(nn.Module):

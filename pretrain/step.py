@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Outcome:
         outputs: of the whole batch, detached.
         logged: numbers that the method wants to be seen.
         applied: False if fp16 gradients overflowed and the update was left out (the scale is then halved).
+        seen: what `watch` returned.
     """
 
     loss: Tensor
@@ -35,6 +36,7 @@ class Outcome:
     outputs: Outputs
     logged: dict[str, float]
     applied: bool = True
+    seen: dict[str, Any] = field(default_factory=dict)
 
 
 class Step:
@@ -67,7 +69,13 @@ class Step:
             self.network = DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(
-        self, parts: Parts, labels: Tensor | None, number: int, progress: float, generator: torch.Generator | None
+        self,
+        parts: Parts,
+        labels: Tensor | None,
+        number: int,
+        progress: float,
+        generator: torch.Generator | None,
+        watch: Callable[[Outputs, Tensor | None], dict[str, Any]] | None = None,
     ) -> Outcome:
         """Step `number` (0, 1, …).
 
@@ -75,8 +83,10 @@ class Step:
             parts: for each part its views, each [n / processes / parts, 3, H, W].
             labels: [n / processes] of this process's images, in the order of the parts.
             number: counted over the training.
-            progress: share of the training done after this step.
+            progress: share of the training done before this step.
             generator: of the Brownian directions, in the same state on every process.
+            watch: looks at the whole batch's outputs and labels before the update, while the method is as it was
+                when the loss was computed.
         """
         self.optimizer.zero_grad(set_to_none=True)
         if len(parts) == 1:
@@ -97,8 +107,10 @@ class Step:
         found = torch.autograd.grad(self.scaler.scale(loss), wanted, allow_unused=True)
         gradients = iter(found)
         self._backward(parts, graphs, [next(gradients) if leaf.requires_grad else None for leaf in leaves])
-        outcome.applied = self._update(number)
         outcome.outputs = tuple(output.detach() for output in outputs)
+        if watch is not None:
+            outcome.seen = watch(outcome.outputs, labels)
+        outcome.applied = self._update(number)
         outcome.logged = self.method.after_step(progress, outcome.outputs)
         return outcome
 

@@ -19,8 +19,8 @@ from pretrain.curves import Curves
 from pretrain.device_views import colour_batch
 from pretrain.distributed import World, sync_batchnorm, world
 from pretrain.health import collapse_warning, force_report, health, spectrum
-from pretrain.machine import Machine, check_precision
-from pretrain.methods import Method, find_method
+from pretrain.machine import Machine, check_precision, prepare
+from pretrain.methods import Method, Outputs, find_method
 from pretrain.monitor import Monitor
 from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.recipe import Recipe
@@ -42,10 +42,12 @@ def pretrain(
     settings: Any,
     machine: Machine | None = None,
     overwrite: bool = False,
+    root: Path | None = None,
 ) -> Path:
     """Train on `images` (see `pretrain.sources.open_source`) and return the checkpoint, `out`/checkpoint.pth.
 
     What is found there is resumed, a finished run is not done again, unless `overwrite` starts anew.
+    `root` is where the paths of a list begin, if not in the list's own folder.
     `method_name` is a file of `pretrain.methods`, to which `settings` belongs.
 
     Raises:
@@ -57,9 +59,10 @@ def pretrain(
     check_precision(recipe, device)
     module = find_method(method_name)
     with world(device) as (processes, device):
+        prepare(device)
         logging.getLogger("pretrain").setLevel(logging.INFO if processes.leads else logging.WARNING)
         recipe.check_processes(processes.size)
-        source = open_source(images, labelled=getattr(module, "NEEDS_LABELS", False))
+        source = open_source(images, getattr(module, "NEEDS_LABELS", False), root)
         recipe.check(len(source))
         torch.manual_seed(recipe.seed)
         method: Method = module.build(recipe.network(len(source.classes)), settings)
@@ -160,13 +163,13 @@ class _Run:
         for batch in stream:
             self._note_unreadable(batch)
             curves.waited(time.perf_counter() - asked)
-            outcome, rate, labels = self._step(batch)
+            due = curves.due(self.done + 1) and world_.leads
+            outcome, rate = self._step(batch, self._signs if due else None)
             curves.step(outcome.loss)
-            if curves.due(self.done) and world_.leads:
-                signs = self._signs(outcome, labels)
-                row = {"epoch": self.done / self.epoch_steps, **_numbers(outcome), "lr": rate, **signs}
+            if due:
+                row = {"epoch": self.done / self.epoch_steps, **_numbers(outcome), "lr": rate, **outcome.seen}
                 curves.write(self.done, row)
-                warning = collapse_warning(signs)
+                warning = collapse_warning(outcome.seen)
                 if warning and not warned:
                     logger.warning("step %d: %s", self.done, warning)
                 warned = bool(warning)
@@ -176,17 +179,17 @@ class _Run:
             asked = time.perf_counter()
         curves.close()
 
-    def _step(self, batch: data.Batch) -> tuple[Outcome, float, Tensor]:
-        """One optimiser step: what came of it, its learning rate and the images' labels."""
+    def _step(self, batch: data.Batch, watch: Any = None) -> tuple[Outcome, float]:
+        """One optimiser step: what came of it, and its learning rate."""
         images = len(self.source)
         warm = self.done < self.recipe.warmup(images)
         rate = set_rate(self.step.optimizer, self.recipe.rate_at(self.done, images), warm)
         parts, labels = self._parts(batch)
-        outcome = self.step(parts, labels, self.done, (self.done + 1) / self.total, self._directions())
+        outcome = self.step(parts, labels, self.done, self.done / self.total, self._directions(), watch)
         if not bool(outcome.loss.isfinite()):
             self._stop(f"the loss is {outcome.loss.item()} at step {self.done + 1}", _numbers(outcome))
         self.done += 1
-        return outcome, rate, labels
+        return outcome, rate
 
     def _directions(self) -> torch.Generator:
         # Seeded by the step, so that a resumed run draws the directions of the uninterrupted one.
@@ -204,11 +207,9 @@ class _Run:
         parts = [[view[i * size : (i + 1) * size] for view in whole] for i in range(self.recipe.accumulate)]
         return parts, batch.labels.to(self.device, non_blocking=True)
 
-    def _signs(self, outcome: Outcome, labels: Tensor) -> dict[str, Any]:
-        embeddings = self.method.embeddings(outcome.outputs)
-        self.done -= 1  # the directions of the step that was done
-        forces = force_report(self.method, outcome.outputs, labels, self._directions())
-        self.done += 1
+    def _signs(self, outputs: Outputs, labels: Tensor | None) -> dict[str, Any]:
+        embeddings = self.method.embeddings(outputs)
+        forces = force_report(self.method, outputs, labels, self._directions())
         return {**health(embeddings), **forces, "spectrum": spectrum(embeddings)}
 
     def _probe(self, curves: Curves) -> None:

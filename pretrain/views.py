@@ -34,7 +34,8 @@ class Kind:
     Attributes:
         scale: least and largest share of the image's area; the aspect ratio is log-uniform in 3/4 to 4/3.
         jitter: strengths of brightness, contrast, saturation and hue, done in random order; chance `jitter_chance`.
-        grey, blur, solarize: chances; blur has a Gaussian of standard deviation `sigma`, in pixels of a 224-pixel view.
+        grey, blur, solarize: chances; blur has a Gaussian of standard deviation `sigma`, in pixels for crops of 224.
+        bilinear: how the crop is resized; bicubic otherwise.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -45,6 +46,7 @@ class Kind:
     blur: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
+    bilinear: bool = False
 
 
 STRONG = (0.8, 0.8, 0.8, 0.2)  # SimCLR's jitter at strength 1
@@ -55,15 +57,15 @@ AUGMENTATIONS: dict[AugmentationName, tuple[Kind, ...]] = {
     # Grill et al. 2020, table 6; Barlow Twins has the same.
     "byol": (Kind(blur=1.0), Kind(blur=0.1, solarize=0.2)),
     # facebookresearch/moco, main_moco.py (--aug-plus); facebookresearch/simsiam, main_simsiam.py: the same.
-    "moco": (Kind(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1)),),
+    "moco": (Kind(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), bilinear=True),),
     # Chen et al., SimCLR (2020), appendix A.
     "simclr": (Kind(jitter=STRONG),),
     # facebookresearch/swav, src/multicropdataset.py and the README's command of 2x224 + 6x96.
-    "swav": (Kind(scale=(0.14, 1.0), jitter=STRONG),),
-    # htdt/self-supervised, datasets/transforms.py
+    "swav": (Kind(scale=(0.14, 1.0), jitter=STRONG, bilinear=True),),
+    # htdt/self-supervised, datasets/transforms.py, for CIFAR (there jitter and grey come before the crop).
     "wmse": (Kind(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grey=0.1, blur=0.0),),
     # Supervised training (He et al. 2016; pytorch/examples, imagenet/main.py): crop and flip.
-    "crop": (Kind(jitter_chance=0.0, grey=0.0, blur=0.0),),
+    "crop": (Kind(jitter_chance=0.0, grey=0.0, blur=0.0, bilinear=True),),
 }
 # Small views of multi-crop: the same, of smaller parts of the image (facebookresearch/swav, --min_scale_crops).
 SMALL_SCALE = (0.05, 0.14)
@@ -80,6 +82,7 @@ class Draw:
         grey: take the colours out.
         sigma: of the blur in pixels of the view; 0: none.
         solarize: invert values from 128 up.
+        bilinear: how the crop is resized.
     """
 
     box: tuple[int, int, int, int]
@@ -88,19 +91,29 @@ class Draw:
     grey: bool
     sigma: float
     solarize: bool
+    bilinear: bool = False
 
 
-def draw_view(kind: Kind, size: tuple[int, int], side: int, random: np.random.Generator) -> Draw:
-    """Draw a view of `side` pixels of an image of `size` (width, height)."""
+def draw_view(kind: Kind, size: tuple[int, int], crop: int, random: np.random.Generator) -> Draw:
+    """Draw a view of an image of `size` (width, height); `crop` is the side of the large views, in pixels.
+
+    Blur shrinks with it from the published 224 on. Small views are blurred as many pixels as large ones, as in SwAV.
+    """
     box = draw_box(kind.scale, size, random)
     # Always the same number of draws, so that one chance does not shift the others.
     flip, jitter, grey, blur, solarize = (random.random(5) < np.array(_chances(kind))).tolist()
     order = random.permutation(4).tolist()
     factors = [random.uniform(max(0.0, 1 - strength), 1 + strength) for strength in kind.jitter[:3]]
     factors.append(random.uniform(-kind.jitter[3], kind.jitter[3]))
-    sigma = random.uniform(*kind.sigma) * side / 224
+    sigma = random.uniform(*kind.sigma) * crop / 224
     return Draw(
-        box, flip, tuple((op, factors[op]) for op in order) if jitter else (), grey, sigma if blur else 0.0, solarize
+        box,
+        flip,
+        tuple((op, factors[op]) for op in order) if jitter else (),
+        grey,
+        sigma if blur else 0.0,
+        solarize,
+        kind.bilinear,
     )
 
 
@@ -136,7 +149,8 @@ def draw_box(
 
 def crop_view(image: Image.Image, draw: Draw, side: int) -> Image.Image:
     """The part of the image at the size of a view, mirrored or not."""
-    view = image.crop(draw.box).resize((side, side), Image.Resampling.BICUBIC)
+    resample = Image.Resampling.BILINEAR if draw.bilinear else Image.Resampling.BICUBIC
+    view = image.crop(draw.box).resize((side, side), resample)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.flip else view
 
 
@@ -182,7 +196,7 @@ class Views:
         """RGB image → views, uint8 [3, side, side], and their draws."""
         views, draws = [], []
         for kind, side in self.kinds():
-            draw = draw_view(kind, image.size, side, random)
+            draw = draw_view(kind, image.size, self.crop, random)
             view = crop_view(image, draw, side)
             views.append(as_tensor(colour_view(view, draw) if self.colours else view))
             draws.append(draw)

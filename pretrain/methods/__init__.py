@@ -77,7 +77,7 @@ class Method(nn.Module, ABC):
         """Called before the update of step 0, 1, … with all gradients in place."""
 
     def after_step(self, progress: float, outputs: Outputs) -> dict[str, float]:
-        """Called after each update with the share of training done and the whole batch's outputs, detached.
+        """Called after each update with the share of training done before it and the whole batch's outputs, detached.
 
         Returns numbers worth logging.
         """

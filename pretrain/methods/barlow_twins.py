@@ -9,17 +9,16 @@ The authors' code and their paper differ twice, the code is followed: λ is 0.00
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tyro.conf import OmitArgPrefixes
 
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
-from pretrain.networks import Branch, Network, build_encoder
+from pretrain.networks import Branch, Network, build_encoder, perceptron
 from pretrain.recipe import Recipe
 from transfer.errors import UserError
 
@@ -70,19 +69,6 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
         Settings(width=512),
     ),
 }
-
-
-def perceptron(sizes: Sequence[int], bias: bool) -> nn.Sequential:
-    """Linear, BatchNorm and ReLU for every layer but the last, which is linear without bias.
-
-    Args:
-        sizes: of the input and of each layer's output.
-        bias: whether the linear layers before BatchNorm have one (VICReg's do, Barlow Twins' do not).
-    """
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
-        layers += [nn.Linear(inputs, outputs, bias=bias), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1], bias=False))
 
 
 def barlow_twins_loss(z: Tensor) -> tuple[Tensor, Tensor]:

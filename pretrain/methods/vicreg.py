@@ -18,8 +18,7 @@ from tyro.conf import OmitArgPrefixes
 
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
-from pretrain.methods.barlow_twins import perceptron
-from pretrain.networks import Branch, Network, build_encoder
+from pretrain.networks import Branch, Network, build_encoder, perceptron
 from pretrain.recipe import Recipe
 from transfer.errors import UserError
 

@@ -12,7 +12,7 @@ Without `--peers` that part is left out. All see the same number of equally larg
 device: nothing is read or augmented (bench_views.py measures that). Networks, heads (4096-256), optimiser (SGD with
 momentum 0.9), precision and number of threads are the same; the numbers of trained parameters are shown to prove it.
 
-The contestants take turns, A B C A B C …, so that what else the machine does meets all alike; every contestant is a
+The contestants take turns, A B C C B A A B C …, so that what else the machine does meets all alike; every one is a
 process of its own, and only one works at a time. A turn is one uncounted step and `--steps` counted ones. Ratios are
 taken within a round and their median is shown, with the least and the greatest; on a CPU also that of processor time,
 which other programs disturb less.
@@ -106,12 +106,12 @@ def forces(options: argparse.Namespace, precision: str) -> None:
     }
     times = compare(f"MSBReg step, K = 4, {precision}, the two forces", started, options, of="without")
     alone = seconds_of_forces(without, options)
-    step = times["without"].median()
+    step = statistics.median(times["without"].processor if options.device == "cpu" else times["without"].wall)
     print(f"  the forces alone, forward and backward: {1000 * alone:.2f} ms, {100 * alone / step:.2f} % of the step")
 
 
 def seconds_of_forces(setup: Setup, options: argparse.Namespace, repeats: int = 20) -> float:
-    """Median seconds of `Forces.dispersion` and its gradient on [K, n, d] random unit vectors."""
+    """Median seconds, of the processor on a CPU, of `Forces.dispersion` and its gradient on random unit vectors."""
     generator = torch.Generator(setup.device).manual_seed(0)
     z = torch.randn(setup.views, setup.batch, DIMENSIONS, device=setup.device, generator=generator)
     z = torch.nn.functional.normalize(z, dim=-1).requires_grad_()
@@ -121,7 +121,8 @@ def seconds_of_forces(setup: Setup, options: argparse.Namespace, repeats: int = 
         loss, _ = acting.dispersion(z, generator)
         torch.autograd.grad(loss, z)
 
-    return statistics.median([measured(once, 1, options.device)[0] for _ in range(repeats + 2)][2:])
+    times = [measured(once, 1, options.device) for _ in range(repeats + 2)][2:]
+    return statistics.median(processor if options.device == "cpu" else wall for wall, processor in times)
 
 
 def bare(options: argparse.Namespace, precision: str) -> None:
@@ -170,6 +171,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="counted steps in a turn")
     options = parser.parse_args()
+    if "memory" in options.only and (options.batch % 4 or options.batch < 8):
+        parser.error(
+            f"--batch {options.batch} cannot be cut into four parts of two images: give a multiple of 4, 8 or more"
+        )
     options.method = "byol" if "byol" in method_names() else "msbreg"
     torch.set_num_threads(options.threads)
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"

@@ -28,7 +28,7 @@ from turns import measured
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN, DIMENSIONS = 4096, 256
-LR, MOMENTUM, DECAY, EMA = 0.05, 0.9, 1e-6, 0.99
+LR, MOMENTUM, DECAY, EMA = 0.005, 0.9, 1e-6, 0.99
 TOTAL = 100_000  # steps of the imagined training, for the cosine of the slow copy's decay
 
 
@@ -78,16 +78,19 @@ class Setup:
 
 @dataclass
 class Contestant:
-    """A step that can be repeated, and the parameters that it trains."""
+    """A step that can be repeated, giving its loss, and the parameters that it trains."""
 
-    step: Callable[[], object]
+    step: Callable[[], Tensor]
     trained: int
     package: str
 
     def run(self, steps: int, device: str = "cpu") -> tuple[float, float]:
         """(wall seconds, processor seconds) of a step, the mean of `steps` after one that is not counted."""
-        self.step()
-        found = measured(lambda: [self.step() for _ in range(steps)], steps, device)
+        losses = [self.step()]
+        found = measured(lambda: losses.extend(self.step() for _ in range(steps)), steps, device)
+        # Not in the step: asking would make a GPU wait. Ours leaves out the second half where the loss is not finite.
+        if not bool(torch.stack(losses).isfinite().all()):
+            raise SystemExit("a loss is not finite: lower the learning rate")
         if device == "cuda":
             torch.cuda.empty_cache()  # the next contestant needs the room
         return found
@@ -139,13 +142,12 @@ def build_ours(setup: Setup) -> Contestant:
     generator = torch.Generator(setup.device)
     number = 0
 
-    def once() -> None:
+    def once() -> Tensor:
         nonlocal number
         generator.manual_seed(number)
         outcome = step(parts, labels, number, number / TOTAL, generator)
-        if not bool(outcome.loss.isfinite()):
-            raise SystemExit("the loss is not finite: the step left out its second half")
         number += 1
+        return outcome.loss
 
     return Contestant(once, _trained(method.parameters()), setup.method)
 
@@ -159,14 +161,16 @@ def build_bare(setup: Setup) -> Contestant:
     method, _ = our_method(setup)
     views = setup.images(torch.channels_last)
 
-    def once() -> None:
+    def once() -> Tensor:
         method.zero_grad(set_to_none=True)
         with setup.autocast():
             embeddings = [method.online(view) for view in views]
             with torch.no_grad():
                 for view in views:
                     method.target(view)
-        torch.stack([z.float().square().mean() for z in embeddings]).sum().backward()  # type: ignore[no-untyped-call]
+        loss = torch.stack([z.float().square().mean() for z in embeddings]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     return Contestant(once, _trained(method.parameters()), "bare")
 
@@ -186,13 +190,14 @@ def build_lightly(setup: Setup, memory_format: torch.memory_format = torch.conti
     slow = nn.ModuleList([slow_encoder, BYOLProjectionHead(features, HIDDEN, DIMENSIONS)])
     slow.load_state_dict(online.state_dict())
     deactivate_requires_grad(slow)
-    model = nn.ModuleList([online, predict, slow]).to(device=setup.device, memory_format=memory_format).train()
+    model = nn.ModuleList([online, predict, slow]).to(setup.device, memory_format=memory_format)  # type: ignore[call-overload]
+    model.train()
     criterion = NegativeCosineSimilarity()
     optimizer = torch.optim.SGD([*online.parameters(), *predict.parameters()], LR, MOMENTUM, weight_decay=DECAY)
     x0, x1 = setup.images(memory_format)
     number = 0
 
-    def once() -> None:
+    def once() -> Tensor:
         nonlocal number
         decay = cosine_schedule(number, TOTAL, EMA, 1)
         for fast, follower in zip(online, slow, strict=True):
@@ -207,6 +212,8 @@ def build_lightly(setup: Setup, memory_format: torch.memory_format = torch.conti
         optimizer.step()
         optimizer.zero_grad()
         number += 1
+        detached: Tensor = loss.detach()
+        return detached
 
     return Contestant(once, _trained(model.parameters()), f"lightly {version('lightly')}")
 
@@ -246,7 +253,7 @@ def build_solo(setup: Setup) -> Contestant:
     batch = [None, setup.images(torch.channels_last), torch.zeros(setup.batch, dtype=torch.long, device=setup.device)]
     number = 0
 
-    def once() -> None:
+    def once() -> Tensor:
         nonlocal number
         optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
@@ -257,6 +264,8 @@ def build_solo(setup: Setup) -> Contestant:
             model.momentum_updater.update(*pair)
         number += 1
         model.momentum_updater.update_tau(number, TOTAL)
+        detached: Tensor = loss.detach()
+        return detached
 
     return Contestant(once, _trained(model.parameters()), f"solo-learn {version('solo-learn')}")
 
@@ -300,10 +309,9 @@ def main() -> None:
     about = {"trained": contestant.trained, "package": contestant.package, "torch": torch.__version__}
     print(json.dumps({**about, "setup": asdict(setup)}), flush=True)
     for line in sys.stdin:
-        command, *numbers = line.split()
-        if command == "run":
-            print(json.dumps(contestant.run(int(numbers[0]), setup.device)), flush=True)
-        elif command == "peak":
+        if line.startswith("run "):
+            print(json.dumps(contestant.run(int(line.split()[1]), setup.device)), flush=True)
+        elif line.strip() == "peak":
             print(json.dumps([peak(setup.device) - before, before]), flush=True)
 
 

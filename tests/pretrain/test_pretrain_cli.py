@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain import train
 from pretrain.__main__ import main, parse
-from pretrain.losses import MSBReg
+from pretrain.losses import Forces
 from pretrain.methods.msbreg import PRESETS
 from transfer.errors import UserError
 
@@ -28,7 +28,7 @@ def test_options_change_a_preset() -> None:
     recipe, settings = PRESETS["demo"]
     assert command.data == Path("DATA")
     assert command.recipe == replace(recipe, lr=0.1)
-    assert command.settings == replace(settings, views=2, loss=MSBReg(singular=0))
+    assert command.settings == replace(settings, views=2, forces=Forces(singular=0, brownian=0.5))
     assert command.machine.workers == 3
 
 
@@ -46,10 +46,10 @@ def test_help_names_presets_and_says_what_demo_is(capsys: pytest.CaptureFixture[
     [
         (["--batch", "64"], "9 images are fewer than a batch of 64"),
         (["--views", "1"], "--views is 1"),
-        (["--preset", "dmo"], "unknown preset 'dmo'"),
+        (["--preset", "dmo"], "unknown preset 'dmo' of msbreg"),
         (["--method", "byoll"], "unknown method 'byoll'"),
         (["--lr", "-1"], "--lr is -1.0"),
-        (["--precision", "bf16", "--device", "cpu"], "bf16 needs a GPU"),
+        (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["--device", "tpu9000"], "unknown device"),
         (["--steps", "-1"], "--steps is -1"),
     ],

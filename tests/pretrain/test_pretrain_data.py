@@ -1,16 +1,19 @@
+"""Which image is seen when, and what happens to one that cannot be read."""
+
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from pretrain.data import DrawnViews, EndlessShuffle, batches, fingerprint, list_images, read_image
+from pretrain.data import TRIES, Batch, DrawnViews, EndlessShuffle, batches
+from pretrain.sources import open_source
 from pretrain.views import Views
-from transfer.errors import DataError
 
 
 @pytest.fixture
@@ -21,61 +24,24 @@ def folder(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    (root / "notes.txt").write_text("not an image")
     return root
 
 
-def dataset(root: Path, seed: int = 0) -> DrawnViews:
-    return DrawnViews(root, list_images(root), Views(2, 32), seed)
+def dataset(root: Path, seed: int = 0, colours: bool = True, labelled: bool = False) -> DrawnViews:
+    return DrawnViews(open_source(root, labelled=labelled), Views(2, 32, colours=colours), seed)
 
 
-def test_images_are_found_in_subfolders_and_behind_links(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "view").mkdir()
-    (tmp_path / "view" / "link").symlink_to(folder)
-    assert len(list_images(folder)) == 7
-    assert [str(p) for p in list_images(tmp_path / "view")] == [f"link/{p}" for p in list_images(folder)]
-
-
-def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(DataError, match=path.name):
-            list_images(path)
-
-
-def test_fingerprint_changes_with_names_and_sizes(folder: Path) -> None:
-    images = list_images(folder)
-    before = fingerprint(folder, images)
-    assert before == fingerprint(folder, images)
-    assert before != fingerprint(folder, images[:-1])
-    with (folder / images[0]).open("ab") as file:
-        file.write(b"x")
-    assert before != fingerprint(folder, images)
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\x89PNG\r\n\x1a\nrubbish", b"cut"])
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named_in_any_process(folder: Path, content: bytes, workers: int) -> None:
-    victim = folder / "class1" / "3.png"
-    victim.write_bytes(victim.read_bytes()[:200] if content == b"cut" else content)
-    with pytest.raises(DataError, match=r"cannot read the image .*class1/3\.png") as caught:
-        list(batches(dataset(folder), EndlessShuffle(7, 7, 0, 0, 1), workers, pin=False))
-    assert "Traceback" not in str(caught.value)
-
-
-def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
-    for mode in ("L", "P", "RGBA", "CMYK", "1"):
-        path = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
-        Image.new(mode, (8, 8)).save(path)
-        assert read_image(path).mode == "RGB"
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.views, other.views, strict=True)) and one.draws == other.draws
 
 
 def test_every_image_once_an_epoch_in_changing_order() -> None:
-    draws = list(EndlessShuffle(images=12, batch=4, seed=5, start=0, stop=6))
-    first = [index for row in draws[:3] for index, _ in row]
-    second = [index for row in draws[3:] for index, _ in row]
+    places = list(EndlessShuffle(images=12, batch=4, seed=5, start=0, stop=6))
+    first = [index for row in places[:3] for index, _ in row]
+    second = [index for row in places[3:] for index, _ in row]
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
-    assert [number for row in draws for _, number in row] == list(range(24))
+    assert [number for row in places for _, number in row] == list(range(24))
 
 
 @pytest.mark.parametrize("start", [1, 3, 4, 6])
@@ -84,24 +50,50 @@ def test_a_late_start_sees_the_same_rows(start: int) -> None:
     assert list(EndlessShuffle(10, 3, 1, start, 7)) == whole[start:]
 
 
-def test_views_depend_on_seed_and_draw_alone(folder: Path) -> None:
-    alone = list(batches(dataset(folder), EndlessShuffle(7, 3, 0, 0, 3), workers=0, pin=False))
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 5), st.integers(0, 2**31))
+def test_processes_together_see_the_batches_of_one(size: int, start: int, seed: int) -> None:
+    whole = list(EndlessShuffle(40, 12, seed, start, 7))
+    shares = [list(EndlessShuffle(40, 12, seed, start, 7, rank, size)) for rank in range(size)]
+    for step, row in enumerate(whole):
+        assert [place for share in shares for place in share[step]] == row
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_views_depend_on_seed_and_draw_alone(folder: Path, colours: bool) -> None:
+    alone = list(batches(dataset(folder, colours=colours), EndlessShuffle(7, 3, 0, 0, 3), workers=0, pin=False))
     torch.manual_seed(99)
-    state = torch.get_rng_state()
-    apart = list(batches(dataset(folder), EndlessShuffle(7, 3, 0, 1, 3), workers=2, pin=False))
-    assert alone[0].shape == (2, 3, 3, 32, 32)
-    assert all(torch.equal(a, b) for a, b in zip(alone[1:], apart, strict=True))
-    one = dataset(folder)[(0, 0)]
-    assert isinstance(one, torch.Tensor)
-    other = dataset(folder, seed=1)[(0, 0)]
-    assert isinstance(other, torch.Tensor)
-    assert not torch.equal(one, other)
-    # In the training process the views leave the global stream as it was.
-    torch.set_rng_state(state)
-    _ = dataset(folder)[(1, 1)]
-    assert torch.equal(torch.get_rng_state(), state)
+    apart = list(batches(dataset(folder, colours=colours), EndlessShuffle(7, 3, 0, 1, 3), workers=2, pin=False))
+    assert [tuple(view.shape) for view in alone[0].views] == [(3, 3, 32, 32)] * 2
+    assert all(equal(a, b) for a, b in zip(alone[1:], apart, strict=True))
+    assert bool(alone[0].draws) is not colours
+    one, other = (dataset(folder, seed)[(0, 0)] for seed in (0, 1))
+    assert not torch.equal(one.views[0], other.views[0])
 
 
-def test_errors_survive_the_way_out_of_a_worker() -> None:
-    error = pickle.loads(pickle.dumps(DataError("what", found="found", todo="todo")))
-    assert (error.what, error.found, error.todo) == ("what", "found", "todo")
+def test_labels_go_with_their_images(folder: Path) -> None:
+    (batch,) = batches(dataset(folder, labelled=True), EndlessShuffle(7, 7, 0, 0, 1), workers=0, pin=False)
+    ((places),) = EndlessShuffle(7, 7, 0, 0, 1)
+    source = open_source(folder, labelled=True)
+    assert source.labels is not None
+    assert batch.labels.tolist() == [source.labels[index] for index, _ in places]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_image_stands_in_for_an_unreadable_one(folder: Path, workers: int) -> None:
+    (folder / "class1" / "3.png").write_bytes(b"<html>404</html>")
+    (batch,) = batches(dataset(folder), EndlessShuffle(7, 7, 0, 0, 1), workers, pin=False)
+    (again,) = batches(dataset(folder), EndlessShuffle(7, 7, 0, 0, 1), 0, pin=False)
+    assert [len(view) for view in batch.views] == [7, 7]
+    assert equal(batch, again)
+    ((name, reason),) = batch.unreadable.items()
+    assert name.endswith("class1/3.png")
+    assert "Traceback" not in reason
+
+
+def test_a_folder_of_rubbish_ends(folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    item = dataset(folder)[(0, 0)]
+    assert not item.views
+    assert 1 <= len(item.unreadable) <= TRIES

@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import nn
+from PIL import Image
 
 from pretrain import train
 from pretrain.curves import read_curves
-from pretrain.losses import MSBReg
+from pretrain.losses import Forces
+from pretrain.machine import Machine
 from pretrain.methods.msbreg import Settings
 from pretrain.recipe import Recipe
-from pretrain.train import Machine, pretrain
-from transfer.errors import TrainingError, UserError
+from pretrain.train import pretrain
+from transfer.checkpoint import read_backbone
+from transfer.errors import CheckpointError, DataError, TrainingError, UserError
+from transfer.locks import locked
 
 RECIPE = Recipe(arch="resnet18", crop=32, steps=6, warmup_steps=2, batch=4, optimizer="sgd", lr=0.5)
 SETTINGS = Settings(views=2, hidden=16, dimensions=8)
@@ -37,10 +40,10 @@ def run(images: Path, out: Path, recipe: Recipe = RECIPE, settings: Settings = S
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
     original = train._Run._step
 
-    def stopped(self: Any, batch: torch.Tensor) -> Any:
+    def stopped(self: Any, batch: Any, *more: Any) -> Any:
         if self.done == step:
             raise error
-        return original(self, batch)
+        return original(self, batch, *more)
 
     monkeypatch.setattr(train._Run, "_step", stopped)
 
@@ -123,7 +126,7 @@ def test_curves_hold_what_is_promised(tiny: None, images: Path, tmp_path: Path) 
 
 
 def test_byol_is_the_case_without_forces(tiny: None, images: Path, tmp_path: Path) -> None:
-    run(images, tmp_path / "out", replace(RECIPE, steps=1), replace(SETTINGS, loss=MSBReg(singular=0, brownian=0)))
+    run(images, tmp_path / "out", replace(RECIPE, steps=1), replace(SETTINGS, forces=Forces()))
     (row,) = read_curves(tmp_path / "out" / "metrics.jsonl")
     assert row["loss"] == row["centroid"]
     assert not {"singular", "brownian"} & row.keys()
@@ -147,10 +150,10 @@ def test_finished_run_is_found_and_redone_only_on_demand(
 def test_other_settings_or_images_are_refused_with_the_difference(tiny: None, images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "out")
     with pytest.raises(TrainingError) as caught:
-        run(images, tmp_path / "out", replace(RECIPE, lr=0.25), replace(SETTINGS, loss=MSBReg(brownian=0.1)))
+        run(images, tmp_path / "out", replace(RECIPE, lr=0.25), replace(SETTINGS, forces=Forces(0.004, 0.1)))
     assert caught.value.found.splitlines() == [
         "recipe.lr: 0.5 in the checkpoint, 0.25 now",
-        "settings.loss.brownian: 0.5 in the checkpoint, 0.1 now",
+        "settings.forces.brownian: 0.5 in the checkpoint, 0.1 now",
     ]
     (images / "8.png").unlink()
     with pytest.raises(TrainingError, match="other settings"):
@@ -213,7 +216,7 @@ def test_full_disk_is_said_and_leaves_nothing_half_written(
         run(images, tmp_path / "out")
     assert "No space left" in caught.value.found
     assert (tmp_path / "out" / "checkpoint.pth").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint.pth", "metrics.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "checkpoint.pth", "metrics.jsonl"]
 
 
 def test_weights_that_are_not_finite_never_replace_good_ones(
@@ -221,13 +224,13 @@ def test_weights_that_are_not_finite_never_replace_good_ones(
 ) -> None:
     original = train.build_optimizer
 
-    def late_poison(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-        optimizer, calls = original(recipe, network), []
+    def late_poison(recipe: Recipe, method: Any) -> torch.optim.Optimizer:
+        optimizer, calls = original(recipe, method), []
 
         def poison(*_: Any) -> None:
             calls.append(1)
             if len(calls) == 4:  # after its update: the loss of this step was still finite
-                next(network.parameters()).data.fill_(math.nan)
+                next(method.parameters()).data.fill_(math.nan)
 
         optimizer.register_step_post_hook(poison)
         return optimizer
@@ -249,3 +252,96 @@ def test_an_interrupted_overwrite_does_not_bring_the_old_run_back(
     interrupt_at(monkeypatch, 0, RuntimeError("trained again"))
     with pytest.raises(RuntimeError, match="trained again"):
         run(images, tmp_path / "out")
+
+
+def test_unreadable_images_are_listed_and_replaced_up_to_the_budget(
+    tiny: None, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in (2, 5):
+        (images / f"{index}.png").write_bytes(b"\x89PNG rubbish")
+    state = run(images, tmp_path / "out", machine=replace(MACHINE, unreadable=2))
+    assert sorted(Path(name).name for name in state["progress"]["unreadable"]) == ["2.png", "5.png"]
+    for name in ("2.png", "5.png"):
+        assert caplog.text.count(f"{name} (") == 1  # said once, however often it comes
+
+
+def test_one_unreadable_image_too_many_stops_with_the_list(tiny: None, images: Path, tmp_path: Path) -> None:
+    whole = replace(RECIPE, batch=8, steps=2)
+    for index in (2, 5, 6):
+        (images / f"{index}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="3 images cannot be read, --unreadable allows 2") as caught:
+        run(images, tmp_path / "out", whole, machine=replace(MACHINE, unreadable=2))
+    assert all(f"{index}.png" in caught.value.found for index in (2, 5, 6))
+    for path in images.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read"):
+        run(images, tmp_path / "other", machine=replace(MACHINE, unreadable=1000))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"views_on": "device"},
+        {"accumulate": 2},
+        {"optimizer": "adamw", "lr": 1e-3},
+        {"clip": 0.1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_resuming_is_bit_equal_whatever_the_recipe(
+    tiny: None, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    recipe = replace(RECIPE, **change)
+    whole = run(images, tmp_path / "whole", recipe)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(images, tmp_path / "cut", recipe)
+    assert_same(whole, run(images, tmp_path / "cut", recipe))
+
+
+def test_recipe_options_reach_the_training(tiny: None, images: Path, tmp_path: Path) -> None:
+    plain = run(images, tmp_path / "plain")
+    for change in ({"precision": "bf16"}, {"clip": 1e-4}, {"final_lr": 0.5}, {"bias_lr": 0.01}):
+        other = run(images, tmp_path / next(iter(change)), replace(RECIPE, **change))
+        assert not torch.equal(plain["online"]["encoder.conv.weight"], other["online"]["encoder.conv.weight"]), change
+    device = run(images, tmp_path / "device", replace(RECIPE, views_on="device"))
+    one, other = (state["online"]["encoder.conv.weight"] for state in (plain, device))
+    assert not torch.equal(one, other)  # the same draws, other rounding
+
+
+def test_probes_of_a_labelled_set(tiny: None, images: Path, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled"
+    for index in range(12):
+        path = labelled / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 50), (250, 10, 10) if index % 2 else (10, 10, 250)).save(path)
+    machine = replace(MACHINE, probe_train=labelled, probe_test=labelled, probe_every=1)
+    whole, plain = run(images, tmp_path / "probed", machine=machine), run(images, tmp_path / "plain")
+    assert_same(whole, plain)  # looking does not change what is trained
+    found = [row for row in read_curves(tmp_path / "probed" / "metrics.jsonl") if "knn" in row]
+    assert [row["step"] for row in found] == [2, 4, 6]  # 9 images, batches of 4: two steps an epoch
+    assert all(0 <= row[name] <= 100 for row in found for name in ("knn", "linear"))
+    assert found[-1]["linear"] == 100  # red and blue
+    (labelled / "class2").mkdir()
+    Image.new("RGB", (8, 8)).save(labelled / "class2" / "x.png")
+    other = tmp_path / "labelled2"
+    other.mkdir()
+    (labelled / "class0").rename(other / "class0")
+    with pytest.raises(DataError, match="classes"):
+        run(images, tmp_path / "out", machine=replace(machine, probe_test=tmp_path / "labelled2"))
+
+
+def test_a_second_process_is_refused(tiny: None, images: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "out", "", "", name=".lock"), pytest.raises(UserError, match="another process trains"):
+        run(images, tmp_path / "out")
+
+
+def test_the_cifar_stem_is_said_not_to_convert(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        state = run(images, tmp_path / "out", replace(RECIPE, stem="cifar", steps=1))
+    assert "does not convert to detectors" in caplog.text
+    assert state["stem"] == "cifar"
+    with pytest.raises(CheckpointError, match="stem 'cifar'"):
+        read_backbone(tmp_path / "out" / "checkpoint.pth")

@@ -1,0 +1,95 @@
+"""BYOL: an online network predicts what a slow copy of it makes of another view.
+
+Grill et al., "Bootstrap Your Own Latent" (NeurIPS 2020). Published settings: google-deepmind/deepmind-research,
+byol/configs/byol.py (learning rate, weight decay and EMA by number of epochs) and byol/byol_experiment.py.
+
+Networks and slow copy are those that MSBReg took from here. Two things differ from the authors' code: weights are
+initialised as torchvision does (Haiku: truncated normal), and the target starts as a copy of the online network
+(there: drawn anew; the authors saw no difference).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.losses import Forces
+from pretrain.methods import Outputs, msbreg
+from pretrain.methods.msbreg import OnlineAndTarget
+from pretrain.networks import Network
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of BYOL.
+
+    Attributes:
+        views: number of views of an image; 2, more are MSBReg's.
+        forces: the two dispersing forces.
+        hidden: units of the hidden layer of projector and predictor.
+        dimensions: d, length of an embedding.
+        ema: decay of the target network at the start; rises to 1 along a cosine.
+    """
+
+    views: int = 2
+    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
+    hidden: int = 4096
+    dimensions: int = 256
+    ema: float = 0.99
+
+
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
+    "100": (Recipe(augmentation="byol", epochs=100, lr=0.45, weight_decay=1e-6), Settings(ema=0.99)),
+    "300": (Recipe(augmentation="byol", epochs=300, lr=0.3, weight_decay=1e-6), Settings(ema=0.99)),
+    "1000": (Recipe(augmentation="byol", epochs=1000, lr=0.2, weight_decay=1.5e-6), Settings(ema=0.996)),
+    # Not a protocol: a minute or two on two CPU cores. Half of MSBReg's learning rate, for a loss twice as large.
+    "demo": (
+        Recipe(
+            arch="resnet18",
+            crop=64,
+            augmentation="byol",
+            steps=28,
+            warmup_steps=4,
+            batch=32,
+            optimizer="sgd",
+            lr=0.2,
+            weight_decay=1e-5,
+        ),
+        Settings(hidden=1024, ema=0.95),
+    ),
+}
+
+
+class BYOL(OnlineAndTarget):
+    """MSBReg's networks with two views and the symmetric loss."""
+
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over images of ‖z_1 − t_2‖² + ‖z_2 − t_1‖², 0 to 8 (equation 2 and its mirror image).
+
+        The centroid of "the other view" is that view, so this is twice MSBReg's mean over the two directions.
+        """
+        half, _ = super().loss(outputs, labels)
+        both = 2 * half
+        return both, {"regression": both}
+
+
+def build(network: Network, settings: Settings) -> BYOL:
+    """The method for one ResNet.
+
+    Raises:
+        UserError: settings that make no sense.
+    """
+    if settings.views != 2:
+        raise UserError(
+            f"--views is {settings.views}", todo="give --views 2: BYOL compares two (for more: --method msbreg)"
+        )
+    if not 0 <= settings.ema <= 1:
+        raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
+    if min(settings.hidden, settings.dimensions) < 1:
+        raise UserError("--hidden and --dimensions must be positive", todo="give 1 or more (published: 4096 and 256)")
+    same = msbreg.Settings(2, "others", settings.forces, settings.hidden, settings.dimensions, settings.ema)
+    return BYOL(network, same)

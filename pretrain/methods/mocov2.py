@@ -1,0 +1,203 @@
+"""MoCo v2: a view finds its image's key, made by a slow copy, among a long queue of the keys of earlier batches.
+
+He et al., "Momentum Contrast for Unsupervised Visual Representation Learning" (CVPR 2020); Chen, Fan, Girshick, He,
+"Improved Baselines with Momentum Contrastive Learning" (2020). Published settings: facebookresearch/moco, main_moco.py
+and moco/builder.py with --mlp --moco-t 0.2 --aug-plus --cos.
+
+BatchNorm must not tell a query its key by the company that both keep. The authors shuffle the keys among 8 GPUs with
+BatchNorm statistics of their own; here the batch is cut into `groups`, and keys are normalised among other companions
+than queries (`companions`). Differences: the learning rate follows the cosine at every step (there: once an epoch), the
+order of the keys is fixed (there: drawn anew; the images are in random order anyway), and running statistics take
+every group in turn (there: those of one GPU).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.losses import Forces
+from pretrain.methods import Method, Outputs
+from pretrain.networks import Branch, Network, build_encoder, follow, slow_copy
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of MoCo v2.
+
+    Attributes:
+        views: number of views of an image; 2, a query and a key.
+        forces: the two dispersing forces, which act on the queries.
+        dimensions: d, length of an embedding; the head's hidden layer is as wide as the encoder's feature.
+        temperature: by which similarities are divided.
+        ema: decay of the key encoder, constant.
+        queue: number of keys that are remembered, at least a batch.
+        groups: parts of the batch with BatchNorm statistics of their own (published: 8 GPUs with 32 images each); 1 is
+            no shuffling, and BatchNorm gives the keys away. Where a process has statistics of its own
+            (--no-sync-batchnorm) or sees its images in several turns (--accumulate), parts of what it sees at once.
+    """
+
+    views: int = 2
+    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
+    dimensions: int = 128
+    temperature: float = 0.2
+    ema: float = 0.999
+    queue: int = 65536
+    groups: int = 8
+
+
+def _recipe(epochs: int) -> Recipe:
+    # sync_batchnorm stays on: a group is then the same eighth of the batch on one process and on eight.
+    return Recipe(
+        augmentation="moco",
+        epochs=epochs,
+        warmup_epochs=0,
+        batch=256,
+        optimizer="sgd",
+        lr=0.03,
+        weight_decay=1e-4,
+        decay_all=True,
+    )
+
+
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
+    "200": (_recipe(200), Settings()),
+    "800": (_recipe(800), Settings()),
+    # Not a protocol: a minute or two on two CPU cores. Queue and key encoder turn over faster, to do so at all. The
+    # loss rises at first, while keys take the place of the random vectors in the queue.
+    "demo": (
+        Recipe(
+            arch="resnet18",
+            crop=64,
+            augmentation="moco",
+            steps=28,
+            warmup_steps=4,
+            batch=32,
+            optimizer="sgd",
+            lr=0.08,
+            weight_decay=1e-5,
+        ),
+        Settings(ema=0.95, queue=256, groups=4),
+    ),
+}
+
+
+def companions(n: int, groups: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Whose BatchNorm statistics each of n images shares as a query and as a key.
+
+    Query group g holds the images g, g + groups, g + 2·groups, …; the keys of these are dealt out in turn to all key
+    groups, so of any query group's images a key group holds one in `groups`, rounded up.
+
+    Returns:
+        Two [groups, n / groups] tensors of the numbers 0 … n − 1, a group in each row.
+    """
+    place = torch.arange(n, device=device).view(-1, groups)
+    row, column = torch.arange(len(place), device=device)[:, None], torch.arange(groups, device=device)
+    return place.T, place.gather(1, (column - row) % groups).T
+
+
+def embed_in_groups(branch: nn.Module, images: Tensor, groups: Tensor) -> Tensor:
+    """Unit vectors [n, d] in float32 of images [n, 3, H, W], a group at a time, in the order of the images."""
+    embedded = torch.cat([branch(images[group]) for group in groups])
+    return normalize(embedded[groups.flatten().argsort()].float(), dim=-1)
+
+
+class MoCo(Method):
+    """Query encoder, key encoder and queue.
+
+    Attributes:
+        queue: [queue, d] unit vectors, at the start random ones as in moco/builder.py.
+        position: where the next key goes, which is where the oldest is.
+    """
+
+    queue: Tensor
+    position: Tensor
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.settings, self.forces = settings, settings.forces
+        encoder, features = build_encoder(network, zero_init_residual=False)
+        head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, settings.dimensions))
+        self.online = Branch(encoder, head)
+        self.target = slow_copy(self.online)
+        self.branches = {"online": self.online, "target": self.target}
+        self.register_buffer("queue", normalize(torch.randn(settings.queue, settings.dimensions), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    def forward(self, views: list[Tensor]) -> Outputs:
+        """Queries of the first view and keys of the second, unit vectors [1, n, d] in float32.
+
+        Raises:
+            UserError: the images do not divide into groups of two or more.
+        """
+        first, second = views
+        n, groups = len(first), self.settings.groups
+        if n % groups or n // groups < 2:
+            raise UserError(
+                f"{n} images at a time do not divide into --groups {groups} of two or more",
+                todo=f"make --batch / (processes x --accumulate) a multiple of {groups}, or lower --groups",
+            )
+        together, apart = companions(n, groups, first.device)
+        q = embed_in_groups(self.online, first, together)
+        with torch.no_grad():
+            k = embed_in_groups(self.target, second, apart)
+        return q[None], k[None]
+
+    def embeddings(self, outputs: Outputs) -> Tensor:
+        """The queries, which `forward` has normalised."""
+        return outputs[0]
+
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """InfoNCE, mean over queries: −log of the share of the positive key (He et al. 2020, equation 1).
+
+        Raises:
+            UserError: the batch is larger than the queue.
+        """
+        q, k = outputs[0][0], outputs[1][0].detach()
+        if len(q) > len(self.queue):
+            raise UserError(
+                f"a batch of {len(q)} does not fit into --queue {len(self.queue)}",
+                todo=f"give --queue {len(q)} or more (published: 65536)",
+            )
+        positive = (q * k).sum(-1, keepdim=True)
+        similarity = torch.cat([positive, q @ self.queue.T], dim=1)
+        first = torch.zeros(len(q), dtype=torch.long, device=q.device)
+        contrast = cross_entropy(similarity / self.settings.temperature, first)
+        return contrast, {"info_nce": contrast}
+
+    @torch.no_grad()
+    def after_step(self, progress: float, outputs: Outputs) -> dict[str, float]:
+        """Puts the batch's keys in the place of the oldest, and moves the key encoder towards the query encoder.
+
+        Only now, so that a query never meets its own key among the negatives.
+        """
+        keys = outputs[1][0]
+        places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[places] = keys
+        self.position.add_(len(keys)).remainder_(len(self.queue))
+        follow(self.target, self.online, self.settings.ema)
+        return {}
+
+
+def build(network: Network, settings: Settings) -> MoCo:
+    """The method for one ResNet.
+
+    Raises:
+        UserError: settings that make no sense.
+    """
+    if settings.views != 2:
+        raise UserError(f"--views is {settings.views}", todo="give --views 2: a query and its key")
+    if settings.temperature <= 0:
+        raise UserError(f"--temperature is {settings.temperature}", todo="give a positive number (published: 0.2)")
+    if not 0 <= settings.ema <= 1:
+        raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
+    for name, published in (("dimensions", 128), ("queue", 65536), ("groups", 8)):
+        if getattr(settings, name) < 1:
+            raise UserError(f"--{name} is {getattr(settings, name)}", todo=f"give 1 or more (published: {published})")
+    return MoCo(network, settings)

@@ -1,0 +1,136 @@
+"""SimCLR: a view finds the other view of its image among all views of the batch.
+
+Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations" (ICML 2020),
+its first version: projector of two layers, weight decay 1e-6. Published settings: section 2.1 and 2.3 there, and
+google-research/simclr, run.py, model_util.py and objective.py (now with version 2's defaults; the first commit has
+version 1's).
+
+What differs from the authors' code: the loss is the paper's mean over all 2n views (algorithm 1), theirs the sum of the
+means over each view, twice as much, which LARS undoes but for biases and norm parameters; their LARS has the learning
+rate inside its momentum; encoder weights are initialised as torchvision does (theirs: truncated normal).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.losses import Forces
+from pretrain.methods import Method, Outputs
+from pretrain.networks import Branch, Network, build_encoder, perceptron
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of SimCLR.
+
+    Attributes:
+        views: number of views of an image; 2.
+        forces: the two dispersing forces.
+        dimensions: d, length of an embedding; the projector's hidden layer is as wide as the encoder's feature.
+        temperature: τ, by which similarities are divided.
+    """
+
+    views: int = 2
+    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
+    dimensions: int = 128
+    temperature: float = 0.1
+
+
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
+    # Section 2.3: LARS, 0.3 · batch / 256, batch 4096, 10 epochs of warm-up, cosine; 1000 epochs: table 6.
+    "100": (Recipe(augmentation="simclr", epochs=100, lr=0.3, weight_decay=1e-6), Settings()),
+    "1000": (Recipe(augmentation="simclr", epochs=1000, lr=0.3, weight_decay=1e-6), Settings()),
+    # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
+    "demo": (
+        Recipe(
+            arch="resnet18",
+            crop=64,
+            augmentation="simclr",
+            steps=28,
+            warmup_steps=4,
+            batch=32,
+            optimizer="adam",
+            lr=4e-3,
+            weight_decay=1e-6,
+        ),
+        Settings(temperature=0.2),
+    ),
+}
+
+
+def projector(features: int, d: int) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, Linear, BatchNorm without shift; no biases (simclr/model_util.py: projection_head)."""
+    layers = perceptron([features, features, d], bias=False)
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+    last = nn.BatchNorm1d(d)
+    last.bias.requires_grad_(False)  # stays at 0
+    return nn.Sequential(*layers, last)
+
+
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy, mean over all 2n views (Chen et al. 2020, equation 1, algorithm 1).
+
+    Args:
+        z: [2, n, d] unit vectors of the whole batch. Every view has one positive, the other view of its image, and
+            2n − 2 negatives.
+        temperature: τ, positive.
+
+    Returns:
+        A scalar; log(2n − 1) if all embeddings are the same.
+    """
+    _, n, _ = z.shape
+    every = z.flatten(0, 1)
+    similarity = every @ every.T / temperature
+    similarity.fill_diagonal_(-torch.inf)  # a view is neither its own positive nor a negative
+    positive = torch.arange(2 * n, device=z.device).roll(n)
+    return cross_entropy(similarity, positive)
+
+
+class SimCLR(Method):
+    """One network; the negatives are all other images of the batch, on whatever process."""
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.settings, self.forces = settings, settings.forces
+        # resnet.py: the last scale of every residual branch starts at 0, also in blocks without a bottleneck.
+        encoder, features = build_encoder(network, zero_init_residual=True)
+        self.online = Branch(encoder, projector(features, settings.dimensions))
+        self.branches = {"online": self.online}
+
+    def forward(self, views: list[Tensor]) -> Outputs:
+        """Embeddings, unit vectors [2, n, d] in float32. BatchNorm sees both views together (simclr/model.py)."""
+        z = self.online(torch.cat(views))
+        return (normalize(z.float(), dim=-1).view(len(views), -1, z.shape[-1]),)
+
+    def embeddings(self, outputs: Outputs) -> Tensor:
+        """z, which `forward` has normalised."""
+        return outputs[0]
+
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """NT-Xent."""
+        contrast = nt_xent(outputs[0], self.settings.temperature)
+        return contrast, {"nt_xent": contrast}
+
+
+def build(network: Network, settings: Settings) -> SimCLR:
+    """The method for one ResNet.
+
+    Raises:
+        UserError: settings that make no sense.
+    """
+    if settings.views != 2:
+        raise UserError(f"--views is {settings.views}", todo="give --views 2: a view has one positive")
+    if settings.temperature <= 0:
+        raise UserError(f"--temperature is {settings.temperature}", todo="give a positive number (published: 0.1)")
+    if settings.dimensions < 1:
+        raise UserError(f"--dimensions is {settings.dimensions}", todo="give 1 or more (published: 128)")
+    return SimCLR(network, settings)

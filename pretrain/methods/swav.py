@@ -1,0 +1,268 @@
+"""SwAV: the cluster of one view, assigned with equal shares over the batch, is predicted from the other views.
+
+Caron, Misra, Mairal, Goyal, Bojanowski, Joulin, "Unsupervised Learning of Visual Features by Contrasting Cluster
+Assignments" (NeurIPS 2020). Published settings: facebookresearch/swav, main_swav.py, src/resnet50.py and scripts/.
+
+What the recipe does differently, because it cannot say it: with batches of 4096 the authors' warm-up starts at a
+learning rate of 0.3, a sixteenth of the peak, here near 0. They train in half precision, which `--precision` sets here.
+Small views need `--small-views 0` to be left out; the authors then crop from 0.08 of the image, not 0.14.
+
+Assignments are computed over the batch of all processes, in float32 and logarithms, so that no --epsilon overflows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, log_softmax, normalize
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.losses import Forces
+from pretrain.methods import Method, Outputs
+from pretrain.networks import Network, build_encoder
+from pretrain.recipe import Recipe
+from transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of SwAV.
+
+    Attributes:
+        views: large views of an image; each of them gets an assignment.
+        small_views: small views, which only predict (multi-crop).
+        small_crop: side of a small view in pixels.
+        forces: the two dispersing forces, on the embeddings of all views.
+        hidden: units of the projector's hidden layer.
+        dimensions: d, length of an embedding.
+        prototypes: number of clusters.
+        temperature: of the predicted distribution over prototypes.
+        epsilon: of the assignment; smaller is sharper.
+        sinkhorn_iterations: rounds of making shares equal.
+        freeze: steps at the start in which prototypes do not move.
+        queue: earlier embeddings that help to assign small batches, per large view; 0: none.
+        queue_from: share of the training done when the queue starts to fill; it is used once it is full.
+    """
+
+    views: int = 2
+    small_views: int = 6
+    small_crop: int = 96
+    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
+    hidden: int = 2048
+    dimensions: int = 128
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
+    freeze: int = 313
+    queue: int = 0
+    queue_from: float = 0.15
+
+
+def _large_batch(epochs: int) -> tuple[Recipe, Settings]:
+    # scripts/swav_*ep_pretrain.sh: 64 GPUs x 64 images; 4.8 for 4096 images is 0.3 for 256, 4.8 falls to 0.0048. LARC
+    # adapts and decays every parameter. Prototypes rest for one epoch, 1,281,167 / 4096 = 313 steps.
+    recipe = Recipe(
+        augmentation="swav",
+        epochs=epochs,
+        warmup_epochs=10,
+        batch=4096,
+        lr=0.3,
+        final_lr=0.001,
+        weight_decay=1e-6,
+        decay_all=True,
+    )
+    return recipe, Settings(queue_from=15 / epochs)
+
+
+def _small_batch(epochs: int) -> tuple[Recipe, Settings]:
+    # scripts/swav_*ep_bs256_pretrain.sh: 4 GPUs x 64 images; 0.6 falls to 0.0006, no warm-up. Prototypes rest for one
+    # epoch, 1,281,167 / 256 = 5005 steps; a queue of 15 batches fills from epoch 15 on (--epoch_queue_starts 15).
+    recipe = Recipe(
+        augmentation="swav",
+        epochs=epochs,
+        warmup_epochs=0,
+        batch=256,
+        lr=0.6,
+        final_lr=0.001,
+        weight_decay=1e-6,
+        decay_all=True,
+    )
+    return recipe, Settings(freeze=5005, queue=3840, queue_from=15 / epochs)
+
+
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
+    **{str(epochs): _large_batch(epochs) for epochs in (100, 200, 400, 800)},
+    **{f"{epochs}-batch256": _small_batch(epochs) for epochs in (200, 400)},
+    # Not a protocol: a minute or two on two CPU cores.
+    "demo": (
+        Recipe(
+            arch="resnet18",
+            crop=64,
+            augmentation="swav",
+            steps=28,
+            warmup_steps=4,
+            batch=32,
+            optimizer="sgd",
+            lr=0.2,
+            weight_decay=1e-6,
+        ),
+        Settings(small_views=2, small_crop=32, hidden=512, dimensions=64, prototypes=32, freeze=4),
+    ),
+}
+
+
+class MultiCrop(nn.Module):
+    """Views → encoder, all of one size together → projector, all together, as the authors' BatchNorm layers see them.
+
+    Source: src/resnet50.py, `forward`.
+    """
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, projector
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """V views, each [n, 3, H, W], those of one size in a row → embeddings [V, n, d], not normalised."""
+        sizes = [list(group) for _, group in groupby(views, key=lambda view: view.shape[-1])]
+        features = torch.cat([self.encoder(torch.cat(group)) for group in sizes])
+        embeddings: Tensor = self.projector(features).unflatten(0, (len(views), -1))
+        return embeddings
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Soft assignment of n images to P prototypes that gives every prototype the same share (section 3.1, equation 3).
+
+    Alternates between giving each prototype a share of 1 / P and each image a weight of 1 / n, starting from
+    exp(scores / ε) (Cuturi 2013). The images come last, so their weights are exact.
+
+    Args:
+        scores: [..., n, P] products of embeddings and prototypes.
+        epsilon: ε, weight of the assignment's entropy.
+        iterations: rounds.
+
+    Returns:
+        [..., n, P], each row a distribution over prototypes.
+    """
+    log = scores / epsilon
+    for _ in range(iterations):
+        log = log - log.logsumexp(-2, keepdim=True)
+        log = log - log.logsumexp(-1, keepdim=True)
+    return log.exp()
+
+
+def swapped_loss(scores: Tensor, codes: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy of each code with the predictions of the other views (equation 2; section 3.2 for multi-crop).
+
+    Args:
+        scores: [V, n, P] of all views; those with codes first.
+        codes: [K ≤ V, n, P] assignments, through which no gradient should flow.
+        temperature: τ of the predictions, softmax(scores / τ).
+
+    Returns:
+        A scalar, the mean over images, codes and the V − 1 other views.
+    """
+    predicted = log_softmax(scores / temperature, dim=-1)
+    others = predicted.sum(0) - predicted[: len(codes)]
+    return -(codes * others).sum(-1).mean() / (len(scores) - 1)
+
+
+class SwAV(Method):
+    """One network and prototypes on the unit sphere, with a queue of earlier embeddings if wanted.
+
+    The prototypes, the queue and the number of embeddings in it are the method's own state, not the branch's.
+    """
+
+    queue: Tensor
+    queued: Tensor
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.settings, self.forces = settings, settings.forces
+        encoder, features = build_encoder(network, zero_init_residual=False)
+        hidden, d = settings.hidden, settings.dimensions
+        projector = nn.Sequential(
+            nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, d)
+        )
+        self.online = MultiCrop(encoder, projector)
+        self.prototypes = nn.Linear(d, settings.prototypes, bias=False)
+        self.register_buffer("queue", torch.zeros(settings.views, settings.queue, d))
+        self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
+        self.branches = {"online": self.online}
+        self._normalise_prototypes()
+
+    def forward(self, views: list[Tensor]) -> Outputs:
+        """Unit embeddings [V, n, d] and their scores [V, n, P], float32; large views first."""
+        z = normalize(self.online(views).float(), dim=-1)
+        # Half precision would shift scores / ε by some hundredths.
+        with torch.autocast(z.device.type, enabled=False):
+            return z, self.prototypes(z)
+
+    def embeddings(self, outputs: Outputs) -> Tensor:
+        """The embeddings, which `forward` has normalised."""
+        return outputs[0]
+
+    def loss(self, outputs: Outputs, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of swapped assignments; log P where all embeddings are the same."""
+        scores = outputs[1]
+        found = swapped_loss(scores, self._codes(scores), self.settings.temperature)
+        return found, {"swapped": found}
+
+    @torch.no_grad()
+    def _codes(self, scores: Tensor) -> Tensor:
+        """Assignments [K, n, P] of the large views of this batch."""
+        settings = self.settings
+        large = scores[: settings.views]
+        if settings.queue and int(self.queued) == settings.queue:
+            large = torch.cat([linear(self.queue, self.prototypes.weight), large], dim=1)
+        return sinkhorn(large, settings.epsilon, settings.sinkhorn_iterations)[:, -scores.shape[1] :]
+
+    def after_backward(self, step: int) -> None:
+        """Holds the prototypes still at the start, without momentum or decay."""
+        if step < self.settings.freeze:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, progress: float, outputs: Outputs) -> dict[str, float]:
+        """Puts the prototypes back on the sphere and the batch's large views into the queue, the newest first."""
+        self._normalise_prototypes()
+        length = self.settings.queue
+        if not length:
+            return {}
+        if progress > self.settings.queue_from:
+            z = outputs[0][: self.settings.views]
+            self.queue.copy_(torch.cat([z, self.queue], dim=1)[:, :length])
+            self.queued.add_(z.shape[1]).clamp_(max=length)
+        return {"queued": float(self.queued)}
+
+    @torch.no_grad()
+    def _normalise_prototypes(self) -> None:
+        self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
+
+
+def build(network: Network, settings: Settings) -> SwAV:
+    """The method for one ResNet.
+
+    Raises:
+        UserError: settings that make no sense.
+    """
+    lowest = {"views": 1, "small_views": 0, "small_crop": 16, "hidden": 1, "dimensions": 1, "prototypes": 2}
+    for name, least in {**lowest, "sinkhorn_iterations": 1, "freeze": 0, "queue": 0}.items():
+        if getattr(settings, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}", todo=f"give {least} or more")
+    if settings.views + settings.small_views < 2:
+        raise UserError(
+            "--views 1 without small views leaves no other view to predict from",
+            todo="give --views 2, or --small-views 1 or more",
+        )
+    for name in ("temperature", "epsilon"):
+        if not getattr(settings, name) > 0:
+            raise UserError(f"--{name} is {getattr(settings, name)}", todo="give a positive number")
+    if not 0 <= settings.queue_from < 1:
+        raise UserError(
+            f"--queue-from is {settings.queue_from}", todo="give a share of the training: 0 or more, below 1"
+        )
+    return SwAV(network, settings)

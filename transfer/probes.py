@@ -1,0 +1,304 @@
+"""Probes of frozen features, kept in memory: weighted nearest neighbours and multinomial logistic regression.
+
+Neither looks at the labels of the test rows: both give predictions, which `accuracy` compares with the labels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transfer.errors import UserError
+
+SIMILARITIES = 2**25  # similarities held at once by `knn`: 128 MiB, and as much again for the rare rows with ties
+GRADIENT = 1e-5  # largest entry of the objective's gradient at which a logistic regression counts as converged
+ITERATIONS = 2000
+
+logger = logging.getLogger(__name__)
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of the class ids `predicted` [m] that equal `labels` [m], in percent.
+
+    Raises:
+        UserError: the two differ in shape, or are empty.
+    """
+    if predicted.shape != labels.shape or not len(labels):
+        raise UserError(
+            "an accuracy needs one prediction per label",
+            found=f"predictions {list(predicted.shape)}, labels {list(labels.shape)}",
+            todo="give the labels of the rows that were predicted, at least one",
+        )
+    return 100 * int((predicted == labels.to(predicted.device)).sum()) / len(labels)
+
+
+def standard_error(percent: float, rows: int) -> float:
+    """Binomial standard error of an accuracy over `rows` test rows, both in percent: √(p (100 − p) / rows)."""
+    return math.sqrt(percent * (100 - percent) / rows)
+
+
+@torch.no_grad()
+def knn(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    *,
+    classes: int,
+    k: int | Sequence[int] = 20,
+    temperature: float = 0.07,
+    chunk: int | None = None,
+) -> dict[int, Tensor]:
+    """Class ids [m] voted for by the k nearest train rows in cosine similarity s, each with weight exp(s / temperature).
+
+    Every pair of rows is compared, in float32, on the device of the train features. Rows of zeros have similarity 0
+    to every row. Of equally similar train rows the earlier is nearer; of classes with equal votes the smaller id wins.
+
+    Source: InstDisc (Wu et al. 2018, arXiv 1805.01978), §3.4; default k and temperature: facebookresearch/dino,
+    eval_knn.py ("20 is usually working the best").
+
+    Args:
+        train_features: [n, d] of any floating type and any scale.
+        train_labels: integers [n] in 0 … classes − 1.
+        test_features: [m, d]; may lie on another device, and the predictions lie where it does.
+        classes: number of classes.
+        k: neighbours, 1 … n; several share one search.
+        temperature: above 0.
+        chunk: test rows compared at once; by default as many as keep `SIMILARITIES` numbers in memory.
+
+    Returns:
+        For each k the predictions [m], int64.
+
+    Raises:
+        UserError: a feature that is not finite, a label that is no class, shapes that do not fit, k or temperature
+            out of range.
+    """
+    ks = sorted({k} if isinstance(k, int) else set(k))
+    labels = _checked(train_features, train_labels, test_features, classes)
+    n, most = len(train_features), max(ks, default=0)
+    if not ks or ks[0] < 1 or most > n:
+        raise UserError(
+            "the neighbours asked for are not to be had",
+            found=f"k = {', '.join(map(str, ks)) or 'none'}, with {n} train rows",
+            todo=f"give k in 1 … {n}",
+        )
+    if not temperature > 0:
+        raise UserError("a temperature must be above 0", found=str(temperature), todo="0.07 is the published value")
+    known = _directions(train_features)
+    found: dict[int, list[Tensor]] = {each: [] for each in ks}
+    for rows in test_features.split(chunk or max(1, SIMILARITIES // n)):
+        with torch.autocast(known.device.type, enabled=False):
+            similar, places = _nearest(_directions(rows.to(known.device)) @ known.T, most)
+        # a factor common to a row's votes changes nothing; this one keeps exp from overflowing at low temperatures
+        weights, voters = ((similar - similar[:, :1]) / temperature).exp(), labels[places]
+        votes = torch.zeros(len(rows), classes, device=known.device)
+        for rank in range(most):  # one neighbour at a time: a GPU adds in no fixed order where places collide
+            votes.scatter_add_(1, voters[:, rank, None], weights[:, rank, None])
+            if rank + 1 in found:
+                found[rank + 1].append(_first_largest(votes))
+    return {each: torch.cat(parts).to(test_features.device) for each, parts in found.items()}
+
+
+def _checked(train_features: Tensor, train_labels: Tensor, test_features: Tensor, classes: int) -> Tensor:
+    """The labels, int64 on the device of the train features, once everything is seen to fit."""
+    shapes = [list(part.shape) for part in (train_features, train_labels, test_features)]
+    (n, *width), counted, (_, *test_width) = shapes
+    if len(width) != 1 or counted != [n] or test_width != width or not n:
+        raise UserError(
+            "features and labels do not fit together",
+            found="train features {}, train labels {}, test features {}".format(*shapes),
+            todo="give [n, d], [n] and [m, d], with n at least 1",
+        )
+    for name, features in (("train", train_features), ("test", test_features)):
+        bad = int((~features.float().isfinite()).any(1).sum())
+        if bad:
+            raise UserError(
+                f"{name} features are not finite",
+                found=f"NaN, infinity or a value beyond float32 in {bad} of {len(features)} rows",
+                todo="look at the network they come from: its weights, its normalisation statistics, its precision",
+            )
+    low, high = int(train_labels.min()), int(train_labels.max())
+    if train_labels.is_floating_point() or low < 0 or high >= classes:
+        raise UserError(
+            "train labels are no class ids",
+            found=f"{train_labels.dtype}, {low} … {high}",
+            todo=f"give integers in 0 … {classes - 1}",
+        )
+    return train_labels.to(train_features.device, torch.int64)
+
+
+def _nearest(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their places; equal ones in order of place, which `topk` does not promise."""
+    values, places = similar.topk(min(k + 1, similar.shape[1]), dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(1)
+    if tied.any():
+        places[tied] = similar[tied].sort(dim=1, descending=True, stable=True).indices[:, : places.shape[1]]
+    return values[:, :k], places[:, :k]
+
+
+def _first_largest(scores: Tensor) -> Tensor:
+    """Place of each row's largest score; the first of equals, which `argmax` does not promise."""
+    return (scores == scores.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
+
+
+def _directions(features: Tensor) -> Tensor:
+    """Rows of unit length, float32; the largest entry is divided out first, so that no square over- or underflows."""
+    rows = features.float()
+    rows = rows / rows.abs().amax(1, keepdim=True).where(rows.any(1, keepdim=True), 1)
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1)  # the largest entry is 1: only rows of zeros are shorter
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted multinomial logistic regression.
+
+    Attributes:
+        predicted: class ids [m] of the test rows, int64.
+        strength: the regulariser that did best on the held-out train rows.
+        held_out: accuracy on those rows, in percent, for every strength. Selected on, so not to be reported.
+        weight: [classes, d] for standardised features, float64; zeros for a class without train rows.
+        bias: [classes]; −∞ for a class without train rows.
+        gradient: largest absolute entry of the objective's gradient at `weight` and `bias`.
+    """
+
+    predicted: Tensor
+    strength: float
+    held_out: dict[float, float]
+    weight: Tensor
+    bias: Tensor
+    gradient: float
+
+
+@torch.no_grad()
+def linear_probe(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    *,
+    classes: int,
+    strengths: Sequence[float],
+    holdout: float = 0.1,
+    seed: int = 0,
+) -> LinearProbe:
+    """Logistic regression on standardised features, its regulariser chosen on held-out train rows, then refitted on all.
+
+    Objective over standardised rows x: mean cross-entropy of softmax(weight · x + bias) + strength / 2 · ‖weight‖².
+    Mean and standard deviation (over n, not n − 1) are those of the rows fitted on; a feature that is constant there is
+    only centred and gets weight 0. Minimised by L-BFGS in float64 until no entry of the gradient exceeds `GRADIENT`,
+    from the strongest regulariser to the weakest, each starting where the last ended; a fit that is not there after
+    `ITERATIONS` steps is logged as a warning. Of strengths that do equally well the largest is taken. The same inputs
+    give the same answer. Sources: the probe is no published protocol; L2-regularised logistic regression by L-BFGS on
+    frozen features, the strength chosen on validation rows, then refitted: SimCLR (Chen et al. 2020), appendix B.8.
+
+    Args:
+        train_features: [n, d] of any floating type.
+        train_labels: integers [n] in 0 … classes − 1.
+        test_features: [m, d].
+        classes: number of classes.
+        strengths: L2 regularisers, each above 0.
+        holdout: share of each class's train rows, above 0 and below 1, to choose on: rounded, but at least one row
+            held out and one kept. The only row of a class is kept.
+        seed: of the draw of these rows.
+
+    Raises:
+        UserError: as `knn`; a strength or share out of range; no class with two train rows.
+    """
+    labels = _checked(train_features, train_labels, test_features, classes)
+    path = sorted(set(strengths), reverse=True)
+    if not path or not all(0 < each < math.inf for each in path) or not 0 < holdout < 1:
+        raise UserError(
+            "a linear probe needs strengths above 0 and a holdout between 0 and 1",
+            found=f"strengths {list(strengths)}, holdout {holdout}",
+            todo="for example strengths (1e-4, 1e-3, 1e-2) and holdout 0.1",
+        )
+    present, y = labels.unique(return_inverse=True)  # without rows a class has no finite bias
+    x, out = train_features.double(), _held_out(y, holdout, seed)
+    mean, std = _moments(x[~out])
+    rows, target, chosen_on = _standardised(x[~out], mean, std), y[~out], _standardised(x[out], mean, std)
+    weights, reached, gram = torch.zeros(rows.shape[1], len(present)).to(rows), {}, rows.T @ rows / len(rows)
+    held_out, starts = {}, {}
+    for strength in path:
+        weights, _ = _fit(rows, target, weights, strength, gram)
+        starts[strength] = weights
+        held_out[strength] = accuracy(_first_largest(chosen_on @ weights), y[out])
+    best = max(path, key=held_out.__getitem__)
+    mean, std = _moments(x)
+    weights, gradient = _fit(_standardised(x, mean, std), y, starts[best], best, gram)
+    scores = _standardised(test_features.to(x), mean, std) @ weights
+    weight, bias = x.new_zeros(classes, x.shape[1]), x.new_full((classes,), -math.inf)
+    weight[present], bias[present] = weights[:-1].T, weights[-1]
+    predicted = present[_first_largest(scores)].to(test_features.device)
+    return LinearProbe(predicted, best, held_out, weight, bias, gradient)
+
+
+def _held_out(y: Tensor, share: float, seed: int) -> Tensor:
+    """Which rows to choose on, bool [n]. One order of all rows serves every class: names of classes do not matter."""
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed)).to(y.device)
+    out = torch.zeros_like(y, dtype=torch.bool)
+    for each in range(int(y.max()) + 1):
+        rows = order[y[order] == each]
+        out[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    if not out.any():
+        raise UserError(
+            "no train row can be held out to choose the regulariser on",
+            found=f"{len(y)} train rows, each the only one of its class",
+            todo="give at least two train rows of a class",
+        )
+    return out
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(0), x.std(0, correction=0).where(x.amax(0) > x.amin(0), 1)
+
+
+def _standardised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Rows with a 1 behind them, which carries the bias."""
+    return torch.nn.functional.pad((x - mean) / std, (0, 1), value=1.0)
+
+
+def _fit(x: Tensor, y: Tensor, start: Tensor, strength: float, gram: Tensor) -> tuple[Tensor, float]:
+    """Weights [d + 1, classes] (the bias last) of least objective, and the largest entry of the gradient there.
+
+    L-BFGS works on u, where weights = L⁻ᵀ u and L Lᵀ is of the order of the Hessian: features are strongly correlated,
+    and without this weak regularisers take many times the steps.
+    """
+    classes = start.shape[1]
+    ridge = torch.full_like(x[0], strength)
+    ridge[-1] = 0  # the bias is free
+    factor = torch.linalg.cholesky(gram / (4 * classes) + ridge.diag())
+    u = torch.nn.Parameter((factor.T @ start).contiguous())
+    targets = torch.nn.functional.one_hot(y, classes).to(x)
+    gradient = torch.zeros_like(start)
+
+    def weights() -> Tensor:
+        return torch.linalg.solve_triangular(factor.T, u.detach(), upper=True)
+
+    def objective() -> float:
+        w = weights()
+        logs = (x @ w).log_softmax(1)
+        penalty = ridge[:, None] * w
+        gradient.copy_(x.T @ (logs.exp() - targets) / len(x) + penalty)
+        u.grad = torch.linalg.solve_triangular(factor, gradient, upper=False).contiguous()
+        return float((penalty * w).sum() / 2 - (logs * targets).sum() / len(x))
+
+    # no entry of L g exceeds this bound: the largest entry of g times the largest sum of absolutes in a row of L
+    enough = GRADIENT / float(factor.abs().sum(1).max())
+    torch.optim.LBFGS(
+        [u],
+        max_iter=ITERATIONS,
+        tolerance_grad=enough,
+        tolerance_change=0,
+        history_size=30,
+        line_search_fn="strong_wolfe",
+    ).step(objective)
+    objective()  # the last point tried need not be the one taken
+    worst = float(gradient.abs().max())
+    if worst > GRADIENT:
+        logger.warning(
+            "linear probe, strength %g: not converged, gradient %.1e instead of %.0e", strength, worst, GRADIENT
+        )
+    return weights(), worst
