@@ -53,7 +53,7 @@ def knn(
     temperature: float = 0.07,
     chunk: int | None = None,
 ) -> dict[int, Tensor]:
-    """Class ids [m] voted for by the k nearest train rows in cosine similarity s, each with weight exp(s / temperature).
+    """Class ids [m] voted for by the k nearest train rows in cosine similarity s, with weights exp(s / temperature).
 
     Every pair of rows is compared, in float32, on the device of the train features. Rows of zeros have similarity 0
     to every row. Of equally similar train rows the earlier is nearer; of classes with equal votes the smaller id wins.
@@ -62,10 +62,8 @@ def knn(
     eval_knn.py ("20 is usually working the best").
 
     Args:
-        train_features: [n, d] of any floating type and any scale.
-        train_labels: integers [n] in 0 … classes − 1.
+        train_features, train_labels: [n, d] of any floating type and scale, and integers [n] in 0 … `classes` − 1.
         test_features: [m, d]; may lie on another device, and the predictions lie where it does.
-        classes: number of classes.
         k: neighbours, 1 … n; several share one search.
         temperature: above 0.
         chunk: test rows compared at once; by default as many as keep `SIMILARITIES` numbers in memory.
@@ -74,13 +72,30 @@ def knn(
         For each k the predictions [m], int64.
 
     Raises:
-        UserError: a feature that is not finite, a label that is no class, shapes that do not fit, k or temperature
-            out of range.
+        UserError: features not finite, labels that are no classes, shapes that do not fit, options out of range.
     """
     ks = sorted({k} if isinstance(k, int) else set(k))
     labels = _checked(train_features, train_labels, test_features, classes)
-    n, most = len(train_features), max(ks, default=0)
-    if not ks or ks[0] < 1 or most > n:
+    _refuse_options(ks, len(labels), temperature)
+    chunk = chunk or max(1, SIMILARITIES // len(labels))
+    known = _directions(train_features)
+    found: dict[int, list[Tensor]] = {each: [] for each in ks}
+    for start in range(0, max(1, len(test_features)), chunk):
+        rows = test_features[start : start + chunk].to(known.device)
+        with torch.autocast(known.device.type, enabled=False):
+            similar, places = _nearest(_directions(rows) @ known.T, ks[-1])
+        # a factor common to a row's votes changes nothing; this one keeps exp from overflowing at low temperatures
+        weights, voters = ((similar - similar[:, :1]) / temperature).exp(), labels[places]
+        votes = torch.zeros(len(rows), classes, device=known.device)
+        for rank in range(ks[-1]):  # one neighbour at a time: a GPU adds in no fixed order where places collide
+            votes.scatter_add_(1, voters[:, rank, None], weights[:, rank, None])
+            if rank + 1 in found:
+                found[rank + 1].append(_first_largest(votes))
+    return {each: torch.cat(parts).to(test_features.device) for each, parts in found.items()}
+
+
+def _refuse_options(ks: list[int], n: int, temperature: float) -> None:
+    if not ks or ks[0] < 1 or ks[-1] > n:
         raise UserError(
             "the neighbours asked for are not to be had",
             found=f"k = {', '.join(map(str, ks)) or 'none'}, with {n} train rows",
@@ -88,19 +103,6 @@ def knn(
         )
     if not temperature > 0:
         raise UserError("a temperature must be above 0", found=str(temperature), todo="0.07 is the published value")
-    known = _directions(train_features)
-    found: dict[int, list[Tensor]] = {each: [] for each in ks}
-    for rows in test_features.split(chunk or max(1, SIMILARITIES // n)):
-        with torch.autocast(known.device.type, enabled=False):
-            similar, places = _nearest(_directions(rows.to(known.device)) @ known.T, most)
-        # a factor common to a row's votes changes nothing; this one keeps exp from overflowing at low temperatures
-        weights, voters = ((similar - similar[:, :1]) / temperature).exp(), labels[places]
-        votes = torch.zeros(len(rows), classes, device=known.device)
-        for rank in range(most):  # one neighbour at a time: a GPU adds in no fixed order where places collide
-            votes.scatter_add_(1, voters[:, rank, None], weights[:, rank, None])
-            if rank + 1 in found:
-                found[rank + 1].append(_first_largest(votes))
-    return {each: torch.cat(parts).to(test_features.device) for each, parts in found.items()}
 
 
 def _checked(train_features: Tensor, train_labels: Tensor, test_features: Tensor, classes: int) -> Tensor:
@@ -142,14 +144,16 @@ def _nearest(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _first_largest(scores: Tensor) -> Tensor:
     """Place of each row's largest score; the first of equals, which `argmax` does not promise."""
-    return (scores == scores.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
+    best: Tensor = scores == scores.amax(1, keepdim=True)
+    return best.to(torch.uint8).argmax(1)
 
 
 def _directions(features: Tensor) -> Tensor:
     """Rows of unit length, float32; the largest entry is divided out first, so that no square over- or underflows."""
     rows = features.float()
     rows = rows / rows.abs().amax(1, keepdim=True).where(rows.any(1, keepdim=True), 1)
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1)  # the largest entry is 1: only rows of zeros are shorter
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.clamp_min(1)  # the largest entry is 1: only rows of zeros are shorter
 
 
 @dataclass(frozen=True)
@@ -184,43 +188,35 @@ def linear_probe(
     holdout: float = 0.1,
     seed: int = 0,
 ) -> LinearProbe:
-    """Logistic regression on standardised features, its regulariser chosen on held-out train rows, then refitted on all.
+    """Logistic regression on standardised features, its regulariser chosen on held-out train rows, refitted on all.
 
     Objective over standardised rows x: mean cross-entropy of softmax(weight · x + bias) + strength / 2 · ‖weight‖².
-    Mean and standard deviation (over n, not n − 1) are those of the rows fitted on; a feature that is constant there is
-    only centred and gets weight 0. Minimised by L-BFGS in float64 until no entry of the gradient exceeds `GRADIENT`,
-    from the strongest regulariser to the weakest, each starting where the last ended; a fit that is not there after
-    `ITERATIONS` steps is logged as a warning. Of strengths that do equally well the largest is taken. The same inputs
-    give the same answer. Sources: the probe is no published protocol; L2-regularised logistic regression by L-BFGS on
-    frozen features, the strength chosen on validation rows, then refitted: SimCLR (Chen et al. 2020), appendix B.8.
+    Mean and standard deviation (over n, not n − 1) are those of the rows fitted on; a feature that is constant there
+    gets weight 0. L-BFGS in float64, from the strongest regulariser to the weakest, each from where the last ended,
+    until no entry of the gradient exceeds `GRADIENT`; a fit that is not there after `ITERATIONS` steps is logged as a
+    warning. Of strengths that do equally well the largest is taken. The same inputs give the same answer.
+
+    Source: L-BFGS on frozen features, L2, the strength chosen on validation rows: SimCLR (Chen et al. 2020, arXiv
+    2002.05709), appendix B.8. The standardisation and the split are this project's: no published protocol.
 
     Args:
-        train_features: [n, d] of any floating type.
-        train_labels: integers [n] in 0 … classes − 1.
-        test_features: [m, d].
-        classes: number of classes.
+        train_features, train_labels, test_features, classes: as for `knn`.
         strengths: L2 regularisers, each above 0.
-        holdout: share of each class's train rows, above 0 and below 1, to choose on: rounded, but at least one row
-            held out and one kept. The only row of a class is kept.
-        seed: of the draw of these rows.
+        holdout: share of each class's train rows, between 0 and 1, drawn with `seed` to choose on: rounded, at least
+            one row held out and one kept. The only row of a class is kept.
 
     Raises:
-        UserError: as `knn`; a strength or share out of range; no class with two train rows.
+        UserError: as `knn`; no class has two train rows.
     """
     labels = _checked(train_features, train_labels, test_features, classes)
-    path = sorted(set(strengths), reverse=True)
-    if not path or not all(0 < each < math.inf for each in path) or not 0 < holdout < 1:
-        raise UserError(
-            "a linear probe needs strengths above 0 and a holdout between 0 and 1",
-            found=f"strengths {list(strengths)}, holdout {holdout}",
-            todo="for example strengths (1e-4, 1e-3, 1e-2) and holdout 0.1",
-        )
-    present, y = labels.unique(return_inverse=True)  # without rows a class has no finite bias
+    path = _path(strengths, holdout)
+    present, y = torch.unique(labels, return_inverse=True)  # without rows a class has no finite bias
     x, out = train_features.double(), _held_out(y, holdout, seed)
     mean, std = _moments(x[~out])
     rows, target, chosen_on = _standardised(x[~out], mean, std), y[~out], _standardised(x[out], mean, std)
-    weights, reached, gram = torch.zeros(rows.shape[1], len(present)).to(rows), {}, rows.T @ rows / len(rows)
-    held_out, starts = {}, {}
+    weights, gram = rows.new_zeros(rows.shape[1], len(present)), rows.T @ rows / len(rows)
+    held_out: dict[float, float] = {}
+    starts: dict[float, Tensor] = {}
     for strength in path:
         weights, _ = _fit(rows, target, weights, strength, gram)
         starts[strength] = weights
@@ -228,11 +224,21 @@ def linear_probe(
     best = max(path, key=held_out.__getitem__)
     mean, std = _moments(x)
     weights, gradient = _fit(_standardised(x, mean, std), y, starts[best], best, gram)
-    scores = _standardised(test_features.to(x), mean, std) @ weights
     weight, bias = x.new_zeros(classes, x.shape[1]), x.new_full((classes,), -math.inf)
     weight[present], bias[present] = weights[:-1].T, weights[-1]
-    predicted = present[_first_largest(scores)].to(test_features.device)
-    return LinearProbe(predicted, best, held_out, weight, bias, gradient)
+    predicted = present[_first_largest(_standardised(test_features.to(x), mean, std) @ weights)]
+    return LinearProbe(predicted.to(test_features.device), best, held_out, weight, bias, gradient)
+
+
+def _path(strengths: Sequence[float], holdout: float) -> list[float]:
+    path = sorted(set(strengths), reverse=True)
+    if not path or not all(0 < each < math.inf for each in strengths) or not 0 < holdout < 1:
+        raise UserError(
+            "a linear probe needs strengths above 0 and a holdout between 0 and 1",
+            found=f"strengths {list(strengths)}, holdout {holdout}",
+            todo="for example strengths (1e-4, 1e-3, 1e-2) and holdout 0.1",
+        )
+    return path
 
 
 def _held_out(y: Tensor, share: float, seed: int) -> Tensor:
@@ -269,13 +275,14 @@ def _fit(x: Tensor, y: Tensor, start: Tensor, strength: float, gram: Tensor) -> 
     classes = start.shape[1]
     ridge = torch.full_like(x[0], strength)
     ridge[-1] = 0  # the bias is free
-    factor = torch.linalg.cholesky(gram / (4 * classes) + ridge.diag())
+    factor = torch.linalg.cholesky(gram / (4 * classes) + ridge.clamp_min(1e-6).diag())
     u = torch.nn.Parameter((factor.T @ start).contiguous())
     targets = torch.nn.functional.one_hot(y, classes).to(x)
     gradient = torch.zeros_like(start)
 
     def weights() -> Tensor:
-        return torch.linalg.solve_triangular(factor.T, u.detach(), upper=True)
+        solved: Tensor = torch.linalg.solve_triangular(factor.T, u.detach(), upper=True)
+        return solved
 
     def objective() -> float:
         w = weights()
@@ -287,18 +294,10 @@ def _fit(x: Tensor, y: Tensor, start: Tensor, strength: float, gram: Tensor) -> 
 
     # no entry of L g exceeds this bound: the largest entry of g times the largest sum of absolutes in a row of L
     enough = GRADIENT / float(factor.abs().sum(1).max())
-    torch.optim.LBFGS(
-        [u],
-        max_iter=ITERATIONS,
-        tolerance_grad=enough,
-        tolerance_change=0,
-        history_size=30,
-        line_search_fn="strong_wolfe",
-    ).step(objective)
+    search = torch.optim.LBFGS([u], 1, ITERATIONS, None, enough, 0, history_size=30, line_search_fn="strong_wolfe")
+    search.step(objective)  # type: ignore[no-untyped-call]
     objective()  # the last point tried need not be the one taken
     worst = float(gradient.abs().max())
     if worst > GRADIENT:
-        logger.warning(
-            "linear probe, strength %g: not converged, gradient %.1e instead of %.0e", strength, worst, GRADIENT
-        )
+        logger.warning("linear probe, strength %g: not converged, gradient %.1e above %.0e", strength, worst, GRADIENT)
     return weights(), worst

@@ -121,7 +121,7 @@ def test_scale_of_features_does_not_matter(seed: int, scale: float) -> None:
 @quick
 @given(SEEDS, st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_linear_probe_is_at_the_optimum(seed: int, strength: float) -> None:
-    """The gradient of the stated objective, written out in numpy, vanishes at the answer; predictions follow from it."""
+    """The gradient of the stated objective, written out in numpy, vanishes at the answer; predictions follow."""
     train, labels, test = sample(seed)
     probe = fitted((train, labels, test), strengths=(strength,))
     x, t, w, b = train.double().numpy(), test.double().numpy(), probe.weight.numpy(), probe.bias.numpy()

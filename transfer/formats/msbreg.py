@@ -1,9 +1,10 @@
 """This project's own pretraining checkpoints, version 1, as `pretrain` writes them.
 
 Layout: `{"format": "msbreg-checkpoint", "version": 1, "arch", "method", "epoch", "step", "stem", "input", "online",
-"target", "config"}`, beside training state. `online` and `target` hold `encoder.` (torchvision names, no `fc`),
-`projector.` and, online only, `predictor.`. The online network is the one that is evaluated, as BYOL's authors do
-(google-deepmind/deepmind-research: byol); `--branch target` takes its moving average.
+"target", "rest", "config"}`, beside training state. `online` and `target` hold `encoder.` (torchvision names, no `fc`),
+`projector.` and, online only, `predictor.`; `rest` what else the method remembers (a queue, prototypes, a classifier).
+`target` exists for methods with a slow copy (MSBReg, BYOL, MoCo). The online network is the one that is evaluated, as
+BYOL's authors do (google-deepmind/deepmind-research: byol); `--branch target` takes its moving average.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from transfer.layout import (
 
 NAME = "msbreg"
 BRANCHES = ("online", "target")
+MEMORY = "rest"
 MARK, VERSION = "msbreg-checkpoint", 1
 
 
@@ -63,7 +65,10 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     other = tree.get(_other(taken), {})
     if isinstance(other, Mapping):
         dropped += everything(other, other_network(_other(taken), taken), where=f"{_other(taken)}.")
-    dropped += beside(tree, BRANCHES)
+    memory = tree.get(MEMORY, {})
+    if isinstance(memory, Mapping):
+        dropped += everything(memory, "what the method keeps beside its networks", where=f"{MEMORY}.")
+    dropped += beside(tree, (*BRANCHES, MEMORY))
     spec = input_from_dict(tree.get("input"))
     return Extracted(state, dropped, taken, spec, arch=arch if isinstance(arch, str) else None)
 

@@ -1,5 +1,6 @@
 """This project's own pretraining."""
 
+import torch
 from checkpoint_files import State, Tree, mlp, slow_copy, training_state, under, width_of, without_fc
 
 from releases import Release
@@ -23,7 +24,9 @@ def build(state: State) -> Tree:
         "target": slow_copy(encoder) | projector,
         "config": {"recipe": {"arch": arch, "lr": 0.3}},
         "optimizer": training_state(state)["optimizer"],
-        "progress": {"step": 42},
+        "scaler": {},
+        "progress": {"step": 42, "unreadable": {}},
+        "rest": {"queue": torch.zeros(8, 256), "position": torch.tensor(3)},
     }
 
 
