@@ -103,9 +103,11 @@ def _trained(parameters: Any) -> int:
 def our_method(setup: Setup) -> tuple[Any, Any]:
     """(method, recipe), prepared as the training loop prepares them."""
     from pretrain.losses import Forces
+    from pretrain.machine import prepare
     from pretrain.methods import find_method
     from pretrain.recipe import Recipe
 
+    prepare(torch.device(setup.device))
     module = find_method(setup.method)
     recipe = Recipe(
         arch=setup.arch,  # type: ignore[arg-type]
