@@ -96,27 +96,72 @@ def readable(table: pd.DataFrame) -> str:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Accuracy over λ_s and λ_b for every K, over the scaled λ_s for every batch and dimension, and of the methods."""
-    figure = Figure(figsize=(13, 7.5), layout="constrained")
-    axes = figure.subplots(2, 3)
+    """Accuracy over λ_s and λ_b for every K, of their combinations, over λ_s for every batch and dimension, and more.
+
+    A panel without runs is left out.
+    """
+    figure = Figure(figsize=(17, 7.5), layout="constrained")
+    axes = figure.subplots(2, 4)
     ours = frame[(frame["method"] == "msbreg") & (frame["centroid"] == "others")]
     n, d = ours["batch"].mode()[0], ours["dimensions"].mode()[0]
     usual = ours[(ours["batch"] == n) & (ours["dimensions"] == d)]
-    _over(axes[0, 0], usual[_nuclear(usual) & (usual["brownian"] == 0)], "singular", "λ_s (nuclear)")
-    _over(axes[0, 1], usual[(usual["singular"] == 0) & (usual["brownian_per"] == "view")], "brownian", "λ_b (per view)")
-    image = usual[(usual["singular"] == 0) & ((usual["brownian_per"] == "image") | (usual["brownian"] == 0))]
-    _over(axes[0, 2], image, "brownian", "λ_b (per image)")
-    _scaled(axes[1, 0], ours[_nuclear(ours) & (ours["brownian"] == 0) & (ours["views"] == 2)])
-    covariance = (usual["singular_form"] == "covariance") | (usual["singular"] == 0)
-    _over(
-        axes[1, 1], usual[covariance & (usual["brownian"] == 0) & (usual["views"] == 2)], "singular", "λ_s (covariance)"
-    )
-    _methods(axes[1, 2], frame, n, d)
+    still, alone = usual[usual["brownian"] == 0], usual[usual["singular"] == 0]
+    _over(axes[0, 0], still[_nuclear(still)], "singular", "λ_s, nuclear form")
+    _over(axes[0, 1], alone[alone["brownian_per"] == "view"], "brownian", "λ_b, drawn per view")
+    image = alone[(alone["brownian_per"] == "image") | (alone["brownian"] == 0)]
+    _over(axes[0, 2], image, "brownian", "λ_b, drawn per image")
+    _combined(axes[0, 3], usual[_nuclear(usual) & (usual["brownian_per"] == "view")])
+    covariance = (still["singular_form"] == "covariance") | (still["singular"] == 0)
+    _over(axes[1, 1], still[covariance & (still["views"] == 2)], "singular", "λ_s, covariance form")
+    _centroids(axes[1, 2], frame[(frame["method"] == "msbreg") & (frame["batch"] == n) & (frame["dimensions"] == d)])
+    _methods(axes[1, 3], frame[(frame["batch"] == n) & ~frame["method"].isin(["msbreg", "random"])])
+    untrained = frame[frame["method"] == "random"]["knn"]
     for panel in axes.flat:
+        if not panel.has_data() and panel is not axes[1, 0]:
+            panel.set_axis_off()
+            panel.set_title("")
+        elif len(untrained) and panel is not axes[1, 0]:
+            panel.axhline(untrained.mean(), color="grey", linestyle=":", label="untrained")
+            panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
-        for _, row in frame[frame["method"] == "random"].groupby("method")[["knn"]].mean().iterrows():
-            panel.axhline(row["knn"], color="grey", linestyle=":", label="untrained")
+    _scaled(axes[1, 0], ours[_nuclear(ours) & (ours["brownian"] == 0) & (ours["views"] == 2)])
     return figure
+
+
+def _combined(axes: Axes, frame: pd.DataFrame) -> None:
+    """Where both terms were tried: without, each alone, both; a dot a seed."""
+    both = frame[(frame["singular"] > 0) & (frame["brownian"] > 0)]
+    if both.empty:
+        return
+    s, b = both["singular"].mode()[0], both["brownian"].mode()[0]
+    combinations = ((0.0, 0.0, "none"), (0.0, b, f"λ_b = {b:g}"), (s, 0.0, f"λ_s = {s:g}"), (s, b, "both"))
+    views = sorted(both["views"].unique())
+    for place, k in enumerate(views):
+        for index, (singular, brownian, label) in enumerate(combinations):
+            same = (frame["views"] == k) & (frame["singular"] == singular) & (frame["brownian"] == brownian)
+            found = frame[same]["knn"]
+            colour = f"C{index}"
+            x = place + 0.2 * (index - 1.5)
+            axes.bar([x], [found.mean()], 0.18, color=colour, alpha=0.4, label=label if place == 0 else None)
+            axes.plot([x] * len(found), found, "o", color=colour, markersize=4)
+    axes.set_title("BYOL's centroid force, and the two others")
+    axes.set_ylabel(METRICS["knn"])
+    axes.set_xticks(range(len(views)), [f"K = {k}" for k in views])
+    axes.set_ylim(bottom=max(0.0, frame["knn"].min() - 4))
+
+
+def _centroids(axes: Axes, frame: pd.DataFrame) -> None:
+    """The variants of the centroid, with the other settings of those runs that are not the default one."""
+    varied = frame[frame["centroid"] != "others"]
+    if varied.empty:
+        return
+    same = (frame["singular"] == varied["singular"].iloc[0]) & (frame["brownian"] == varied["brownian"].iloc[0])
+    for centroid, part in frame[same].groupby("centroid"):
+        table = part.groupby("views")["knn"].agg(["mean", "std"])
+        axes.errorbar(table.index, table["mean"], table["std"].fillna(0), marker="o", capsize=3, label=centroid)
+    axes.set_title("centroid of the …")
+    axes.set_xlabel("K")
+    axes.set_ylabel(METRICS["knn"])
 
 
 def _nuclear(frame: pd.DataFrame) -> pd.Series:
@@ -125,27 +170,29 @@ def _nuclear(frame: pd.DataFrame) -> pd.Series:
 
 
 def _over(axes: Axes, frame: pd.DataFrame, weight: str, title: str) -> None:
+    if frame[weight].nunique() < 2:
+        return
     axes.set_title(title)
     axes.set_ylabel(METRICS["knn"])
+    lowest = frame[weight][frame[weight] > 0].min()
+    places: dict[float, float] = {}
     for views, part in frame.groupby("views"):
-        _line(axes, part.groupby(weight)["knn"], f"K = {views}", lowest=frame[weight][frame[weight] > 0].min())
-    if len(frame):
-        axes.legend(fontsize=8)
-
-
-def _line(axes: Axes, grouped: Any, label: str, lowest: float) -> None:
-    table = grouped.agg(["mean", "std", "count"])
-    # 0 has no place on a logarithmic axis: it stands half as far left as the lowest weight.
-    places = [value if value > 0 else lowest / 2 for value in table.index]
-    axes.errorbar(places, table["mean"], table["std"].fillna(0), marker="o", markersize=4, capsize=3, label=label)
-    if lowest == lowest:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted({*places, *axes.get_xticks(minor=False)} & set(places)))
-        axes.set_xticks(places, [f"{value:g}" for value in table.index], fontsize=8)
+        table = part.groupby(weight)["knn"].agg(["mean", "std"])
+        # 0 has no place on a logarithmic axis: it stands half as far left as the lowest weight.
+        here = {float(value): float(value) if value > 0 else lowest / 2 for value in table.index}
+        places |= here
+        error = table["std"].fillna(0)
+        axes.errorbar(
+            list(here.values()), table["mean"], error, marker="o", markersize=4, capsize=3, label=f"K = {views}"
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(places.values()), [f"{value:g}" for value in places], fontsize=8)
+    axes.minorticks_off()
 
 
 def _scaled(axes: Axes, frame: pd.DataFrame) -> None:
-    axes.set_title("λ_s·√(n·min(n, d)), K = 2")
+    axes.set_title("does the peak lie at one λ_s·√(n·min(n, d))?")
+    axes.set_xlabel("λ_s·√(n·min(n, d)), K = 2")
     axes.set_ylabel("kNN accuracy above λ_s = 0, points")
     for (n, d), part in frame.groupby(["batch", "dimensions"]):
         means = part.groupby("singular")["knn"].mean()
@@ -154,20 +201,19 @@ def _scaled(axes: Axes, frame: pd.DataFrame) -> None:
         gains = means[means.index > 0] - means[0.0]
         axes.plot([w * math.sqrt(n * min(n, d)) for w in gains.index], gains, marker="o", label=f"n = {n}, d = {d}")
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.legend(fontsize=8)
 
 
-def _methods(axes: Axes, frame: pd.DataFrame, n: int, d: int) -> None:
+def _methods(axes: Axes, frame: pd.DataFrame) -> None:
+    if frame.empty:
+        return
     axes.set_title("the terms added to other methods, K = 2")
     axes.set_ylabel(METRICS["knn"])
-    others = frame[~frame["method"].isin(["msbreg", "random"]) & (frame["batch"] == n)]
-    names = sorted(others["method"].unique())
-    for offset, label, with_forces in ((-0.2, "alone", False), (0.2, "with λ_s, λ_b", True)):
-        part = others[((others["singular"] > 0) | (others["brownian"] > 0)) == with_forces]
+    names = sorted(frame["method"].unique())
+    for offset, label, with_forces in ((-0.2, "alone", False), (0.2, "with λ_s and λ_b", True)):
+        part = frame[((frame["singular"] > 0) | (frame["brownian"] > 0)) == with_forces]
         table = part.groupby("method")["knn"].agg(["mean", "std"]).reindex(names)
         axes.bar([i + offset for i in range(len(names))], table["mean"], 0.4, yerr=table["std"].fillna(0), label=label)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
-    if names:
-        low = others["knn"].min()
-        axes.set_ylim(bottom=max(0.0, low - 5))
-        axes.legend(fontsize=8)
+    axes.set_ylim(bottom=max(0.0, frame["knn"].min() - 5))

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,3 +346,16 @@ def test_the_cifar_stem_is_said_not_to_convert(images: Path, tmp_path: Path, cap
     assert state["stem"] == "cifar"
     with pytest.raises(CheckpointError, match="stem 'cifar'"):
         read_backbone(tmp_path / "out" / "checkpoint.pth")
+
+
+def test_every_kind_of_source_trains_alike(tiny: None, images: Path, tmp_path: Path) -> None:
+    """The same images in the same order: from a folder, a list, and tar shards in webdataset's layout."""
+    names = sorted(path.name for path in images.iterdir())
+    (tmp_path / "list.txt").write_text("".join(f"images/{name}\n" for name in names))
+    with tarfile.open(tmp_path / "shard-000000.tar", "w") as shard:
+        for name in names:
+            shard.add(images / name, arcname=name)
+    from_folder = run(images, tmp_path / "folder", replace(RECIPE, steps=2))
+    for source in ("list.txt", "shard-{000000..000000}.tar"):
+        state = run(tmp_path / source, tmp_path / "out" / source[:4], replace(RECIPE, steps=2))
+        assert_same(from_folder["online"], state["online"])

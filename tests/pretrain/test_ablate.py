@@ -1,0 +1,157 @@
+"""`python -m pretrain ablate`: which runs a grid has, that it goes on where it was, and what it reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pretrain import ablate
+from pretrain.__main__ import main
+from pretrain.ablate import Cell, Command, Grid, read_rows, recipe_of, settings_of
+from pretrain.ablation_report import mean_difference, over_seeds, report
+from pretrain.losses import Forces
+from pretrain.methods import method_names
+from pretrain.recipe import Recipe
+from transfer.errors import TrainingError, UserError
+
+ROWS = [
+    {"seed": seed, "singular": s, "knn": knn, "linear": knn + 1, "name": f"{s}-{seed}", "effective_rank": 9.0}
+    for seed, s, knn in ((0, 0.0, 30.0), (0, 0.004, 33.0), (1, 0.0, 31.0), (1, 0.004, 36.0), (2, 0.004, 50.0))
+]
+
+
+def row(**values: object) -> dict[str, object]:
+    plain = {"method": "msbreg", "views": 2, "batch": 128, "dimensions": 128, "singular_form": "nuclear"}
+    return {**plain, "brownian": 0.0, "brownian_per": "view", "centroid": "others", **values}
+
+
+def test_the_grid_of_the_paper_each_run_once() -> None:
+    grid = Grid(studies=("singular", "compare", "brownian"), views=(2, 4), singular=(0.0, 0.004), brownian=(0.0, 0.5))
+    cells = grid.cells(batch=64, dimensions=32)
+    assert len(cells) == len(set(cells)) == len({cell.name for cell in cells})
+    for seed in (0, 1, 2):
+        ours = {(c.views, c.singular, c.brownian, c.brownian_per) for c in cells if c.seed == seed and c.views > 1}
+        both = {(k, s, b, "view") for k in (2, 4) for s in (0.0, 0.004) for b in (0.0, 0.5)}
+        assert ours == both | {(k, 0.0, 0.5, "image") for k in (2, 4)}
+    assert sum(cell.method == "random" for cell in cells) == 3
+    everything = Grid(studies=("singular", "covariance", "brownian", "scale", "centroid", "compare", "methods"))
+    cells = everything.cells(256, 256)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert {cell.method for cell in cells} <= {*method_names(), "random"}
+
+
+def test_every_run_forwards_equally_many_views() -> None:
+    command = Command(Path("a"), Path("b"), Path("c"), grid=Grid(budget=96_000), recipe=Recipe(warmup_steps=20))
+    for views in (2, 4, 8):
+        for batch in (32, 128):
+            cell = Cell(views=views, batch=batch)
+            recipe = recipe_of(command, cell)
+            assert recipe.steps * recipe.batch * views == pytest.approx(96_000, rel=0.01)
+            assert recipe.warmup_steps <= max(1, recipe.steps // 5)
+
+
+def test_a_cell_reaches_the_settings() -> None:
+    command = Command(Path("a"), Path("b"), Path("c"), hidden=77, ema=0.5)
+    cell = Cell("msbreg", 8, 0.01, "covariance", 0.25, "image", "pair", 64, 32, 3)
+    settings = settings_of(command, cell)
+    assert (settings.views, settings.centroid, settings.hidden, settings.dimensions) == (8, "pair", 77, 32)
+    assert settings.forces == Forces(0.01, 0.25, "covariance", "image")
+    assert (settings.ema, recipe_of(command, cell).seed) == (0.5, 3)
+    for name in method_names():
+        forces = settings_of(command, replace(cell, method=name, views=2)).forces
+        assert forces == settings.forces
+
+
+def test_gains_are_paired_by_seed() -> None:
+    frame = pd.DataFrame([row(**values) for values in ROWS])
+    setting = ("msbreg", 2, 128, 128, 0.004, "nuclear", 0.0, "view", "others")
+    assert mean_difference(frame, setting) == "+4.00 ± 1.00"  # 3 and 5; seed 2 has no partner
+    table = over_seeds(frame).set_index("singular")
+    assert table.loc[0.0, "knn_mean"] == pytest.approx(30.5)
+    assert table.loc[0.0, "knn_std"] == pytest.approx(0.5**0.5)
+    assert table.loc[0.004, "seeds"] == 3
+    assert table.loc[0.0, "gain"] == ""
+
+
+def test_report_of_few_and_of_many_runs(tmp_path: Path) -> None:
+    for rows in ([row(**ROWS[0])], [row(**values) for values in ROWS]):
+        csv, markdown, figure = report(rows, tmp_path)
+        assert len(pd.read_csv(csv)) == len(rows)
+        assert "kNN accuracy" in markdown.read_text()
+        with Image.open(figure) as picture:
+            assert picture.size[0] > 1000
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    for split, count in (("train", 12), ("test", 6)):
+        for index in range(count):
+            path = tmp_path / split / f"class{index % 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            colour = np.array([250, 10, 10] if index % 2 else [10, 10, 250])
+            noise = np.random.default_rng(index).integers(-9, 9, (32, 32, 3))
+            Image.fromarray((colour + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_grid_runs_goes_on_and_reports(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = sets / "out"
+    command = ["ablate", str(sets / "train"), "--probe-train", str(sets / "train"), "--probe-test", str(sets / "test")]
+    command += ["--out", str(out), "--studies", "compare", "--views", "2", "--seeds", "0", "--budget", "16"]
+    command += ["--batch", "4", "--dimensions", "4", "--hidden", "8", "--device", "cpu", "--jobs", "2"]
+    assert main(command) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.split()] == ["table.csv", "table.md", "figure.png"]
+    rows = read_rows(out)
+    assert len(rows) == 5
+    assert all(found["linear"] == 100 for found in rows)  # red and blue
+    assert {found["forwarded_views"] for found in rows} == {0, 16}
+    assert not list(out.glob("*/checkpoint.pth"))
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/row.json")}
+    gone = next(iter(stamps))
+    gone.unlink()
+    before = json.dumps(rows, sort_keys=True)
+    assert main(command) == 0
+    again = read_rows(out)
+    for found in (*rows, *again):
+        found.pop("seconds")
+    assert json.dumps(again, sort_keys=True) == json.dumps(rows, sort_keys=True) != before
+    assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {gone}
+
+
+def test_a_failing_run_is_named_after_the_others_are_done(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Command(sets / "train", sets / "train", sets / "test", out=sets / "out", debug=True)
+    cells = [Cell(seed=0), Cell(seed=1)]
+
+    class Now:
+        """Runs at once, in this process."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> Now:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def submit(self, _: object, __: object, cell: Cell) -> object:
+            from concurrent.futures import Future
+
+            future: Future[dict[str, float]] = Future()
+            if cell.seed == 0:
+                future.set_exception(TrainingError("the loss is nan at step 3"))
+            else:
+                future.set_result({"knn": 1.0, "linear": 2.0})
+            return future
+
+    monkeypatch.setattr(ablate, "ProcessPoolExecutor", Now)
+    assert ablate._run_all(command, cells) == ["msbreg-k2-n256-d256-seed0: the loss is nan at step 3"]
+
+
+def test_bad_options_are_refused(sets: Path) -> None:
+    options = [str(sets / "train"), "--probe-train", str(sets / "train"), "--probe-test", str(sets / "test")]
+    with pytest.raises(UserError, match="--jobs"):
+        ablate.main([*options, "--jobs", "0", "--out", str(sets / "out")])
