@@ -49,7 +49,7 @@ class Command(Generic[S]):
         root: folder in which the paths of a list file begin; default: the list's own.
         out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PRESET.
         machine: how this machine does it.
-        overwrite: start anew, whatever --out holds.
+        overwrite: start anew; the checkpoint in --out is deleted after the first step.
         debug: show tracebacks.
     """
 
@@ -147,7 +147,8 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         if "--debug" in arguments:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"error: {error}" if rank == "0" else f"process {rank}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "the same command without --overwrite" if "--overwrite" in arguments else "the same command again"

@@ -11,9 +11,10 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from pretrain.checkpoint import differences
 from pretrain.curves import read_curves
 from pretrain.losses import Centroid, Direction, Forces, SingularForm
 from pretrain.machine import Machine
@@ -30,6 +32,7 @@ from pretrain.methods import find_method
 from pretrain.monitor import Monitor
 from pretrain.networks import build_encoder
 from pretrain.recipe import Recipe
+from pretrain.sources import open_source
 from pretrain.train import pretrain
 from transfer.atomic import write_json
 from transfer.errors import TrainingError, UserError
@@ -109,7 +112,7 @@ class Grid:
             cells[replace(base, method="random", views=1)] = None
             for study in self.studies:
                 cells |= dict.fromkeys(getattr(self, f"_{study}")(base))
-        return list(cells)
+        return list({cell.name: cell for cell in cells}.values())
 
     def _singular(self, base: Cell) -> Iterator[Cell]:
         for views in self.views:
@@ -158,7 +161,8 @@ class Command:
         probe_train: labelled images, for kNN and linear evaluation of the frozen network.
         probe_test: labelled images, on which they are tested.
         grid: what is run.
-        recipe: shared by all runs; --batch is that of all studies but scale.
+        recipe: shared by all runs. --batch is that of all studies but scale; --steps, --epochs and --seed come from the
+            grid. Methods other than msbreg and byol keep optimiser and learning rate of their demo.
         out: where runs, table and figure go; finished runs are found there.
         hidden: units of the hidden layers of projector and predictor.
         dimensions: d, length of an embedding.
@@ -206,12 +210,12 @@ def main(arguments: Sequence[str]) -> list[Path]:
     from pretrain.ablation_report import report
 
     command = tyro.cli(Command, args=list(arguments), prog="python -m pretrain ablate", description=DESCRIPTION)
-    if command.jobs < 1 or command.grid.budget < 1:
-        raise UserError("--jobs and --budget must be 1 or more")
+    check(command)
     cells = command.grid.cells(command.recipe.batch, command.dimensions)
-    waiting = [cell for cell in cells if not (command.out / cell.name / ROW).exists()]
+    data = fingerprints(command)
+    waiting = [cell for cell in cells if not finished(command, cell, data)]
     logger.info("%d runs, %d of them are done", len(cells), len(cells) - len(waiting))
-    failed = _run_all(command, waiting)
+    failed = _run_all(command, waiting, data)
     rows = read_rows(command.out)
     written = report(rows, command.out) if rows else []
     if failed:
@@ -219,40 +223,101 @@ def main(arguments: Sequence[str]) -> list[Path]:
     return written
 
 
-def _run_all(command: Command, cells: Sequence[Cell]) -> list[str]:
-    """Run the cells, `jobs` at a time; returns a line for each that failed."""
+def check(command: Command) -> None:
+    """Refuse options that would be ignored or make no sense.
+
+    Raises:
+        UserError: says which.
+    """
+    if command.jobs < 1 or command.grid.budget < 1:
+        raise UserError("--jobs and --budget must be 1 or more")
+    usual = Recipe()
+    for name in ("steps", "epochs", "seed", "warmup_epochs"):
+        if getattr(command.recipe, name) != getattr(usual, name):
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} has no effect on a grid", todo="use --budget, --seeds and --warmup-steps")
+
+
+def fingerprints(command: Command) -> dict[str, str]:
+    """SHA-256 of the three sets of images."""
+    return {
+        "data": open_source(command.data).fingerprint(),
+        "probe_train": open_source(command.probe_train, labelled=True).fingerprint(),
+        "probe_test": open_source(command.probe_test, labelled=True).fingerprint(),
+    }
+
+
+def config_of(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides a cell's row, as plain values."""
+    config: dict[str, Any] = {"recipe": asdict(recipe_of(command, cell)), "data": dict(data)}
+    if cell.method != "random":
+        config["settings"] = asdict(settings_of(command, cell))
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
+
+
+def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
+    """Whether the cell's row is there.
+
+    Raises:
+        TrainingError: it is, but of other settings or images.
+    """
+    path = command.out / cell.name / ROW
+    if not path.exists():
+        return False
+    lines = differences(json.loads(path.read_text())["config"], config_of(command, cell, data))
+    if lines:
+        raise TrainingError(
+            f"{path} belongs to a grid with other settings",
+            found="\n".join(lines),
+            todo="repeat its settings, or choose another --out",
+        )
+    return True
+
+
+def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -> list[str]:
+    """Run the cells, `jobs` at a time; returns a line for each that failed. An interrupt ends them all at once."""
     failed, began = [], time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // command.jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(command.jobs, context, initializer=_start, initargs=(threads,)) as pool:
-        running = {pool.submit(run_cell, command, cell): cell for cell in cells}
+    pool = ProcessPoolExecutor(command.jobs, context, initializer=_start, initargs=(threads,))
+    running = {pool.submit(run_cell, command, cell, dict(data)): cell for cell in cells}
+    try:
         for count, future in enumerate(as_completed(running), 1):
             cell = running[future]
-            error = future.exception()
-            if isinstance(error, UserError):
+            try:
+                row = future.result()
+            except UserError as error:
                 failed.append(f"{cell.name}: {error}")
                 logger.warning("%s failed: %s", cell.name, error)
                 continue
-            if error is not None:
-                raise error
-            row = future.result()
             left = (time.monotonic() - began) / count * (len(cells) - count)
             logger.info("%s  kNN %.2f  linear %.2f  (%d min left)", cell.name, row["knn"], row["linear"], left / 60)
+    except BaseException:
+        # Without this the pool would first run everything that waits.
+        for future in running:
+            future.cancel()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False)
     return failed
 
 
 def _start(threads: int) -> None:
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 
-def run_cell(command: Command, cell: Cell) -> dict[str, Any]:
+def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str, Any]:
     """Train and evaluate one cell; its row is written when all is done."""
-    logging.getLogger("pretrain").setLevel(logging.WARNING)
     folder = command.out / cell.name
     began = time.monotonic()
     found = _untrained(command, cell) if cell.method == "random" else _trained(command, cell, folder)
-    row = {**asdict(cell), "name": cell.name, **found, "seconds": round(time.monotonic() - began, 1)}
+    config = config_of(command, cell, data)
+    row = {**asdict(cell), "name": cell.name, **found, "seconds": round(time.monotonic() - began, 1), "config": config}
     write_json(folder / ROW, row)
     if not command.keep:
         (folder / "checkpoint.pth").unlink(missing_ok=True)
@@ -287,20 +352,31 @@ def recipe_of(command: Command, cell: Cell) -> Recipe:
     """The shared recipe with as many steps as the budget allows; warm-up shrinks when the steps do."""
     steps = max(1, command.grid.budget // (cell.batch * cell.views))
     warmup = min(command.recipe.warmup_steps, steps // 5)
-    return replace(command.recipe, batch=cell.batch, seed=cell.seed, steps=steps, warmup_steps=warmup)
+    recipe = replace(command.recipe, batch=cell.batch, seed=cell.seed, steps=steps, warmup_steps=warmup)
+    if cell.method in ("msbreg", "byol", "random"):
+        return recipe
+    # A learning rate means nothing to another loss: theirs are those that their demo was tried with.
+    theirs, _ = find_method(cell.method).PRESETS["demo"]
+    taken = ("optimizer", "lr", "bias_lr", "momentum", "weight_decay", "decay_all", "final_lr", "trust")
+    return replace(recipe, **{name: getattr(theirs, name) for name in taken})
 
 
 def settings_of(command: Command, cell: Cell) -> Any:
-    """The method's settings with the cell's values; heads as wide as the command says where the method has such."""
+    """The method's settings with the cell's values, heads as wide as the command says, and no small views."""
     module = find_method(cell.method)
     _, settings = module.PRESETS["demo"]
     forces = Forces(cell.singular, cell.brownian, cell.singular_form, cell.brownian_per)
-    wanted = {"views": cell.views, "forces": forces, "centroid": cell.centroid, "ema": command.ema}
-    wanted |= {"hidden": command.hidden, "dimensions": cell.dimensions}
+    wanted = {"views": cell.views, "forces": forces, "centroid": cell.centroid, "ema": command.ema, "small_views": 0}
+    wanted |= {"hidden": command.hidden, "dimensions": cell.dimensions, "width": cell.dimensions}
+    if cell.method == "wmse":
+        # Whitening d dimensions takes more than d images, twice as many as published.
+        d = min(cell.dimensions, cell.batch // 4)
+        wanted |= {"dimensions": d, "whitening_size": 2 * d}
     known = {f.name for f in fields(settings)}
     return replace(settings, **{name: value for name, value in wanted.items() if name in known})
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
-    """The rows of all finished cells under `out`, sorted by name."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{ROW}"))]
+    """The rows of all finished cells under `out`, sorted by name, without their config."""
+    rows = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{ROW}"))]
+    return [{name: value for name, value in row.items() if name != "config"} for row in rows]

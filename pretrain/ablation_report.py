@@ -103,7 +103,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(17, 7.5), layout="constrained")
     axes = figure.subplots(2, 4)
     ours = frame[(frame["method"] == "msbreg") & (frame["centroid"] == "others")]
-    n, d = ours["batch"].mode()[0], ours["dimensions"].mode()[0]
+    usual_size = ours if len(ours) else frame
+    n, d = usual_size["batch"].mode()[0], usual_size["dimensions"].mode()[0]
     usual = ours[(ours["batch"] == n) & (ours["dimensions"] == d)]
     still, alone = usual[usual["brownian"] == 0], usual[usual["singular"] == 0]
     _over(axes[0, 0], still[_nuclear(still)], "singular", "λ_s, nuclear form")

@@ -11,6 +11,7 @@ A `torch.save` dict that loads with `weights_only=True`:
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,8 @@ def load(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
+    if not os.access(path, os.R_OK):
+        raise TrainingError(f"may not read {path}", todo="change its permissions or choose another --out")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         known = isinstance(state, dict) and (state.get("format"), state.get("version")) == (FORMAT, VERSION)
@@ -107,12 +110,10 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
     return lines
 
 
-def clear(path: Path, everything: bool) -> None:
-    """Delete the half-written files that a kill left beside `path`; with `everything` the checkpoint itself too."""
+def clear(path: Path) -> None:
+    """Delete the half-written files that a kill left beside `path`."""
     for leftover in path.parent.glob(f".{path.name}.*.part"):
         leftover.unlink()
-    if everything:
-        path.unlink(missing_ok=True)
 
 
 def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -48,6 +48,10 @@ class Curves:
         """Whether a line is due when `done` steps are done."""
         return done % self.every == 0 or done == self.total
 
+    def has(self, step: int, name: str) -> bool:
+        """Whether a line of `step` holds `name` (asked by the process that writes; True for the others)."""
+        return self.path is None or any(row["step"] == step and name in row for row in read_curves(self.path))
+
     def step(self, loss: Tensor) -> None:
         """Advance the bar by one step."""
         self._bar.update(1)

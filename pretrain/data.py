@@ -66,11 +66,7 @@ class DrawnViews(Dataset[Item]):
         return len(self.source)
 
     def __getitem__(self, place: Place) -> Item:
-        """An unreadable image is replaced by one that depends on the place alone.
-
-        Raises:
-            DataError: neither can that be read, nor others.
-        """
+        """An unreadable image is replaced by one that depends on the place alone; without views if none can be read."""
         index, number = place
         random = np.random.default_rng([self.seed, 0x51EE, number])
         unreadable: dict[str, str] = {}

@@ -105,7 +105,8 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     n, channels, height, width = images.shape
     reach = min(max(1, int(REACH * float(sigma.max()) + 0.5)), min(height, width) - 1)
     steps = torch.arange(-reach, reach + 1, device=images.device)
-    kernel = torch.exp(-0.5 * (steps / sigma.view(-1, 1)) ** 2)
+    # Each kernel ends where its own sigma says, so that a view does not depend on the others of its batch.
+    kernel = torch.exp(-0.5 * (steps / sigma.view(-1, 1)) ** 2) * (steps.abs() <= (REACH * sigma.view(-1, 1) + 0.5))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
     planes = images.reshape(1, n * channels, height, width)
     planes = conv2d(pad(planes, (reach, reach, 0, 0), "replicate"), kernel[:, None, None], groups=n * channels)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from transfer.errors import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=6)  # one process may fit a probe while the others wait
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,35 @@ class World:
         dist.all_gather_object(things, thing)
         return things
 
-    def total(self, number: int) -> int:
-        """The sum of a number over all processes."""
-        return sum(self.collect(number)) if self.size > 1 else number
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether it is so on one process at least."""
+        if self.size == 1:
+            return flag
+        total = torch.tensor(int(flag), device=device)
+        dist.all_reduce(total)
+        return bool(total)
+
+    def together(self, act: Callable[[], T]) -> T:
+        """Do something that may fail on one process; then all raise its error, instead of waiting for it for ever.
+
+        Raises:
+            UserError: that of the lowest rank that has one.
+        """
+        error: UserError | None = None
+        try:
+            result = act()
+        except UserError as caught:
+            error = caught
+        for other in self.collect(error):
+            if other is not None:
+                raise other
+        return result
+
+    def copy_from_leader(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all processes with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -81,7 +111,7 @@ def world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), size), device
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,12 @@ from pretrain.methods import Method, Outputs
 
 STD_FLOOR = 0.1  # of a uniform spread; every embedding in one place gives 0
 RANK_FLOOR = 2.0  # effective dimensions
+POINTS = 32
 PAIRS = 1024  # images whose pairwise distances give the uniformity
 
 
 @torch.no_grad()
-def health(embeddings: Tensor) -> dict[str, float]:
+def health(embeddings: Tensor) -> dict[str, Any]:
     """How the embeddings of a batch lie on the sphere.
 
     Args:
@@ -30,6 +32,8 @@ def health(embeddings: Tensor) -> dict[str, float]:
             (Wang and Isola 2020, eq. 1, α = 2).
         uniformity: log of the mean of exp(−2·distance²) over pairs of images, −4 … 0 (same, eq. 2, t = 2).
         centroid_distance: mean squared distance of a view to the centroid of its image's views; with K = 1 absent.
+        spectrum: up to `POINTS` singular values, evenly spread, largest first, as shares of the largest. A flat line is
+            a homogeneous density; a drop to 0 is a collapse to fewer dimensions.
         All of the first view where they concern one.
     """
     z = embeddings.double()
@@ -49,7 +53,7 @@ def health(embeddings: Tensor) -> dict[str, float]:
     if views > 1:
         signs["alignment"] = (z[0] - z[1]).square().sum(-1).mean()
         signs["centroid_distance"] = (z - z.mean(0)).square().sum(-1).mean()
-    return {name: value.item() for name, value in signs.items()}
+    return {**{name: value.item() for name, value in signs.items()}, "spectrum": _spectrum(sigma)}
 
 
 def singular_values(z: Tensor) -> Tensor:
@@ -60,14 +64,10 @@ def singular_values(z: Tensor) -> Tensor:
     return sigma
 
 
-def spectrum(embeddings: Tensor, points: int = 32) -> list[float]:
-    """The singular values of the first view, largest first, as shares of the largest, at `points` places evenly spread.
-
-    A flat line is a homogeneous density; a drop to 0 is a collapse to fewer dimensions.
-    """
-    sigma = singular_values(embeddings[0]).flip(0)
-    places = torch.linspace(0, len(sigma) - 1, min(points, len(sigma)), device=sigma.device).round().long()
-    return [round(value, 5) for value in (sigma[places] / sigma[0].clamp_min(1e-12)).tolist()]
+def _spectrum(sigma: Tensor) -> list[float]:
+    falling = sigma.flip(0)
+    places = torch.linspace(0, len(falling) - 1, min(POINTS, len(falling)), device=sigma.device).round().long()
+    return [round(value, 5) for value in (falling[places] / falling[0].clamp_min(1e-12)).tolist()]
 
 
 def force_report(
@@ -77,7 +77,8 @@ def force_report(
 
     Returns, for the method's own loss (`own`), `singular` and `brownian`, where present:
         force_<term>: norm of its weighted gradient at an embedding, on average over embeddings, relative to that of the
-            method's own loss (which is therefore 1).
+            method's own loss (which is therefore 1); absent for a loss that does not look at the embeddings (SwAV's and
+            supervised are of the scores).
         tangential_<term>: the share of that gradient's norm that is tangential to the sphere: only this moves a unit
             vector. The singular force's vanishes at the uniform spread.
         singular_scale: λ_s·√(n·min(n, d)), the size of the singular term at its optimum.
@@ -87,7 +88,9 @@ def force_report(
         own, _ = method.loss(leaves, labels)
         (gradient,) = torch.autograd.grad(own, leaves[0], allow_unused=True)
         z = method.embeddings(outputs).detach().requires_grad_()
-        pulls = {} if gradient is None else {"own": _pull(gradient, leaves[0].detach())}
+        # Per unit of length: outputs that are not normalised yet turn by gradient · length.
+        at = leaves[0].detach()
+        pulls = {} if gradient is None else {"own": _pull(gradient * at.norm(dim=-1, keepdim=True), at)}
         forces = method.forces
         _, terms = forces.dispersion(z, generator)
         for name, term in terms.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -33,8 +34,8 @@ def whole_view(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-class WholeImages(Dataset[Tensor]):
-    """Image `places[i]` of a source as uint8 [3, side, side]."""
+class WholeImages(Dataset["Tensor | DataError"]):
+    """Image `places[i]` of a source as uint8 [3, side, side]; the error of one that cannot be read."""
 
     def __init__(self, source: Source, side: int, places: Sequence[int]) -> None:
         self.source, self.side, self.places = source, side, places
@@ -42,16 +43,26 @@ class WholeImages(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> Tensor:
-        """Raises DataError for an unreadable image."""
-        return as_tensor(whole_view(self.source.read(self.places[index]), self.side))
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        """Raised in a worker, an error would arrive as a traceback."""
+        try:
+            return as_tensor(whole_view(self.source.read(self.places[index]), self.side))
+        except DataError as error:
+            return error
+
+
+def _joined(items: Sequence[Tensor | DataError]) -> Tensor | DataError:
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+    return torch.stack([item for item in items if isinstance(item, Tensor)])
 
 
 @torch.no_grad()
 def features(
     encoder: nn.Module, source: Source, side: int, device: torch.device, world: World | None = None, workers: int = 0
 ) -> Tensor:
-    """Pooled features [images, features] of the encoder in evaluation mode, float32, on the CPU.
+    """Pooled features [images, features] of the encoder in evaluation mode, float32, on the device.
 
     Processes share the work, and all get the whole.
 
@@ -61,14 +72,22 @@ def features(
     world = world or World()
     share = -(-len(source) // world.size)
     places = [min(world.rank * share + i, len(source) - 1) for i in range(share)]
-    loader: DataLoader[Tensor] = DataLoader(WholeImages(source, side, places), batch_size=BATCH, num_workers=workers)
-    training = encoder.training
+    mine = world.together(lambda: _extract(encoder, WholeImages(source, side, places), device, workers))
+    return world.gather(mine[None])[0, : len(source)]
+
+
+def _extract(encoder: nn.Module, images: WholeImages, device: torch.device, workers: int) -> Tensor:
+    loader: DataLoader[Any] = DataLoader(images, batch_size=BATCH, num_workers=workers, collate_fn=_joined)
+    training, parts = encoder.training, []
     encoder.eval()
     try:
-        parts = [encoder(to_network([images], device)[0]).float() for images in loader]
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            parts.append(encoder(to_network([batch], device)[0]).float())
     finally:
         encoder.train(training)
-    return world.gather(torch.cat(parts)[None])[0, : len(source)].cpu()
+    return torch.cat(parts)
 
 
 class Monitor:
@@ -96,14 +115,22 @@ class Monitor:
         self.side, self.device, self.world, self.workers = side, device, world or World(), workers
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
-        """Accuracy in percent: `knn` (20 neighbours, temperature 0.07) and `linear` (logistic regression)."""
-        before = features(encoder, self.train, self.side, self.device, self.world, self.workers)
-        after = features(encoder, self.test, self.side, self.device, self.world, self.workers)
-        if not self.world.leads:
-            return {}
-        known, wanted = torch.tensor(self.train.labels), torch.tensor(self.test.labels)
-        classes = len(self.train.classes)
-        neighbours = min(NEIGHBOURS, len(known))
+        """Accuracy in percent, on the process that leads: `knn` (20 neighbours, temperature 0.07) and `linear`.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        # Without SyncBatchNorm every process has running statistics of its own; those of the leader are saved.
+        self.world.copy_from_leader(encoder.buffers())
+        before, after = (
+            features(encoder, source, self.side, self.device, self.world, self.workers)
+            for source in (self.train, self.test)
+        )
+        return self.world.together(lambda: self._probes(before, after) if self.world.leads else {})
+
+    def _probes(self, before: Tensor, after: Tensor) -> dict[str, float]:
+        known, wanted = (torch.tensor(source.labels, device=self.device) for source in (self.train, self.test))
+        classes, neighbours = len(self.train.classes), min(NEIGHBOURS, len(before))
         near = knn(before, known, after, classes=classes, k=neighbours)[neighbours]
         linear = linear_probe(before, known, after, classes=classes, strengths=STRENGTHS)
         return {"knn": accuracy(near, wanted), "linear": accuracy(linear.predicted, wanted)}

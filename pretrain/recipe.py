@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pretrain.networks import Arch, Network, Stem
-from pretrain.views import AUGMENTATIONS, AugmentationName
+from pretrain.views import AugmentationName
 from transfer.errors import UserError
 
 LOWEST = {"batch": 2, "accumulate": 1, "crop": 16, "epochs": 1, "steps": 0, "warmup_steps": 0, "seed": 0}
@@ -26,8 +26,8 @@ class Recipe:
         views_on: workers augment with Pillow; device does colour and blur in batches there, the same draws.
         epochs: passes over the images.
         steps: length in optimiser steps, instead of --epochs. 0: the epochs decide.
-        warmup_epochs: epochs of linear warm-up; a cosine follows.
-        warmup_steps: warm-up in steps, used together with --steps.
+        warmup_epochs: epochs of linear warm-up; a cosine follows. Not used with --steps.
+        warmup_steps: warm-up in steps, with --steps.
         batch: images per step over all processes; each gives as many views as --views says.
         accumulate: parts that a process cuts its share of the batch into, to need less memory; the loss is still that
             of the whole batch, BatchNorm sees a part.
@@ -91,6 +91,14 @@ class Recipe:
                 f"{images} images are fewer than a batch of {self.batch}",
                 todo=f"lower the batch (--batch {max(2, images // 4)} or --preset demo), or add images",
             )
+        if self.warmup_steps and not self.steps:
+            raise UserError("--warmup-steps goes with --steps", todo="give --warmup-epochs, or --steps too")
+        warmup, total = self.warmup(images), self.total_steps(images)
+        if warmup >= total:
+            raise UserError(
+                f"the warm-up of {warmup} steps is no shorter than the training of {total}",
+                todo="lower --warmup-steps" if self.steps else "lower --warmup-epochs, or raise --epochs",
+            )
 
     def check_processes(self, processes: int) -> None:
         """Refuse a batch that cannot be cut evenly.
@@ -109,10 +117,6 @@ class Recipe:
     def network(self, classes: int = 0) -> Network:
         """The encoder that the method is built around."""
         return Network(self.arch, self.stem, classes)
-
-    def blurs(self) -> bool:
-        """Whether any view is blurred."""
-        return any(kind.blur for kind in AUGMENTATIONS[self.augmentation])
 
     def steps_per_epoch(self, images: int) -> int:
         """Steps in one pass; the last, incomplete batch is dropped."""

@@ -27,7 +27,6 @@ class Outcome:
         terms: its terms before weighting.
         outputs: of the whole batch, detached.
         logged: numbers that the method wants to be seen.
-        applied: False if fp16 gradients overflowed and the update was left out (the scale is then halved).
         seen: what `watch` returned.
     """
 
@@ -35,7 +34,6 @@ class Outcome:
     terms: dict[str, Tensor]
     outputs: Outputs
     logged: dict[str, float]
-    applied: bool = True
     seen: dict[str, Any] = field(default_factory=dict)
 
 
@@ -110,8 +108,10 @@ class Step:
         outcome.outputs = tuple(output.detach() for output in outputs)
         if watch is not None:
             outcome.seen = watch(outcome.outputs, labels)
-        outcome.applied = self._update(number)
-        outcome.logged = self.method.after_step(progress, outcome.outputs)
+        skipped = self._update(number)
+        outcome.logged = dict(self.method.after_step(progress, outcome.outputs))
+        if self.scaler.is_enabled():
+            outcome.logged |= {"loss_scale": self.scaler.get_scale(), "skipped": float(skipped)}
         return outcome
 
     def _forward(self, views: list[Tensor]) -> Outputs:
@@ -159,6 +159,7 @@ class Step:
                     layer.num_batches_tracked.copy_(count)
 
     def _update(self, number: int) -> bool:
+        """Whether the update was left out because fp16 gradients overflowed (the scale is then halved)."""
         self.scaler.unscale_(self.optimizer)
         self.method.after_backward(number)
         if self.recipe.clip:
@@ -166,4 +167,4 @@ class Step:
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return self.scaler.get_scale() >= before
+        return self.scaler.get_scale() < before

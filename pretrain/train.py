@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from pretrain import checkpoint, data
 from pretrain.curves import Curves
 from pretrain.device_views import colour_batch
 from pretrain.distributed import World, sync_batchnorm, world
-from pretrain.health import collapse_warning, force_report, health, spectrum
+from pretrain.health import collapse_warning, force_report, health
 from pretrain.machine import Machine, check_precision, prepare
 from pretrain.methods import Method, Outputs, find_method
 from pretrain.monitor import Monitor
@@ -32,6 +32,7 @@ from transfer.locks import locked
 
 logger = logging.getLogger(__name__)
 LISTED = 20  # unreadable images named in a message
+LOCK_PATIENCE = 10.0
 
 
 def pretrain(
@@ -60,35 +61,36 @@ def pretrain(
     module = find_method(method_name)
     with world(device) as (processes, device):
         prepare(device)
-        logging.getLogger("pretrain").setLevel(logging.INFO if processes.leads else logging.WARNING)
+        if not processes.leads:
+            logging.getLogger("pretrain").setLevel(logging.WARNING)
         recipe.check_processes(processes.size)
         source = open_source(images, getattr(module, "NEEDS_LABELS", False), root)
         recipe.check(len(source))
         torch.manual_seed(recipe.seed)
         method: Method = module.build(recipe.network(len(source.classes)), settings)
-        config = {
+        config: dict[str, Any] = {
             "method": method_name,
             "recipe": asdict(recipe),
             "settings": asdict(settings),
             "data": {"images": len(source), "sha256": source.fingerprint()},
         }
-        lock = locked(out, f"another process trains in {out}", "wait for it, or choose another --out", name=".lock")
-        with lock if processes.leads else nullcontext():
-            path = out / checkpoint.FILE
-            if processes.leads:
-                checkpoint.clear(path, everything=overwrite)
-            processes.wait()
-            saved = checkpoint.load(path)
-            if saved is not None:
-                _refuse_other_run(path, saved["config"], config)
-                if saved["step"] == recipe.total_steps(len(source)):
-                    logger.info("%s is finished (%d steps); --overwrite trains it again", path, saved["step"])
-                    return path
-            run = _Run(method, recipe, config, path, machine, device, processes, source)
-            if saved is not None:
-                run.resume(saved)
-            run.train(Views.of(recipe, settings))
-            return path
+        if processes.size > 1 and not recipe.sync_batchnorm:
+            config["processes"] = processes.size  # each has BatchNorm statistics of its own
+        path = out / checkpoint.FILE
+        run = _Run(method, recipe, config, path, machine, device, processes, source)
+        with ExitStack() as stack:
+            processes.together(lambda: _claim(out, processes, stack))
+            if not run.begin(overwrite):
+                run.train(Views.of(recipe, settings))
+        return path
+
+
+def _claim(out: Path, processes: World, stack: ExitStack) -> None:
+    """Lock the folder; DataLoader workers that outlive a kill hold the lock a few seconds longer."""
+    if processes.leads:
+        todo = "wait for it, or choose another --out"
+        lock = locked(out, f"another process trains in {out}", todo, name=".lock", patience=LOCK_PATIENCE)
+        stack.enter_context(lock)
 
 
 def _refuse_other_run(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -127,6 +129,7 @@ class _Run:
         self.generator = torch.Generator(device)
         self.done, self.saved, self.total = 0, 0, recipe.total_steps(len(source))
         self.unreadable: dict[str, str] = {}
+        self.replaces = False  # an older checkpoint, which goes as soon as a step has succeeded
         self.monitor: Monitor | None = None
         if machine.probe_train is not None and machine.probe_test is not None:
             where = (machine.probe_train, machine.probe_test)
@@ -139,20 +142,49 @@ class _Run:
         """Steps in one pass over the images."""
         return self.recipe.steps_per_epoch(len(self.source))
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue where a checkpoint ends."""
-        checkpoint.restore(state, self.step)
+    def begin(self, overwrite: bool) -> bool:
+        """Put back what a checkpoint holds; returns whether nothing is left to do.
+
+        Raises:
+            TrainingError: it belongs to another run, or processes see different files.
+        """
+        if self.processes.leads:
+            checkpoint.clear(self.path)
+        self.processes.wait()
+        self.replaces = overwrite
+        state = None if overwrite else checkpoint.load(self.path)
+        seen = self.processes.collect((self.config["data"], state and state["step"]))
+        if any(other != seen[0] for other in seen):
+            raise TrainingError(
+                "the processes see different images or checkpoints",
+                found="\n".join(f"process {rank}: {data}, step {step}" for rank, (data, step) in enumerate(seen)),
+                todo="let DATA and --out be folders that all of them share",
+            )
+        if state is None:
+            return False
+        _refuse_other_run(self.path, state["config"], self.config)
         self.done = self.saved = state["step"]
         self.unreadable = dict(state["progress"]["unreadable"])
-        logger.info("resuming %s at step %d of %d", self.path, self.done, self.total)
+        checkpoint.restore(state, self.step)
+        if self.done < self.total:
+            logger.info("resuming %s at step %d of %d", self.path, self.done, self.total)
+            return False
+        curves = self._curves()
+        if any(self.processes.collect(self.monitor is not None and not curves.has(self.total, "knn"))):
+            self._probe(curves)  # killed, or failed, between the last step and its probe
+        logger.info("%s is finished (%d steps); --overwrite trains it again", self.path, self.done)
+        return True
+
+    def _curves(self) -> Curves:
+        path = self.path.parent / "metrics.jsonl" if self.processes.leads else None
+        return Curves(path, self.done, self.total, self.machine.log_every, self.recipe.batch)
 
     def train(self, views: Views) -> None:
         """All remaining steps."""
         machine, recipe, world_ = self.machine, self.recipe, self.processes
-        folder = self.path.parent
-        curves = Curves(
-            folder / "metrics.jsonl" if world_.leads else None, self.done, self.total, machine.log_every, recipe.batch
-        )
+        curves = self._curves()
+        if self.done == 0:
+            self._probe(curves)  # the untrained encoder: what training has to beat
         sampler = data.EndlessShuffle(
             len(self.source), recipe.batch, recipe.seed, self.done, self.total, world_.rank, world_.size
         )
@@ -166,6 +198,9 @@ class _Run:
             due = curves.due(self.done + 1) and world_.leads
             outcome, rate = self._step(batch, self._signs if due else None)
             curves.step(outcome.loss)
+            if self.replaces and world_.leads:
+                self.path.unlink(missing_ok=True)
+            self.replaces = False
             if due:
                 row = {"epoch": self.done / self.epoch_steps, **_numbers(outcome), "lr": rate, **outcome.seen}
                 curves.write(self.done, row)
@@ -173,9 +208,11 @@ class _Run:
                 if warning and not warned:
                     logger.warning("step %d: %s", self.done, warning)
                 warned = bool(warning)
-            self._probe(curves)
-            if self.done % machine.save_every == 0 or self.done == self.total:
+            probing = self.done % (machine.probe_every * self.epoch_steps) == 0 or self.done == self.total
+            if self.done % machine.save_every == 0 or self.done == self.total or (probing and self.monitor):
                 self._save()
+            if probing:
+                self._probe(curves)
             asked = time.perf_counter()
         curves.close()
 
@@ -210,31 +247,36 @@ class _Run:
     def _signs(self, outputs: Outputs, labels: Tensor | None) -> dict[str, Any]:
         embeddings = self.method.embeddings(outputs)
         forces = force_report(self.method, outputs, labels, self._directions())
-        return {**health(embeddings), **forces, "spectrum": spectrum(embeddings)}
+        return {**health(embeddings), **forces}
 
     def _probe(self, curves: Curves) -> None:
-        if self.monitor is None:
-            return
-        if self.done % (self.machine.probe_every * self.epoch_steps) == 0 or self.done == self.total:
-            found = self.monitor(self.method.branches["online"].encoder)  # type: ignore[arg-type]
-            curves.note(self.done, found)
+        if self.monitor is not None:
+            monitor, encoder = self.monitor, self.method.branches["online"].encoder
+            curves.note(self.done, monitor(encoder))  # type: ignore[arg-type]
 
     def _note_unreadable(self, batch: data.Batch) -> None:
         """List new unreadable images of all processes; stop when they are more than the budget."""
         new = {name: reason for name, reason in batch.unreadable.items() if name not in self.unreadable}
         lost = not batch.views
-        if not self.processes.total(bool(new) + lost):
+        if not self.processes.any(bool(new) or lost, self.device):
             return
-        for found in self.processes.collect(new):
-            self.unreadable |= found
         for name, reason in new.items():
             logger.warning("cannot read %s (%s); another image is seen in its place", name, reason)
-        if len(self.unreadable) > self.machine.unreadable or self.processes.total(lost):
-            listed = [f"{name}: {reason}" for name, reason in sorted(self.unreadable.items())]
-            more = [f"and {len(listed) - LISTED} more"] if len(listed) > LISTED else []
+        for found in self.processes.collect(new):
+            self.unreadable |= found
+        listed = [f"{name}: {reason}" for name, reason in sorted(self.unreadable.items())]
+        more = [f"and {len(listed) - LISTED} more"] if len(listed) > LISTED else []
+        shown = "\n".join(listed[:LISTED] + more)
+        if self.processes.any(lost, self.device):
+            raise DataError(
+                f"{data.TRIES} images drawn one after another cannot be read",
+                found=shown,
+                todo=f"see whether the disk with the images is still there; {self._kept()}",
+            )
+        if len(self.unreadable) > self.machine.unreadable:
             raise DataError(
                 f"{len(listed)} images cannot be read, --unreadable allows {self.machine.unreadable}",
-                found="\n".join(listed[:LISTED] + more),
+                found=shown,
                 todo=f"replace them or take them out, or raise --unreadable; {self._kept()}",
             )
 
@@ -252,15 +294,18 @@ class _Run:
         # A finite loss can still have had a gradient that is not; such weights must not replace good ones.
         if not all(bool(parameter.isfinite().all()) for parameter in self.method.parameters()):
             self._stop(f"weights are no longer finite after step {self.done}", {})
-        if self.processes.leads:
-            progress = {
-                "step": self.done,
-                "steps": self.total,
-                "epoch": self.done // self.epoch_steps,
-                "unreadable": self.unreadable,
-            }
-            checkpoint.save(self.path, self.step, self.config, progress)
-        self.processes.wait()
+        progress = {
+            "step": self.done,
+            "steps": self.total,
+            "epoch": self.done // self.epoch_steps,
+            "unreadable": self.unreadable,
+        }
+
+        def write() -> None:
+            if self.processes.leads:
+                checkpoint.save(self.path, self.step, self.config, progress)
+
+        self.processes.together(write)
         self.saved = self.done
 
 

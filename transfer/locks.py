@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,16 @@ from transfer.errors import UserError
 
 
 @contextmanager
-def locked(folder: Path, what: str, todo: str, name: str = "lock") -> Iterator[None]:
+def locked(folder: Path, what: str, todo: str, name: str = "lock", patience: float = 0) -> Iterator[None]:
     """Hold the folder's lock; the operating system lets go of it however the process ends.
+
+    Children that a killed process left behind may hold it for a moment longer: it is tried for `patience` seconds.
 
     Args:
         folder: made if absent.
         what, todo: the message if another process holds it.
         name: of the lock file.
+        patience: seconds.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
@@ -28,8 +32,15 @@ def locked(folder: Path, what: str, todo: str, name: str = "lock") -> Iterator[N
     except OSError as error:
         raise UserError(f"cannot write to {folder}", found=error.strerror or str(error)) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(what, todo=todo) from error
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise UserError(what, todo=todo) from error
+                time.sleep(0.2)
+            except OSError as error:
+                raise UserError(f"cannot lock {folder / name}", found=error.strerror or str(error)) from error
         yield

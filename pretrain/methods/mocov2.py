@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from tyro.conf import OmitArgPrefixes
@@ -88,8 +89,11 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
 }
 
 
-def companions(n: int, groups: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def companions(n: int, groups: int, device: torch.device | None = None, first_row: int = 0) -> tuple[Tensor, Tensor]:
     """Whose BatchNorm statistics each of n images shares as a query and as a key.
+
+    The images are a share of a batch that begins with row `first_row` of `groups` images, so that several processes
+    deal them out as one would.
 
     Query group g holds the images g, g + groups, g + 2·groups, …; the keys of these are dealt out in turn to all key
     groups, so of any query group's images a key group holds one in `groups`, rounded up.
@@ -98,7 +102,8 @@ def companions(n: int, groups: int, device: torch.device | None = None) -> tuple
         Two [groups, n / groups] tensors of the numbers 0 … n − 1, a group in each row.
     """
     place = torch.arange(n, device=device).view(-1, groups)
-    row, column = torch.arange(len(place), device=device)[:, None], torch.arange(groups, device=device)
+    row = torch.arange(len(place), device=device)[:, None] + first_row
+    column = torch.arange(groups, device=device)
     return place.T, place.gather(1, (column - row) % groups).T
 
 
@@ -143,7 +148,8 @@ class MoCo(Method):
                 f"{n} images at a time do not divide into --groups {groups} of two or more",
                 todo=f"make --batch / (processes x --accumulate) a multiple of {groups}, or lower --groups",
             )
-        together, apart = companions(n, groups, first.device)
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        together, apart = companions(n, groups, first.device, first_row=rank * (n // groups))
         q = embed_in_groups(self.online, first, together)
         with torch.no_grad():
             k = embed_in_groups(self.target, second, apart)

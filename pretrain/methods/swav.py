@@ -232,7 +232,7 @@ class SwAV(Method):
         length = self.settings.queue
         if not length:
             return {}
-        if progress > self.settings.queue_from:
+        if progress >= self.settings.queue_from:
             z = outputs[0][: self.settings.views]
             self.queue.copy_(torch.cat([z, self.queue], dim=1)[:, :length])
             self.queued.add_(z.shape[1]).clamp_(max=length)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from pretrain import ablate
@@ -16,8 +17,9 @@ from pretrain.__main__ import main
 from pretrain.ablate import Cell, Command, Grid, read_rows, recipe_of, settings_of
 from pretrain.ablation_report import mean_difference, over_seeds, report
 from pretrain.losses import Forces
-from pretrain.methods import method_names
+from pretrain.methods import find_method, method_names
 from pretrain.recipe import Recipe
+from pretrain.views import Views
 from transfer.errors import TrainingError, UserError
 
 ROWS = [
@@ -123,6 +125,9 @@ def test_a_grid_runs_goes_on_and_reports(sets: Path, capsys: pytest.CaptureFixtu
         found.pop("seconds")
     assert json.dumps(again, sort_keys=True) == json.dumps(rows, sort_keys=True) != before
     assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {gone}
+    with pytest.raises(TrainingError, match="other settings") as caught:
+        main([*command, "--lr", "0.05", "--debug"])
+    assert "recipe.lr: 0.1 in the checkpoint, 0.05 now" in caught.value.found
 
 
 def test_a_failing_run_is_named_after_the_others_are_done(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +138,8 @@ def test_a_failing_run_is_named_after_the_others_are_done(sets: Path, monkeypatc
         """Runs at once, in this process."""
 
         def __init__(self, *_: object, **__: object) -> None: ...
-        def __enter__(self) -> Now:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def submit(self, _: object, __: object, cell: Cell) -> object:
+        def shutdown(self, wait: bool) -> None: ...
+        def submit(self, _: object, __: object, cell: Cell, ___: object) -> object:
             from concurrent.futures import Future
 
             future: Future[dict[str, float]] = Future()
@@ -148,10 +150,28 @@ def test_a_failing_run_is_named_after_the_others_are_done(sets: Path, monkeypatc
             return future
 
     monkeypatch.setattr(ablate, "ProcessPoolExecutor", Now)
-    assert ablate._run_all(command, cells) == ["msbreg-k2-n256-d256-seed0: the loss is nan at step 3"]
+    assert ablate._run_all(command, cells, {}) == ["msbreg-k2-n256-d256-seed0: the loss is nan at step 3"]
 
 
-def test_bad_options_are_refused(sets: Path) -> None:
-    options = [str(sets / "train"), "--probe-train", str(sets / "train"), "--probe-test", str(sets / "test")]
-    with pytest.raises(UserError, match="--jobs"):
-        ablate.main([*options, "--jobs", "0", "--out", str(sets / "out")])
+@pytest.mark.parametrize("options", [["--jobs", "0"], ["--budget", "0"], ["--steps", "5"], ["--seed", "3"]])
+def test_options_that_would_be_ignored_are_refused(sets: Path, options: list[str]) -> None:
+    usual = [str(sets / "train"), "--probe-train", str(sets / "train"), "--probe-test", str(sets / "test")]
+    with pytest.raises(UserError, match=options[0]):
+        ablate.main([*usual, *options, "--out", str(sets / "out")])
+
+
+def test_every_cell_of_the_default_grid_can_be_built() -> None:
+    command = Command(Path("a"), Path("b"), Path("c"))
+    studies = ("singular", "covariance", "brownian", "scale", "centroid", "compare", "methods")
+    kinds = {replace(cell, seed=0) for cell in Grid(studies=studies).cells(256, 256) if cell.method != "random"}
+    with torch.device("meta"):
+        for method in {cell.method for cell in kinds}:
+            cell = next(cell for cell in kinds if cell.method == method)
+            find_method(method).build(recipe_of(command, cell).network(), settings_of(command, cell))
+    for cell in kinds:
+        recipe, settings = recipe_of(command, cell), settings_of(command, cell)
+        recipe.check(images=50_000)
+        views = Views.of(recipe, settings)
+        assert len(views.kinds()) == cell.views  # no small views: the budget counts all
+        wide = {getattr(settings, name) for name in ("dimensions", "width") if hasattr(settings, name)}
+        assert wide == {64} if cell.method == "wmse" else cell.dimensions in wide or cell.method in ("mocov2", "swav")

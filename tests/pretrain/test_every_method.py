@@ -47,7 +47,7 @@ def start(name: str, images: Path, out: Path, forces: Forces | None = None, step
     known = {f.name for f in fields(settings)}
     small = {key: value for key, value in SMALL.items() if key in known}
     settings = replace(settings, **small, forces=forces or settings.forces)
-    recipe = replace(recipe, crop=32, batch=16, steps=steps, warmup_steps=1)
+    recipe = replace(recipe, crop=32, batch=16, steps=steps, warmup_steps=min(1, steps - 1))
     state: dict[str, Any] = torch.load(pretrain(images, out, name, recipe, settings, MACHINE), weights_only=True)
     return state
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.health import collapse_warning, force_report, health, spectrum
+from pretrain.health import collapse_warning, force_report, health
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 
@@ -23,7 +23,7 @@ def test_spread_embeddings_by_hand() -> None:
     assert signs["uniformity"] == pytest.approx(-4)  # all squared distances are 2
     assert "alignment" not in signs
     assert not collapse_warning(signs)
-    assert spectrum(z) == pytest.approx([1.0] * 8)
+    assert signs["spectrum"] == pytest.approx([1.0] * 8)
 
 
 def test_collapsed_embeddings_by_hand() -> None:
@@ -34,7 +34,7 @@ def test_collapsed_embeddings_by_hand() -> None:
     assert signs["uniformity"] == pytest.approx(0)
     assert signs["alignment"] == signs["centroid_distance"] == 0
     assert "collapsing" in collapse_warning(signs)
-    assert spectrum(z) == pytest.approx([1.0] + [0.0] * 7, abs=1e-6)
+    assert signs["spectrum"] == pytest.approx([1.0] + [0.0] * 7, abs=1e-6)
 
 
 def test_views_apart_by_hand() -> None:

@@ -146,6 +146,8 @@ def test_groups_of_the_optimizers(optimizer: Any) -> None:
         ({"lr": math.nan}, "--lr is nan"),
         ({"accumulate": 0}, "--accumulate is 0"),
         ({"weight_decay": math.inf}, "--weight-decay is inf"),
+        ({"epochs": 5}, "the warm-up of 20 steps is no shorter than the training of 10"),
+        ({"warmup_steps": 5}, "--warmup-steps goes with --steps"),
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, Any], words: str) -> None:

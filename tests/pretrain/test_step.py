@@ -17,7 +17,6 @@ from pretrain.methods import method_names
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("two_processes.py")
-SAME_IN_PARTS = [name for name in method_names() if name != "mocov2"]  # its BatchNorm is cut on purpose
 
 
 def train(tmp_path: Path, label: str, method: str, processes: int = 1, *options: str) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", SAME_IN_PARTS)
+@pytest.mark.parametrize("method", method_names())
 def test_every_method_trains_alike_in_two_processes(tmp_path: Path, method: str) -> None:
     assert_equal_training(train(tmp_path, "one", method), train(tmp_path, "two", method, 2))
 

@@ -27,7 +27,7 @@ from transfer.checkpoint import read_backbone
 from transfer.errors import CheckpointError, DataError, TrainingError, UserError
 from transfer.locks import locked
 
-RECIPE = Recipe(arch="resnet18", crop=32, steps=6, warmup_steps=2, batch=4, optimizer="sgd", lr=0.5)
+RECIPE = Recipe(arch="resnet18", crop=32, steps=6, warmup_steps=1, batch=4, optimizer="sgd", lr=0.5)
 SETTINGS = Settings(views=2, hidden=16, dimensions=8)
 MACHINE = Machine(device="cpu", workers=0, log_every=1, save_every=2)
 
@@ -90,7 +90,7 @@ def test_seed_decides(tiny: None, images: Path, tmp_path: Path) -> None:
 
 
 def test_checkpoint_layout_of_a_resnet18(images: Path, tmp_path: Path) -> None:
-    state = run(images, tmp_path / "out", replace(RECIPE, steps=1))
+    state = run(images, tmp_path / "out", replace(RECIPE, steps=1, warmup_steps=0))
     expected = {k: v for k, v in torchvision.models.resnet18().state_dict().items() if not k.startswith("fc.")}
     for branch in ("online", "target"):
         encoder = {k.removeprefix("encoder."): v for k, v in state[branch].items() if k.startswith("encoder.")}
@@ -127,7 +127,7 @@ def test_curves_hold_what_is_promised(tiny: None, images: Path, tmp_path: Path) 
 
 
 def test_byol_is_the_case_without_forces(tiny: None, images: Path, tmp_path: Path) -> None:
-    run(images, tmp_path / "out", replace(RECIPE, steps=1), replace(SETTINGS, forces=Forces()))
+    run(images, tmp_path / "out", replace(RECIPE, steps=1, warmup_steps=0), replace(SETTINGS, forces=Forces()))
     (row,) = read_curves(tmp_path / "out" / "metrics.jsonl")
     assert row["loss"] == row["centroid"]
     assert not {"singular", "brownian"} & row.keys()
@@ -322,7 +322,7 @@ def test_probes_of_a_labelled_set(tiny: None, images: Path, tmp_path: Path) -> N
     whole, plain = run(images, tmp_path / "probed", machine=machine), run(images, tmp_path / "plain")
     assert_same(whole, plain)  # looking does not change what is trained
     found = [row for row in read_curves(tmp_path / "probed" / "metrics.jsonl") if "knn" in row]
-    assert [row["step"] for row in found] == [2, 4, 6]  # 9 images, batches of 4: two steps an epoch
+    assert [row["step"] for row in found] == [0, 2, 4, 6]  # 9 images, batches of 4: two steps an epoch
     assert all(0 <= row[name] <= 100 for row in found for name in ("knn", "linear"))
     assert found[-1]["linear"] == 100  # red and blue
     (labelled / "class2").mkdir()
@@ -341,7 +341,7 @@ def test_a_second_process_is_refused(tiny: None, images: Path, tmp_path: Path) -
 
 def test_the_cifar_stem_is_said_not_to_convert(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        state = run(images, tmp_path / "out", replace(RECIPE, stem="cifar", steps=1))
+        state = run(images, tmp_path / "out", replace(RECIPE, stem="cifar", steps=1, warmup_steps=0))
     assert "does not convert to detectors" in caplog.text
     assert state["stem"] == "cifar"
     with pytest.raises(CheckpointError, match="stem 'cifar'"):
@@ -359,3 +359,37 @@ def test_every_kind_of_source_trains_alike(tiny: None, images: Path, tmp_path: P
     for source in ("list.txt", "shard-{000000..000000}.tar"):
         state = run(tmp_path / source, tmp_path / "out" / source[:4], replace(RECIPE, steps=2))
         assert_same(from_folder["online"], state["online"])
+
+
+def test_a_broken_probe_image_costs_no_training(tiny: None, images: Path, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled"
+    for index in range(8):
+        path = labelled / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (30 * index, 9, 9)).save(path)
+    good = (labelled / "class0" / "0.png").read_bytes()
+    machine = replace(MACHINE, probe_train=labelled, probe_test=labelled, probe_every=1000, workers=1)
+    (labelled / "class0" / "0.png").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match=r"0\.png") as caught:  # the untrained encoder is probed: it shows at once
+        run(images, tmp_path / "out", machine=machine)
+    assert "Traceback" not in str(caught.value)
+    assert not (tmp_path / "out" / "checkpoint.pth").exists()
+    (labelled / "class0" / "0.png").write_bytes(good)
+    state = run(images, tmp_path / "out", machine=MACHINE)  # without probes
+    (labelled / "class0" / "0.png").write_bytes(b"rubbish")
+    with pytest.raises(DataError):  # the probe that is missing is asked for; what is trained stays
+        run(images, tmp_path / "out", machine=machine)
+    (labelled / "class0" / "0.png").write_bytes(good)
+    assert_same(state, run(images, tmp_path / "out", machine=machine))
+    rows = read_curves(tmp_path / "out" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "knn" in row] == [6]
+
+
+def test_overwrite_keeps_the_old_run_until_a_step_has_succeeded(
+    tiny: None, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = run(images, tmp_path / "out")
+    interrupt_at(monkeypatch, 0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "out", overwrite=True)
+    assert_same(state, torch.load(tmp_path / "out" / "checkpoint.pth", weights_only=True))

@@ -41,7 +41,7 @@ def small_method(name: str, forces: Forces) -> Method:
     torch.manual_seed(1)
     module = find_method(name)
     _, settings = module.PRESETS["demo"]
-    small = {"hidden": 10, "dimensions": 8, "forces": forces, "prototypes": 12, "queue": 32, "groups": 1, "width": 12}
+    small = {"hidden": 10, "dimensions": 8, "forces": forces, "prototypes": 12, "queue": 32, "groups": 2, "width": 12}
     small |= {"whitening_size": 16}
     known = {f.name for f in fields(settings)}
     settings = replace(settings, **{key: value for key, value in small.items() if key in known})
