@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ from pretrain.recipe import Recipe
 from pretrain.sources import Source, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
-from transfer.errors import DataError, TrainingError
+from transfer.errors import DataError, TrainingError, UserError
 from transfer.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -68,14 +69,7 @@ def pretrain(
         recipe.check(len(source))
         torch.manual_seed(recipe.seed)
         method: Method = module.build(recipe.network(len(source.classes)), settings)
-        config: dict[str, Any] = {
-            "method": method_name,
-            "recipe": asdict(recipe),
-            "settings": asdict(settings),
-            "data": {"images": len(source), "sha256": source.fingerprint()},
-        }
-        if processes.size > 1 and not recipe.sync_batchnorm:
-            config["processes"] = processes.size  # each has BatchNorm statistics of its own
+        config = _config(method_name, method, recipe, settings, source, processes)
         path = out / checkpoint.FILE
         run = _Run(method, recipe, config, path, machine, device, processes, source)
         with ExitStack() as stack:
@@ -83,6 +77,24 @@ def pretrain(
             if not run.begin(overwrite):
                 run.train(Views.of(recipe, settings))
         return path
+
+
+def _config(
+    name: str, method: Method, recipe: Recipe, settings: Any, source: Source, processes: World
+) -> dict[str, Any]:
+    """All that decides the outcome, as plain values: what a run that is resumed must share."""
+    for force in ("singular", "brownian"):
+        if not 0 <= getattr(method.forces, force) < math.inf:
+            raise UserError(f"--{force} is {getattr(method.forces, force)}", todo="give 0 or more: it disperses")
+    config: dict[str, Any] = {
+        "method": name,
+        "recipe": asdict(recipe),
+        "settings": asdict(settings),
+        "data": {"images": len(source), "sha256": source.fingerprint()},
+    }
+    if processes.size > 1 and not recipe.sync_batchnorm:
+        config["processes"] = processes.size  # each has BatchNorm statistics of its own
+    return config
 
 
 def _claim(out: Path, processes: World, stack: ExitStack) -> None:

@@ -52,6 +52,7 @@ def test_help_names_presets_and_says_what_demo_is(capsys: pytest.CaptureFixture[
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["--device", "tpu9000"], "unknown device"),
         (["--steps", "-1"], "--steps is -1"),
+        (["--singular", "-1"], "--singular is -1.0"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(
