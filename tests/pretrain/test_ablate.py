@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +133,26 @@ def test_a_grid_runs_goes_on_and_reports(sets: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(TrainingError, match="other settings") as caught:
         main([*command, "--lr", "0.05", "--debug"])
     assert "recipe.lr: 0.1 in the checkpoint, 0.05 now" in caught.value.found
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_grid_at_once(sets: Path) -> None:
+    out = sets / "out"
+    command = [sys.executable, "-m", "pretrain", "ablate", str(sets / "train"), "--out", str(out)]
+    command += ["--probe-train", str(sets / "train"), "--probe-test", str(sets / "test"), "--views", "2"]
+    command += ["--batch", "4", "--dimensions", "4", "--hidden", "8", "--device", "cpu", "--budget", "80"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list(out.glob("*/row.json")):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "type the same command again" in error
+    assert len(list(out.glob("*/row.json"))) <= 4  # of more than a hundred
 
 
 def test_a_failing_run_is_named_after_the_others_are_done(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
