@@ -487,7 +487,7 @@ def step(method: Method, optimizer: torch.optim.Optimizer, number: int, of: int 
     method.after_backward(number)
     optimizer.step()
     detached = tuple(output.detach() for output in outputs)
-    method.after_step((number + 1) / of, detached)
+    method.after_step(number / of, detached)
     return detached
 
 
@@ -507,7 +507,7 @@ def test_prototypes_rest_at_the_start_and_stay_on_the_sphere(tiny: None) -> None
 
 
 def test_the_queue_starts_late_fills_newest_first_and_is_used_when_full(tiny: None) -> None:
-    # 10 steps, the queue of two batches of 8 fills from step 2 on: progress 0.3 is more than 0.2.
+    # 10 steps, the queue of two batches of 8 fills from step 2 on, before which 0.2 is done.
     method = make("swav", queue=16, queue_from=0.2)
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
     seen = []
@@ -564,9 +564,9 @@ def test_the_published_queue_starts_with_epoch_15(tiny: None, epochs: int) -> No
     method = make("swav", queue=8, queue_from=options.queue_from)
     per_epoch = 1_281_167 // 256
     z = numbers(4, 8, 6).float()
-    method.after_step(15 * per_epoch / (epochs * per_epoch), (z, z))  # the last step of epoch 14, counted from 0
+    method.after_step((15 * per_epoch - 1) / (epochs * per_epoch), (z, z))  # the last step of epoch 14, from 0
     assert method.queued.item() == 0
-    method.after_step((15 * per_epoch + 1) / (epochs * per_epoch), (z, z))
+    method.after_step(15 * per_epoch / (epochs * per_epoch), (z, z))
     assert method.queued.item() == 8
 
 

@@ -130,5 +130,5 @@ def test_checkpoints_of_all_methods_run_through_detection_unchanged(classes: Pat
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("verified: 100 of 100 tensors equal") == len(METHODS)
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").rglob("*.json")]
-    assert {record["label"] for record in records} == set(METHODS)
+    assert {record["checkpoint"]["label"] for record in records} == set(METHODS)
     assert {record["status"] for record in records} == {"finished"}
