@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.distributed import World
 from pretrain.methods import Method, Outputs
@@ -60,11 +59,6 @@ class Step:
         self.method, self.optimizer, self.recipe = method, optimizer, recipe
         self.device, self.world = device, world or World()
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        self.network: nn.Module = method
-        if self.world.size > 1:
-            # Buffers are equal already, or (without SyncBatchNorm) each process's own; running statistics of rank 0
-            # are those that are saved.
-            self.network = DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(
         self,
@@ -117,30 +111,22 @@ class Step:
     def _forward(self, views: list[Tensor]) -> Outputs:
         kind = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         with torch.autocast(self.device.type, kind, enabled=self.recipe.precision != "fp32"):
-            outputs: Outputs = self.network(views)
+            outputs: Outputs = self.method(views)
         return outputs
 
     def _backward(self, parts: Parts, graphs: list[Outputs], gradients: Sequence[Tensor | None]) -> None:
         size = graphs[0][0].shape[1]
         first = self.world.rank * len(parts) * size
         for number, views in enumerate(parts):
-            with self._frozen_statistics() if len(parts) > 1 else nullcontext(), self._no_sync(number, len(parts)):
+            with self._frozen_statistics() if len(parts) > 1 else nullcontext():
                 outputs = self._forward(views) if len(parts) > 1 else graphs[0]
                 here = slice(first + number * size, first + (number + 1) * size)
                 pairs = [
-                    # DistributedDataParallel averages over the processes; the gradient of the whole loss is their sum.
-                    (output, gradient[:, here] * self.world.size)
+                    (output, gradient[:, here])
                     for output, gradient in zip(outputs, gradients, strict=True)
                     if gradient is not None and output.requires_grad
                 ]
                 torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
-
-    def _no_sync(self, number: int, parts: int) -> AbstractContextManager[Any]:
-        """Processes exchange gradients once, in the last part."""
-        if isinstance(self.network, DistributedDataParallel) and number < parts - 1:
-            context: AbstractContextManager[Any] = self.network.no_sync()
-            return context
-        return nullcontext()
 
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:
@@ -160,6 +146,7 @@ class Step:
 
     def _update(self, number: int) -> bool:
         """Whether the update was left out because fp16 gradients overflowed (the scale is then halved)."""
+        self.world.add_up([p.grad for p in self.method.parameters() if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
         self.method.after_backward(number)
         if self.recipe.clip:

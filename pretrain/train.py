@@ -75,6 +75,7 @@ def pretrain(
         with ExitStack() as stack:
             processes.together(lambda: _claim(out, processes, stack))
             if not run.begin(overwrite):
+                processes.copy_from_leader(method.state_dict().values())
                 run.train(Views.of(recipe, settings))
         return path
 

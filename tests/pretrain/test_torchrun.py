@@ -116,8 +116,8 @@ def test_killed_and_resumed_on_another_number_of_processes(
     # With equal numbers of processes bit for bit, otherwise to the rounding of sums in another order, which BatchNorm
     # over eight images of one pixel amplifies from step to step. Other images would show at once.
     for row, other in zip(*rows, strict=True):
-        assert other["loss"] == pytest.approx(row["loss"], rel=0 if before == after else 0.03)
-    assert_close(whole, cut, 0.0 if before == after else 2e-2)
+        assert other["loss"] == pytest.approx(row["loss"], rel=0 if before == after else 0.01)
+    assert_close(whole, cut, 0.0 if before == after else 5e-3)
 
 
 def test_a_batch_that_does_not_divide_is_refused_once(pictures: Path, tmp_path: Path) -> None:
