@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,12 +15,14 @@ import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
+from pretrain.checkpoint import differences
 from pretrain.machine import Machine
 from pretrain.methods import find_method, method_names
 from pretrain.recipe import Recipe
 from pretrain.train import pretrain
 from transfer.errors import UserError
 
+logger = logging.getLogger("pretrain")
 S = TypeVar("S")
 DESCRIPTION = """Pretrain a ResNet on images, without labels (all methods but supervised).
 
@@ -75,7 +77,8 @@ def parse(arguments: Sequence[str]) -> Command[Any]:
     early.add_argument("--method", default="msbreg")
     early.add_argument("--preset")
     chosen, _ = early.parse_known_args(arguments)
-    presets = find_method(chosen.method).PRESETS
+    module = find_method(chosen.method)
+    presets = module.PRESETS
     preset = chosen.preset or next(iter(presets))
     if preset not in presets:
         raise UserError(f"unknown preset {preset!r} of {chosen.method}", todo=f"choose one of {', '.join(presets)}")
@@ -96,8 +99,8 @@ def parse(arguments: Sequence[str]) -> Command[Any]:
             preset=preset,
         ),
         prog="python -m pretrain",
-        description=DESCRIPTION
-        + f"\n\nMethods: {', '.join(method_names())}. Presets of {chosen.method}: {', '.join(presets)}.",
+        description=f"{DESCRIPTION}\n\nMethods: {', '.join(method_names())}. Presets of {chosen.method}:"
+        f" {', '.join(presets)}.\n\nAbout {chosen.method}: {module.__doc__}",
     )
     return command
 
@@ -124,6 +127,12 @@ def run(arguments: Sequence[str]) -> None:
         return
     command = parse(arguments)
     out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{command.preset}")
+    recipe, settings = find_method(command.method).PRESETS[command.preset]
+    preset = {"recipe": asdict(recipe), "settings": asdict(settings)}
+    wanted = {"recipe": asdict(command.recipe), "settings": asdict(command.settings)}
+    if os.environ.get("RANK", "0") == "0":
+        for line in differences(preset, wanted, f"in the preset {command.preset}"):
+            logger.info("%s", line)
     with logging_redirect_tqdm():
         path = pretrain(
             command.data,

@@ -39,7 +39,8 @@ from transfer.errors import TrainingError, UserError
 
 logger = logging.getLogger(__name__)
 Study = Literal["singular", "covariance", "brownian", "scale", "centroid", "compare", "methods"]
-ROW, LAST = "row.json", ("knn", "linear")
+ROW = "row.json"
+LAST = ("knn", "linear", "knn_error", "linear_error")
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
     path = command.out / cell.name / ROW
     if not path.exists():
         return False
-    lines = differences(json.loads(path.read_text())["config"], config_of(command, cell, data))
+    lines = differences(json.loads(path.read_text())["config"], config_of(command, cell, data), "in the row")
     if lines:
         raise TrainingError(
             f"{path} belongs to a grid with other settings",

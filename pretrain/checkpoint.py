@@ -98,15 +98,17 @@ def restore(state: Mapping[str, Any], step: Step) -> None:
     step.scaler.load_state_dict(state["scaler"])
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "in the checkpoint", prefix: str = ""
+) -> list[str]:
     """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs."""
     lines = []
     for name in sorted(saved.keys() | wanted.keys()):
         old, new = saved.get(name, "nothing"), wanted.get(name, "nothing")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{name}.")
+            lines += differences(old, new, where, f"{prefix}{name}.")
         elif old != new:
-            lines.append(f"{prefix}{name}: {old} in the checkpoint, {new} now")
+            lines.append(f"{prefix}{name}: {old} {where}, {new} now")
     return lines
 
 

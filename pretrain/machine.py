@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, at_least
 from transfer.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
@@ -48,10 +48,7 @@ class Machine:
         Raises:
             UserError: a number is out of range, or one of the two probe sets is missing.
         """
-        for name, lowest in LOWEST.items():
-            if getattr(self, name) < lowest:
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} is {getattr(self, name)}", todo=f"give {lowest} or more")
+        at_least(self, LOWEST)
         if (self.probe_train is None) != (self.probe_test is None):
             raise UserError("only one of --probe-train and --probe-test is given", todo="give both or none")
 
@@ -78,8 +75,8 @@ def prepare(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True  # shapes are fixed: the fastest algorithm is searched once
     libc = ctypes.CDLL(None)
     if device.type == "cpu" and hasattr(libc, "mallopt"):
-        # glibc maps every large block anew and the kernel fills it with zeros, page by page: up to a quarter of the
-        # time of a step. Freed memory is kept instead.
+        # glibc maps every large block anew and the kernel fills it with zeros, page by page, which costs every step
+        # again. Freed memory is kept instead.
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

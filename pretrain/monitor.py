@@ -15,7 +15,7 @@ from pretrain.distributed import World
 from pretrain.sources import Source, open_source
 from pretrain.views import as_tensor, to_network
 from transfer.errors import DataError
-from transfer.probes import accuracy, knn, linear_probe
+from transfer.probes import accuracy, knn, linear_probe, standard_error
 
 NEIGHBOURS = 20
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the linear probe's regulariser; the best on held-out images is taken
@@ -115,7 +115,8 @@ class Monitor:
         self.side, self.device, self.world, self.workers = side, device, world or World(), workers
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
-        """Accuracy in percent, on the process that leads: `knn` (20 neighbours, temperature 0.07) and `linear`.
+        """Accuracy in percent, on the process that leads: `knn` (20 neighbours, temperature 0.07) and `linear`; and the
+        standard error of each over the test images, `knn_error` and `linear_error`.
 
         Raises:
             DataError: an image cannot be read.
@@ -133,4 +134,6 @@ class Monitor:
         classes, neighbours = len(self.train.classes), min(NEIGHBOURS, len(before))
         near = knn(before, known, after, classes=classes, k=neighbours)[neighbours]
         linear = linear_probe(before, known, after, classes=classes, strengths=STRENGTHS)
-        return {"knn": accuracy(near, wanted), "linear": accuracy(linear.predicted, wanted)}
+        found = {"knn": accuracy(near, wanted), "linear": accuracy(linear.predicted, wanted)}
+        # What another draw of test images would move them by: a smaller gap says nothing.
+        return found | {f"{name}_error": standard_error(percent, len(wanted)) for name, percent in found.items()}

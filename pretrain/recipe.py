@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from pretrain.networks import Arch, Network, Stem
 from pretrain.views import AugmentationName
@@ -75,9 +76,7 @@ class Recipe:
         Raises:
             UserError: a number is out of range, or there are fewer images than a batch.
         """
-        for name, lowest in LOWEST.items():
-            if getattr(self, name) < lowest:
-                raise UserError(f"{_option(name)} is {getattr(self, name)}", todo=f"give {lowest} or more")
+        at_least(self, LOWEST)
         for name in ("lr", "trust"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{_option(name)} is {getattr(self, name)}", todo="give a positive number")
@@ -142,6 +141,22 @@ class Recipe:
     def peak(self, base: float) -> float:
         """A learning rate given for 256 images, for this batch."""
         return base * self.batch / 256
+
+
+def demo(**changes: Any) -> Recipe:
+    """A recipe that is no protocol: a minute or two on two CPU cores, to see that everything works."""
+    return replace(Recipe(arch="resnet18", crop=64, steps=28, warmup_steps=4, batch=32), **changes)
+
+
+def at_least(options: object, lowest: Mapping[str, int]) -> None:
+    """Refuse options below their lowest values.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name, least in lowest.items():
+        if getattr(options, name) < least:
+            raise UserError(f"{_option(name)} is {getattr(options, name)}", todo=f"give {least} or more")
 
 
 def _option(name: str) -> str:

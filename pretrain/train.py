@@ -182,9 +182,7 @@ class _Run:
         if self.done < self.total:
             logger.info("resuming %s at step %d of %d", self.path, self.done, self.total)
             return False
-        curves = self._curves()
-        if any(self.processes.collect(self.monitor is not None and not curves.has(self.total, "knn"))):
-            self._probe(curves)  # killed, or failed, between the last step and its probe
+        self._probe(self._curves())
         logger.info("%s is finished (%d steps); --overwrite trains it again", self.path, self.done)
         return True
 
@@ -196,8 +194,7 @@ class _Run:
         """All remaining steps."""
         machine, recipe, world_ = self.machine, self.recipe, self.processes
         curves = self._curves()
-        if self.done == 0:
-            self._probe(curves)  # the untrained encoder: what training has to beat
+        self._probe(curves)
         sampler = data.EndlessShuffle(
             len(self.source), recipe.batch, recipe.seed, self.done, self.total, world_.rank, world_.size
         )
@@ -221,11 +218,10 @@ class _Run:
                 if warning and not warned:
                     logger.warning("step %d: %s", self.done, warning)
                 warned = bool(warning)
-            probing = self.done % (machine.probe_every * self.epoch_steps) == 0 or self.done == self.total
-            if self.done % machine.save_every == 0 or self.done == self.total or (probing and self.monitor):
+            # Saved before it is probed: a probe that fails costs no training.
+            if self.done % machine.save_every == 0 or self.done == self.total or self._probes_here():
                 self._save()
-            if probing:
-                self._probe(curves)
+            self._probe(curves)
             asked = time.perf_counter()
         curves.close()
 
@@ -262,10 +258,17 @@ class _Run:
         forces = force_report(self.method, outputs, labels, self._directions())
         return {**health(embeddings), **forces}
 
+    def _probes_here(self) -> bool:
+        """Whether a probe belongs to this step: the untrained encoder, every few epochs, the last step."""
+        every = self.machine.probe_every * self.epoch_steps
+        return self.monitor is not None and (self.done % every == 0 or self.done == self.total)
+
     def _probe(self, curves: Curves) -> None:
-        if self.monitor is not None:
-            monitor, encoder = self.monitor, self.method.branches["online"].encoder
-            curves.note(self.done, monitor(encoder))  # type: ignore[arg-type]
+        """Probe where one belongs and none was written (a kill may have come between checkpoint and probe)."""
+        if self.monitor is None or not self._probes_here():
+            return
+        if any(self.processes.collect(not curves.has(self.done, "knn"))):
+            curves.note(self.done, self.monitor(self.method.branches["online"].encoder))  # type: ignore[arg-type]
 
     def _note_unreadable(self, batch: data.Batch) -> None:
         """List new unreadable images of all processes; stop when they are more than the budget."""

@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, Network, build_encoder, perceptron
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 EPSILON = 1e-5  # added to a variance, as in BatchNorm, with which the authors standardise
@@ -56,16 +56,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Adam, because the loss is a sum over d² elements and SGD would
     # need a learning rate of its own for every width.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="byol",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="adam",
-            lr=4e-3,
-        ),
+        demo(augmentation="byol", optimizer="adam", lr=4e-3),
         Settings(width=512),
     ),
 }

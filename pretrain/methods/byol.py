@@ -19,7 +19,7 @@ from pretrain.losses import Forces
 from pretrain.methods import Outputs, msbreg
 from pretrain.methods.msbreg import OnlineAndTarget
 from pretrain.networks import Network
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 
@@ -48,17 +48,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     "1000": (Recipe(augmentation="byol", epochs=1000, lr=0.2, weight_decay=1.5e-6), Settings(ema=0.996)),
     # Not a protocol: a minute or two on two CPU cores. Half of MSBReg's learning rate, for a loss twice as large.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="byol",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="sgd",
-            lr=0.2,
-            weight_decay=1e-5,
-        ),
+        demo(augmentation="byol", optimizer="sgd", lr=0.2, weight_decay=1e-5),
         Settings(hidden=1024, ema=0.95),
     ),
 }
@@ -87,9 +77,6 @@ def build(network: Network, settings: Settings) -> BYOL:
         raise UserError(
             f"--views is {settings.views}", todo="give --views 2: BYOL compares two (for more: --method msbreg)"
         )
-    if not 0 <= settings.ema <= 1:
-        raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
-    if min(settings.hidden, settings.dimensions) < 1:
-        raise UserError("--hidden and --dimensions must be positive", todo="give 1 or more (published: 4096 and 256)")
     same = msbreg.Settings(2, "others", settings.forces, settings.hidden, settings.dimensions, settings.ema)
+    msbreg.check(same)
     return BYOL(network, same)

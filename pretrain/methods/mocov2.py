@@ -24,7 +24,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, Network, build_encoder, follow, slow_copy
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 
@@ -73,17 +73,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Queue and key encoder turn over faster, to do so at all. The
     # loss rises at first, while keys take the place of the random vectors in the queue.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="moco",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="sgd",
-            lr=0.08,
-            weight_decay=1e-5,
-        ),
+        demo(augmentation="moco", optimizer="sgd", lr=0.08, weight_decay=1e-5),
         Settings(ema=0.95, queue=256, groups=4),
     ),
 }

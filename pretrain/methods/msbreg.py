@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Centroid, Forces, multiview_centroid_loss
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, Network, build_encoder, decay_at, follow, mlp, slow_copy
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, at_least, demo
 from transfer.errors import UserError
 
 
@@ -52,9 +52,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # that are reliably better than random ones. λ_s is raised because a batch is small: the pull of the singular
     # term beside the centroid's is λ_s·√(n·min(n, d))/2, here 1, as for λ_s = 0.004 at 1,000 images and d = 256.
     "demo": (
-        Recipe(
-            arch="resnet18", crop=64, steps=28, warmup_steps=4, batch=32, optimizer="sgd", lr=0.4, weight_decay=1e-5
-        ),
+        demo(optimizer="sgd", lr=0.4, weight_decay=1e-5),
         Settings(forces=Forces(singular=0.06, brownian=0.5), hidden=1024, ema=0.95),
     ),
 }
@@ -99,16 +97,24 @@ class OnlineAndTarget(Method):
         return {"ema": decay}
 
 
+def check(settings: Settings) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        UserError: says which.
+    """
+    if settings.views < 2:
+        raise UserError(f"--views is {settings.views}", todo="give --views 2 or more: a centroid needs another view")
+    if not 0 <= settings.ema <= 1:
+        raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
+    at_least(settings, {"hidden": 1, "dimensions": 1})
+
+
 def build(network: Network, settings: Settings) -> OnlineAndTarget:
     """The method for one ResNet.
 
     Raises:
         UserError: settings that make no sense.
     """
-    if settings.views < 2:
-        raise UserError(f"--views is {settings.views}", todo="give --views 2 or more: a centroid needs another view")
-    if not 0 <= settings.ema <= 1:
-        raise UserError(f"--ema is {settings.ema}", todo="give --ema between 0 and 1")
-    if min(settings.hidden, settings.dimensions) < 1:
-        raise UserError("--hidden and --dimensions must be positive")
+    check(settings)
     return OnlineAndTarget(network, settings)

@@ -22,7 +22,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, Network, build_encoder, perceptron
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 
@@ -49,17 +49,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     "1000": (Recipe(augmentation="simclr", epochs=1000, lr=0.3, weight_decay=1e-6), Settings()),
     # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="simclr",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="adam",
-            lr=4e-3,
-            weight_decay=1e-6,
-        ),
+        demo(augmentation="simclr", optimizer="adam", lr=4e-3, weight_decay=1e-6),
         Settings(temperature=0.2),
     ),
 }

@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Network, build_encoder, perceptron
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 
@@ -62,17 +62,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     "800": (_recipe(800, 256), Settings()),
     # Not a protocol: a minute or two on two CPU cores. A high learning rate, because there are few steps.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="moco",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="sgd",
-            lr=2.0,
-            weight_decay=1e-5,
-        ),
+        demo(augmentation="moco", optimizer="sgd", lr=2.0, weight_decay=1e-5),
         Settings(dimensions=512, bottleneck=128),
     ),
 }

@@ -22,7 +22,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, Network, build_encoder
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 NEEDS_LABELS = True
@@ -57,18 +57,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     ),
     # Not a protocol: a minute on two CPU cores.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="crop",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="sgd",
-            lr=0.2,
-            weight_decay=1e-4,
-            decay_all=True,
-        ),
+        demo(augmentation="crop", optimizer="sgd", lr=0.2, weight_decay=1e-4, decay_all=True),
         Settings(),
     ),
 }

@@ -23,7 +23,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Network, build_encoder
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, at_least, demo
 from transfer.errors import UserError
 
 
@@ -99,17 +99,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     **{f"{epochs}-batch256": _small_batch(epochs) for epochs in (200, 400)},
     # Not a protocol: a minute or two on two CPU cores.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="swav",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="sgd",
-            lr=0.2,
-            weight_decay=1e-6,
-        ),
+        demo(augmentation="swav", optimizer="sgd", lr=0.2, weight_decay=1e-6),
         Settings(small_views=2, small_crop=32, hidden=512, dimensions=64, prototypes=32, freeze=4),
     ),
 }
@@ -250,9 +240,7 @@ def build(network: Network, settings: Settings) -> SwAV:
         UserError: settings that make no sense.
     """
     lowest = {"views": 1, "small_views": 0, "small_crop": 16, "hidden": 1, "dimensions": 1, "prototypes": 2}
-    for name, least in {**lowest, "sinkhorn_iterations": 1, "freeze": 0, "queue": 0}.items():
-        if getattr(settings, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}", todo=f"give {least} or more")
+    at_least(settings, {**lowest, "sinkhorn_iterations": 1, "freeze": 0, "queue": 0})
     if settings.views + settings.small_views < 2:
         raise UserError(
             "--views 1 without small views leaves no other view to predict from",

@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, Network, build_encoder, perceptron
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, demo
 from transfer.errors import UserError
 
 EPSILON = 1e-4  # under the root of the standard deviation, whose gradient is else without bound at collapse
@@ -54,7 +54,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     "1000": (Recipe(epochs=1000, batch=2048, lr=0.2, final_lr=0.001, weight_decay=1e-6), Settings()),
     # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
     "demo": (
-        Recipe(arch="resnet18", crop=64, steps=28, warmup_steps=4, batch=32, optimizer="adam", lr=4e-3),
+        demo(optimizer="adam", lr=4e-3),
         Settings(width=512),
     ),
 }

@@ -29,7 +29,7 @@ from tyro.conf import OmitArgPrefixes
 from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Network, build_encoder
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, at_least, demo
 from transfer.errors import TrainingError, UserError
 
 ROUNDINGS = 8  # a dimension must have more of its own than so many rounding errors of its values
@@ -100,17 +100,7 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
     "1000-views4": (_cifar(256), Settings(views=4)),
     # Not a protocol: a minute or two on two CPU cores.
     "demo": (
-        Recipe(
-            arch="resnet18",
-            crop=64,
-            augmentation="wmse",
-            steps=28,
-            warmup_steps=4,
-            batch=32,
-            optimizer="adam",
-            lr=4e-3,
-            weight_decay=1e-6,
-        ),
+        demo(augmentation="wmse", optimizer="adam", lr=4e-3, weight_decay=1e-6),
         Settings(hidden=256, dimensions=12, whitening_size=32),
     ),
 }
@@ -246,9 +236,7 @@ def build(network: Network, settings: Settings) -> WMSE:
     """
     if settings.views < 2:
         raise UserError(f"--views is {settings.views}", todo="give --views 2 or 4: views are compared in pairs")
-    for name in ("hidden", "dimensions", "whitening_rounds"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}", todo="give 1 or more")
+    at_least(settings, {"hidden": 1, "dimensions": 1, "whitening_rounds": 1})
     if settings.whitening_size <= settings.dimensions:
         raise UserError(
             f"--whitening-size {settings.whitening_size} is too small to whiten {settings.dimensions} dimensions",

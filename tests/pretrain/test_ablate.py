@@ -132,7 +132,7 @@ def test_a_grid_runs_goes_on_and_reports(sets: Path, capsys: pytest.CaptureFixtu
     assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {gone}
     with pytest.raises(TrainingError, match="other settings") as caught:
         main([*command, "--lr", "0.05", "--debug"])
-    assert "recipe.lr: 0.1 in the checkpoint, 0.05 now" in caught.value.found
+    assert "recipe.lr: 0.1 in the row, 0.05 now" in caught.value.found
 
 
 @pytest.mark.slow

@@ -325,6 +325,8 @@ def test_probes_of_a_labelled_set(tiny: None, images: Path, tmp_path: Path) -> N
     assert [row["step"] for row in found] == [0, 2, 4, 6]  # 9 images, batches of 4: two steps an epoch
     assert all(0 <= row[name] <= 100 for row in found for name in ("knn", "linear"))
     assert found[-1]["linear"] == 100  # red and blue
+    for row in found:
+        assert row["knn_error"] == pytest.approx(math.sqrt(row["knn"] * (100 - row["knn"]) / 12))
     (labelled / "class2").mkdir()
     Image.new("RGB", (8, 8)).save(labelled / "class2" / "x.png")
     other = tmp_path / "labelled2"
