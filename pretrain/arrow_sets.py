@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from pretrain.image_index import digest, some
-from pretrain.images import read_image
+from transfer.datasets.image_index import digest, some
+from transfer.datasets.images import read_image
 from transfer.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -79,7 +79,7 @@ class ArrowSet:
         return read_image(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]), name)
 
     def fingerprint(self) -> str:
-        """See `pretrain.image_index.digest`; of an image that is only named its file's size is taken.
+        """See `transfer.datasets.image_index.digest`; of an image that is only named its file's size is taken.
 
         Raises:
             DataError: such a file is gone.

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.distributed import World
 from pretrain.sources import Source, open_source
 from pretrain.views import as_tensor, to_network
 from transfer.errors import DataError
 from transfer.probes import accuracy, knn, linear_probe, standard_error
+from transfer.world import World
 
 NEIGHBOURS = 20
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the linear probe's regulariser; the best on held-out images is taken

@@ -12,8 +12,8 @@ from typing import Protocol
 from PIL import Image
 
 from pretrain.arrow_sets import ArrowSet, is_saved_set
-from pretrain.image_files import open_folder, open_list, walk
 from pretrain.tar_shards import expand_braces, open_shards
+from transfer.datasets.image_files import open_folder, open_list, walk
 from transfer.errors import DataError
 
 LISTS = (".txt", ".lst")
@@ -39,14 +39,16 @@ class Source(Protocol):
         """Name of the image for messages and lists."""
 
     def read(self, index: int) -> Image.Image:
-        """The image as 8-bit RGB, see `pretrain.images.read_image`.
+        """The image as 8-bit RGB, see `transfer.datasets.images.read_image`.
 
         Raises:
             DataError: it cannot be read; names it.
         """
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names, sizes, labels and classes, without decoding; see `pretrain.image_index.digest`.
+        """SHA-256 (hex) over names, sizes, labels and classes, without decoding.
+
+        See `transfer.datasets.image_index.digest`.
 
         Raises:
             DataError: an image is gone.
@@ -56,8 +58,8 @@ class Source(Protocol):
 def open_source(path: Path, labelled: bool = False, root: Path | None = None) -> Source:
     """The images at `path`; of what kind they are is seen from what lies there.
 
-    - A folder of images, at any depth (`pretrain.image_files.open_folder`). Labels: its subfolders.
-    - A list, .txt or .lst, of paths below `root` and, if any, labels (`pretrain.image_files.open_list`).
+    - A folder of images, at any depth (`transfer.datasets.image_files.open_folder`). Labels: its subfolders.
+    - A list, .txt or .lst, of paths below `root` and, if any, labels (`transfer.datasets.image_files.open_list`).
     - Tar shards as webdataset writes them: one .tar, a folder with *.tar (in sorted order), or a pattern like
       train-{000000..000146}.tar (`pretrain.tar_shards`). Labels: .cls or .json.
     - A folder written by save_to_disk of Hugging Face's datasets (`pretrain.arrow_sets`). Labels: a ClassLabel column.

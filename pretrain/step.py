@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.distributed import World
 from pretrain.methods import Method, Outputs
 from pretrain.recipe import Recipe
+from transfer.world import World
 
 Parts = Sequence[list[Tensor]]  # the views of each part of this process's share, normalised, on the device
 

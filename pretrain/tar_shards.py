@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pretrain.image_index import Names, digest, number_labels, some
-from pretrain.images import ENDINGS, is_image_name, read_image
 from pretrain.tar_headers import Member, members
+from transfer.datasets.image_index import Names, digest, number_labels, some
+from transfer.datasets.images import ENDINGS, is_image_name, read_image
 from transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class TarShards:
         return read_image(data, name)
 
     def fingerprint(self) -> str:
-        """See `pretrain.image_index.digest`."""
+        """See `transfer.datasets.image_index.digest`."""
         return digest(map(self.name, range(len(self))), map(int, self._size), self.labels, self.classes)
 
     def _samples(self, shard: Path, labelled: bool) -> Iterator[tuple[Member, str]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pretrain import checkpoint, data
 from pretrain.curves import Curves
 from pretrain.device_views import colour_batch
-from pretrain.distributed import World, sync_batchnorm, world
+from pretrain.distributed import sync_batchnorm
 from pretrain.health import collapse_warning, force_report, health
 from pretrain.machine import Machine, check_precision, prepare
 from pretrain.methods import Method, Outputs, find_method
@@ -30,6 +30,7 @@ from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
 from transfer.errors import DataError, TrainingError, UserError
 from transfer.locks import locked
+from transfer.world import World, world
 
 logger = logging.getLogger(__name__)
 LISTED = 20  # unreadable images named in a message

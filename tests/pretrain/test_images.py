@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pretrain.images import ENDINGS, is_image_name, read_image
+from transfer.datasets.images import ENDINGS, is_image_name, read_image
 from transfer.errors import DataError
 
 GREY = np.array([[0, 100, 255], [7, 8, 9]], dtype=np.uint8)

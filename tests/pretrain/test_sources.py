@@ -25,8 +25,8 @@ from image_sets import (
 )
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.image_index import Names, number_labels
 from pretrain.sources import Source, open_source
+from transfer.datasets.image_index import Names, number_labels
 from transfer.errors import DataError
 
 every_kind = pytest.mark.parametrize("kind", WRITERS)

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pretrain.distributed import sync_batchnorm, world
+from pretrain.distributed import sync_batchnorm
 from pretrain.losses import Forces
 from pretrain.methods import Method, find_method
 from pretrain.networks import Network
 from pretrain.optimizers import build_optimizer
 from pretrain.recipe import Recipe
 from pretrain.step import Step
+from transfer.world import world
 
 
 class SmallEncoder(nn.Module):

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from pretrain.image_index import Names, digest, number_labels, some
-from pretrain.images import ENDINGS, is_image_name, read_image
+from transfer.datasets.image_index import Names, digest, number_labels, some
+from transfer.datasets.images import ENDINGS, is_image_name, read_image
 from transfer.errors import DataError
 
 IMAGENET_NAME = re.compile(r"(n\d{8})_\d+\.\w+")
 
 
 class ImageFiles:
-    """Images named by their paths below `root`; a `pretrain.sources.Source`.
+    """Images named by their paths below `root`; a `pretrain.sources.Source` and a `transfer.datasets.labelled.Images`.
 
     Nothing is kept open, so it can be pickled and forked freely.
     """
@@ -53,19 +53,39 @@ class ImageFiles:
         return read_image(path, str(path))
 
     def fingerprint(self) -> str:
-        """See `pretrain.image_index.digest`.
+        """See `transfer.datasets.image_index.digest`.
 
         Raises:
             DataError: a file is gone.
         """
-        return digest(self._names, self._sizes or map(self._size, self._names), self.labels, self.classes)
+        return digest(self._names, map(self.size, range(len(self))), self.labels, self.classes)
 
-    def _size(self, name: str) -> int:
+    def size(self, index: int) -> int:
+        """Bytes of the file.
+
+        Raises:
+            DataError: it is gone.
+        """
+        if self._sizes is not None:
+            return self._sizes[index]
+        path = self.root / self._names[index]
         try:
-            return (self.root / name).stat().st_size
+            return path.stat().st_size
+        except OSError as error:
+            raise DataError(f"no file {path}", found=str(error), todo="put it back or take it out of the set") from error
+
+    def content(self, index: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        path = self.root / self._names[index]
+        try:
+            return path.read_bytes()
         except OSError as error:
             todo = "put it back or take it out of the set"
-            raise DataError(f"no file {self.root / name}", found=str(error), todo=todo) from error
+            raise DataError(f"cannot read {path}", found=str(error), todo=todo) from error
 
 
 def open_folder(root: Path, labelled: bool) -> ImageFiles:

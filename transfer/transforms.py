@@ -1,0 +1,83 @@
+"""From an image to what a network sees: the published resizes and crops, and the normalisation of the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms as T
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from transfer.backbone import InputSpec
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class WholeView:
+    """The image as evaluation shows it. The defaults are those of most protocols: 256, then the 224 in the middle.
+
+    Attributes:
+        resize: length of the shorter side after resizing, in pixels.
+        crop: side of the square that the network sees.
+        squash: instead of cropping, resize both sides to `crop` and give up the aspect ratio (VISSL's VOC07).
+        interpolation: of resizing.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    squash: bool = False
+    interpolation: Interpolation = "bilinear"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image → uint8 [3, crop, crop]."""
+        mode = InterpolationMode(self.interpolation)
+        image = F.resize(image, self.resize, mode)
+        if self.squash:
+            return as_tensor(F.resize(image, [self.crop, self.crop], mode))
+        return as_tensor(F.center_crop(image, [self.crop, self.crop]))
+
+
+@dataclass(frozen=True)
+class RandomView:
+    """A random crop, resized, and perhaps mirrored: what most protocols train on (torchvision's RandomResizedCrop).
+
+    Attributes:
+        crop: side of the square that the network sees, in pixels.
+        smallest: smallest area of the crop, as a share of the image's; the largest is the whole image.
+        flip: probability of mirroring.
+        interpolation: of resizing.
+    """
+
+    crop: int = 224
+    smallest: float = 0.08
+    flip: float = 0.5
+    interpolation: Interpolation = "bilinear"
+
+    def __call__(self, image: Image.Image, draw: tuple[int, ...]) -> Tensor:
+        """RGB image → uint8 [3, crop, crop]. Equal `draw` (seed, epoch, image) give equal crops, whoever draws."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1, np.uint64)[0] >> 1))
+            mode = InterpolationMode(self.interpolation)
+            image = T.RandomResizedCrop(self.crop, (self.smallest, 1.0), interpolation=mode)(image)
+            return as_tensor(T.RandomHorizontalFlip(self.flip)(image))
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """RGB image → uint8 [3, height, width]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_network(images: Tensor, spec: InputSpec, device: torch.device) -> Tensor:
+    """uint8 RGB [n, 3, h, w] → what the weights expect, float32 channels-last on the device."""
+    images = images.to(device, non_blocking=True)
+    if spec.channels == "BGR":
+        images = images.flip(1)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in spec.in_255())
+    normal: Tensor = (images.float() - mean) / std
+    return normal.contiguous(memory_format=torch.channels_last)
