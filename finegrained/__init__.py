@@ -1,1 +1,1 @@
-"""Fine-grained classification tasks: one file per task. None has been written yet."""
+"""Fine-grained classification tasks: one file per set."""

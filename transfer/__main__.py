@@ -1,4 +1,4 @@
-"""Command line of the spine: python -m transfer inspect | convert | formats | tasks | run | toy."""
+"""Command line of the spine: python -m transfer inspect | convert | formats | tasks | data | recipe | run | toy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ verbs:
   inspect FILE                      what a checkpoint is: format, architecture, tensors used and dropped
   convert FILE --to WHOM -o OUT     write it for torchvision, timm, detectron2, mmdet or as safetensors
   formats                           list the checkpoint formats that are read, and their branches
-  tasks                             list tasks, their protocols and presets
+  tasks [NAME …]                    list all tasks, or the protocols and presets of some
+  data [NAME …]                     list the classification sets: which are there, how to get the others
+  recipe TASK                       every value of a task's protocol, and where it was read
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
   toy FOLDER                        write small synthetic data sets for trying things out
 
@@ -147,13 +149,18 @@ def formats(arguments: Sequence[str]) -> int:
 
 
 def tasks(arguments: Sequence[str]) -> int:
-    """`tasks`."""
+    """`tasks [NAME …]`."""
     from transfer.task import load_task, task_names
 
     if arguments and arguments[0] in ("-h", "--help"):
-        print("usage: python -m transfer tasks\n\nlist tasks, their protocols and presets")
+        print("usage: python -m transfer tasks [NAME …]\n\nlist all tasks, or the protocols and presets of some")
         return 0
-    for name in task_names():
+    names = [name for name in arguments if name != "--debug"]
+    if not names:
+        for name in task_names():
+            print(f"{name:<34}{load_task(name).title}")
+        print("\n`… tasks NAME`: protocols and presets; `… recipe NAME`: every value, and where it was read")
+    for name in names:
         task = load_task(name)
         print(f"{name}  (version {task.version})\n    {task.title}")
         print(f"    protocols: {', '.join(task.protocols)}; primary metric: {task.primary}")
@@ -161,6 +168,21 @@ def tasks(arguments: Sequence[str]) -> int:
         for preset, (line, _) in task.presets.items():
             print(f"    --preset {preset}: {line}")
     return 0
+
+
+def data(arguments: Sequence[str]) -> int:
+    """`data [NAME …]`."""
+    from transfer.data_command import data_command
+
+    print(printable(data_command(arguments)))
+    return 0
+
+
+def recipe(arguments: Sequence[str]) -> int:
+    """`recipe TASK`."""
+    from transfer.recipe_command import recipe_command
+
+    return recipe_command(arguments)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -179,7 +201,16 @@ def toy(arguments: Sequence[str]) -> int:
     return 0
 
 
-VERBS = {"inspect": inspect, "convert": convert, "formats": formats, "tasks": tasks, "run": run, "toy": toy}
+VERBS = {
+    "inspect": inspect,
+    "convert": convert,
+    "formats": formats,
+    "tasks": tasks,
+    "data": data,
+    "recipe": recipe,
+    "run": run,
+    "toy": toy,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

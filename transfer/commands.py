@@ -23,6 +23,7 @@ from transfer.errors import CheckpointError, UserError
 from transfer.record import Record
 from transfer.runner import Plan, run
 from transfer.task import ROOT, Task, load_task, recipe_differences
+from transfer.world import World, world
 
 logger = logging.getLogger(__name__)
 
@@ -80,39 +81,65 @@ def run_command(arguments: Sequence[str]) -> int:
     starting = starting_recipe(task, protocol, preset, device)
     options, data_options, recipe = _parse(name, task, starting, rest)
     _check_device(device)
+    typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
+    with world(torch.device(device)) as (processes, _):
+        return _run_all(typed, processes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Typed:
+    """What the command line says."""
+
+    name: str
+    task: Task
+    protocol: str
+    options: RunOptions
+    data: Any
+    recipe: Any
+    device: str
+    words: str
+
+
+def _run_all(typed: _Typed, processes: World) -> int:
+    """Read checkpoints and data, do every run."""
+    task, options = typed.task, typed.options
+    if not processes.leads:
+        logging.getLogger("transfer").setLevel(logging.ERROR)
+    if task.engines and processes.size > 1:
+        raise UserError(f"{typed.name} runs in one process", todo="start it without torchrun")
     backbones = _read_backbones(options)
     archs = {backbone.arch for backbone, _ in backbones}
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
     if engine:
         logger.info("engine: %s (%s)", engine, why)
+    data = task.load_data(typed.data)
     for backbone, _ in backbones:
-        task.check(recipe, backbone, device, options.allow_slow)
-    data = task.load_data(data_options)
-    published = task.protocols[protocol]
-    _log_differences(protocol, task, published, recipe, data_options)
+        task.check(typed.recipe, backbone, data, typed.device, options.allow_slow)
+    published = task.protocols[typed.protocol]
+    _log_differences(typed.protocol, task, published, typed.recipe, typed.data)
     fingerprints = task.fingerprints(data)
     made: list[Record] = []
     for backbone, label in backbones:
         for seed in options.seeds:
-            logger.info("%s: %s, seed %d", name, label, seed)
+            logger.info("%s: %s, seed %d", typed.name, label, seed)
             plan = Plan(
-                task_name=name,
+                task_name=typed.name,
                 task=task,
                 backbone=backbone,
                 label=label,
-                protocol=protocol,
+                protocol=typed.protocol,
                 published=published,
-                recipe=recipe,
+                recipe=typed.recipe,
                 data=data,
                 fingerprints=fingerprints,
-                data_differences=task.data_differences(data_options),
+                data_differences=task.data_differences(typed.data),
                 engine=engine,
                 seed=seed,
-                device=device,
+                device=typed.device,
                 workers=options.workers,
-                command=shlex.join(["python", "-m", "transfer", "run", *arguments]),
+                command=f"python -m transfer run {typed.words}",
             )
-            record = run(plan, options.runs, options.overwrite)
+            record = run(plan, options.runs, options.overwrite, processes)
             made.append(record)
             logger.info("%s", _summary(record, options.runs))
     return int(any(record.status != "finished" for record in made))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,10 @@ from transfer.backbone import Backbone
 from transfer.datasets.detection import DetectionDataset
 from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
 from transfer.engines.choose import load_engine
-from transfer.engines.verify import torchvision_stages
 from transfer.errors import UserError
+from transfer.patience import refuse_if_endless
 from transfer.task import RunContext
 
-# A run on a CPU that would take longer than this is refused unless --allow-slow is given.
-PATIENCE_HOURS = 6.0
 # Backward costs about twice the forward pass.
 FORWARD_AND_BACKWARD = 3.0
 
@@ -63,34 +60,6 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch
 
 
-def measured_gmacs_per_second(backbone: Backbone) -> float:
-    """Throughput of this machine's CPU: the best of three forward passes of the backbone at 224×224."""
-    image = np.zeros((224, 224, 3), np.uint8)
-    model, seconds = backbone.as_torchvision(), []
-    for _ in range(3):
-        began = time.perf_counter()
-        torchvision_stages(backbone, image, model)
-        seconds.append(time.perf_counter() - began)
-    backbone_only = DetectorRecipe(neck="c4", train_sizes=(224,), max_size=224, roi_batch=1)
-    return gmacs_per_image(backbone_only, backbone.arch) / min(seconds)
-
-
-def refuse_if_endless(recipe: DetectorRecipe, backbone: Backbone, presets: list[str], allow_slow: bool) -> None:
-    """Raise `UserError` with an estimate if training on this CPU would take longer than `PATIENCE_HOURS`."""
-    images = recipe.iterations * recipe.batch
-    speed = measured_gmacs_per_second(backbone)
-    hours = images * gmacs_per_image(recipe, backbone.arch) * FORWARD_AND_BACKWARD / speed / 3600
-    if hours > PATIENCE_HOURS and not allow_slow:
-        days = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
-        raise UserError(
-            "this recipe is made for GPUs and no GPU is in use",
-            found=f"about {days} of training on this CPU ({recipe.iterations:,} iterations of {recipe.batch} images; "
-            f"estimated from {speed:.0f} GMAC/s measured just now)",
-            todo=f"choose a preset for smaller hardware: {' or '.join(f'--preset {name}' for name in presets)}; "
-            "or --allow-slow to do it all the same",
-        )
-
-
 def rescaled(recipe: DetectorRecipe, processes: int) -> DetectorRecipe:
     """The recipe for fewer processes than published, by the linear scaling rule (Goyal et al., arXiv 1706.02677).
 
@@ -117,7 +86,10 @@ def check_detector(
     """Raise `UserError` if the recipe makes no sense, or would not end on this CPU."""
     _demand_sense(recipe)
     if device == "cpu":
-        refuse_if_endless(recipe, backbone, presets, allow_slow)
+        images = recipe.iterations * recipe.batch
+        gmacs = images * gmacs_per_image(recipe, backbone.arch) * FORWARD_AND_BACKWARD
+        what = f"{recipe.iterations:,} iterations of {recipe.batch} images"
+        refuse_if_endless(backbone, gmacs, what, presets, allow_slow)
 
 
 def _demand_sense(recipe: DetectorRecipe) -> None:

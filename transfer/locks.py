@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from pathlib import Path
 
 from transfer.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
-def locked(folder: Path, what: str, todo: str, name: str = "lock", patience: float = 0) -> Iterator[None]:
+def locked(
+    folder: Path, what: str, todo: str, name: str = "lock", patience: float = 0, notice: str = ""
+) -> Iterator[None]:
     """Hold the folder's lock; the operating system lets go of it however the process ends.
 
     Children that a killed process left behind may hold it for a moment longer: it is tried for `patience` seconds.
@@ -22,6 +27,7 @@ def locked(folder: Path, what: str, todo: str, name: str = "lock", patience: flo
         what, todo: the message if another process holds it.
         name: of the lock file.
         patience: seconds.
+        notice: logged once if there is something to wait for.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
@@ -40,6 +46,9 @@ def locked(folder: Path, what: str, todo: str, name: str = "lock", patience: flo
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     raise UserError(what, todo=todo) from error
+                if notice:
+                    logger.info(notice)
+                    notice = ""
                 time.sleep(0.2)
             except OSError as error:
                 raise UserError(f"cannot lock {folder / name}", found=error.strerror or str(error)) from error

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from transfer.errors import UserError
+from transfer.frozen_rows import checked_rows, first_largest
+from transfer.logistic import Fit, logistic_path
 
 SIMILARITIES = 2**25  # similarities held at once by `knn`: 128 MiB, and as much again for the rare rows with ties
-GRADIENT = 1e-5  # largest entry of the objective's gradient at which a logistic regression counts as converged
-ITERATIONS = 2000
+GRADIENT = 1e-5  # largest entry of the objective's gradient at which a linear probe counts as converged
+TOLERANCE = 1e-6  # of `logistic_path`, which is relative: of the usual strengths it keeps well below `GRADIENT`
+ITERATIONS = 100  # Newton steps for one strength
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ def knn(
         UserError: features not finite, labels that are no classes, shapes that do not fit, options out of range.
     """
     ks = sorted({k} if isinstance(k, int) else set(k))
-    labels = _checked(train_features, train_labels, test_features, classes)
+    labels = checked_rows(train_features, train_labels, test_features, classes)
     _refuse_options(ks, len(labels), temperature)
     chunk = chunk or max(1, SIMILARITIES // len(labels))
     known = _directions(train_features)
@@ -90,7 +93,7 @@ def knn(
         for rank in range(ks[-1]):  # one neighbour at a time: a GPU adds in no fixed order where places collide
             votes.scatter_add_(1, voters[:, rank, None], weights[:, rank, None])
             if rank + 1 in found:
-                found[rank + 1].append(_first_largest(votes))
+                found[rank + 1].append(first_largest(votes))
     return {each: torch.cat(parts).to(test_features.device) for each, parts in found.items()}
 
 
@@ -105,34 +108,6 @@ def _refuse_options(ks: list[int], n: int, temperature: float) -> None:
         raise UserError("a temperature must be above 0", found=str(temperature), todo="0.07 is the published value")
 
 
-def _checked(train_features: Tensor, train_labels: Tensor, test_features: Tensor, classes: int) -> Tensor:
-    """The labels, int64 on the device of the train features, once everything is seen to fit."""
-    shapes = [list(part.shape) for part in (train_features, train_labels, test_features)]
-    (n, *width), counted, (_, *test_width) = shapes
-    if len(width) != 1 or counted != [n] or test_width != width or not n:
-        raise UserError(
-            "features and labels do not fit together",
-            found="train features {}, train labels {}, test features {}".format(*shapes),
-            todo="give [n, d], [n] and [m, d], with n at least 1",
-        )
-    for name, features in (("train", train_features), ("test", test_features)):
-        bad = int((~features.float().isfinite()).any(1).sum())
-        if bad:
-            raise UserError(
-                f"{name} features are not finite",
-                found=f"NaN, infinity or a value beyond float32 in {bad} of {len(features)} rows",
-                todo="look at the network they come from: its weights, its normalisation statistics, its precision",
-            )
-    low, high = int(train_labels.min()), int(train_labels.max())
-    if train_labels.is_floating_point() or low < 0 or high >= classes:
-        raise UserError(
-            "train labels are no class ids",
-            found=f"{train_labels.dtype}, {low} … {high}",
-            todo=f"give integers in 0 … {classes - 1}",
-        )
-    return train_labels.to(train_features.device, torch.int64)
-
-
 def _nearest(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row and their places; equal ones in order of place, which `topk` does not promise."""
     values, places = similar.topk(min(k + 1, similar.shape[1]), dim=1)
@@ -140,12 +115,6 @@ def _nearest(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if tied.any():
         places[tied] = similar[tied].sort(dim=1, descending=True, stable=True).indices[:, : places.shape[1]]
     return values[:, :k], places[:, :k]
-
-
-def _first_largest(scores: Tensor) -> Tensor:
-    """Place of each row's largest score; the first of equals, which `argmax` does not promise."""
-    best: Tensor = scores == scores.amax(1, keepdim=True)
-    return best.to(torch.uint8).argmax(1)
 
 
 def _directions(features: Tensor) -> Tensor:
@@ -192,9 +161,9 @@ def linear_probe(
 
     Objective over standardised rows x: mean cross-entropy of softmax(weight · x + bias) + strength / 2 · ‖weight‖².
     Mean and standard deviation (over n, not n − 1) are those of the rows fitted on; a feature that is constant there
-    gets weight 0. L-BFGS in float64, from the strongest regulariser to the weakest, each from where the last ended,
-    until no entry of the gradient exceeds `GRADIENT`; a fit that is not there after `ITERATIONS` steps is logged as a
-    warning. Of strengths that do equally well the largest is taken. The same inputs give the same answer.
+    gets weight 0. The optimum is found by `logistic_path`, whose penalty is n times the strength; a fit with an entry
+    of the gradient above `GRADIENT` is logged as a warning. Of strengths that do equally well the largest is taken.
+    The same inputs give the same answer.
 
     Source: L-BFGS on frozen features, L2, the strength chosen on validation rows: SimCLR (Chen et al. 2020, arXiv
     2002.05709), appendix B.8. The standardisation and the split are this project's: no published protocol.
@@ -208,26 +177,21 @@ def linear_probe(
     Raises:
         UserError: as `knn`; no class has two train rows.
     """
-    labels = _checked(train_features, train_labels, test_features, classes)
+    labels = checked_rows(train_features, train_labels, test_features, classes)
     path = _path(strengths, holdout)
-    present, y = torch.unique(labels, return_inverse=True)  # without rows a class has no finite bias
-    x, out = train_features.double(), _held_out(y, holdout, seed)
+    x, out = train_features.double(), _held_out(labels, holdout, seed)
     mean, std = _moments(x[~out])
-    rows, target, chosen_on = _standardised(x[~out], mean, std), y[~out], _standardised(x[out], mean, std)
-    weights, gram = rows.new_zeros(rows.shape[1], len(present)), rows.T @ rows / len(rows)
+    rows, chosen_on = _standardised(x[~out], mean, std), _standardised(x[out], mean, std)
     held_out: dict[float, float] = {}
-    starts: dict[float, Tensor] = {}
-    for strength in path:
-        weights, _ = _fit(rows, target, weights, strength, gram)
-        starts[strength] = weights
-        held_out[strength] = accuracy(_first_largest(chosen_on @ weights), y[out])
+    fits: dict[float, Fit] = {}
+    for strength, fit in zip(path, _fits(rows, labels[~out], classes, path), strict=True):
+        fits[strength] = fit
+        held_out[strength] = accuracy(first_largest(fit.scores(chosen_on)), labels[out])
     best = max(path, key=held_out.__getitem__)
     mean, std = _moments(x)
-    weights, gradient = _fit(_standardised(x, mean, std), y, starts[best], best, gram)
-    weight, bias = x.new_zeros(classes, x.shape[1]), x.new_full((classes,), -math.inf)
-    weight[present], bias[present] = weights[:-1].T, weights[-1]
-    predicted = present[_first_largest(_standardised(test_features.to(x), mean, std) @ weights)]
-    return LinearProbe(predicted.to(test_features.device), best, held_out, weight, bias, gradient)
+    (fit,) = _fits(_standardised(x, mean, std), labels, classes, [best], fits[best])
+    predicted = first_largest(fit.scores(_standardised(test_features.to(x), mean, std)))
+    return LinearProbe(predicted.to(test_features.device), best, held_out, fit.weight, fit.bias, fit.gradient)
 
 
 def _path(strengths: Sequence[float], holdout: float) -> list[float]:
@@ -245,7 +209,7 @@ def _held_out(y: Tensor, share: float, seed: int) -> Tensor:
     """Which rows to choose on, bool [n]. One order of all rows serves every class: names of classes do not matter."""
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed)).to(y.device)
     out = torch.zeros_like(y, dtype=torch.bool)
-    for each in range(int(y.max()) + 1):
+    for each in torch.unique(y):
         rows = order[y[order] == each]
         out[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     if not out.any():
@@ -262,42 +226,17 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Rows with a 1 behind them, which carries the bias."""
-    return torch.nn.functional.pad((x - mean) / std, (0, 1), value=1.0)
+    return (x - mean) / std
 
 
-def _fit(x: Tensor, y: Tensor, start: Tensor, strength: float, gram: Tensor) -> tuple[Tensor, float]:
-    """Weights [d + 1, classes] (the bias last) of least objective, and the largest entry of the gradient there.
-
-    L-BFGS works on u, where weights = L⁻ᵀ u and L Lᵀ is of the order of the Hessian: features are strongly correlated,
-    and without this weak regularisers take many times the steps.
-    """
-    classes = start.shape[1]
-    ridge = torch.full_like(x[0], strength)
-    ridge[-1] = 0  # the bias is free
-    factor = torch.linalg.cholesky(gram / (4 * classes) + ridge.clamp_min(1e-6).diag())
-    u = torch.nn.Parameter((factor.T @ start).contiguous())
-    targets = torch.nn.functional.one_hot(y, classes).to(x)
-    gradient = torch.zeros_like(start)
-
-    def weights() -> Tensor:
-        solved: Tensor = torch.linalg.solve_triangular(factor.T, u.detach(), upper=True)
-        return solved
-
-    def objective() -> float:
-        w = weights()
-        logs = (x @ w).log_softmax(1)
-        penalty = ridge[:, None] * w
-        gradient.copy_(x.T @ (logs.exp() - targets) / len(x) + penalty)
-        u.grad = torch.linalg.solve_triangular(factor, gradient, upper=False).contiguous()
-        return float((penalty * w).sum() / 2 - (logs * targets).sum() / len(x))
-
-    # no entry of L g exceeds this bound: the largest entry of g times the largest sum of absolutes in a row of L
-    enough = GRADIENT / float(factor.abs().sum(1).max())
-    search = torch.optim.LBFGS([u], 1, ITERATIONS, None, enough, 0, history_size=30, line_search_fn="strong_wolfe")
-    search.step(objective)  # type: ignore[no-untyped-call]
-    objective()  # the last point tried need not be the one taken
-    worst = float(gradient.abs().max())
-    if worst > GRADIENT:
-        logger.warning("linear probe, strength %g: not converged, gradient %.1e above %.0e", strength, worst, GRADIENT)
-    return weights(), worst
+def _fits(x: Tensor, labels: Tensor, classes: int, path: list[float], start: Fit | None = None) -> Iterator[Fit]:
+    """Fits of the mean objective, for strengths in descending order."""
+    penalties = [len(x) * strength for strength in path]
+    fits = logistic_path(
+        x, labels, classes=classes, penalties=penalties, tolerance=TOLERANCE, steps=ITERATIONS, start=start
+    )
+    for strength, fit in zip(path, fits, strict=True):
+        if fit.gradient > GRADIENT:
+            message = "linear probe, strength %g: not converged, gradient %.1e above %.0e"
+            logger.warning(message, strength, fit.gradient, GRADIENT)
+        yield fit

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from transfer.errors import UserError
 from transfer.locks import locked
 from transfer.record import Record
 from transfer.task import Difference, RunContext, Task, TaskOutcome, recipe_differences
+from transfer.world import World
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +70,50 @@ class Plan:
         )
 
 
-def run(plan: Plan, runs: Path, overwrite: bool = False) -> Record:
+def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = None) -> Record:
     """Do one run, or find it finished.
 
-    Records go to `runs/records`, everything else to `runs/work/<task>/<run id>`. A finished record is returned as it
-    is; differences in code or packages since then are logged. An unfinished run is resumed. Ctrl-C leaves no record.
+    Records go to `runs/records`, what runs share to `runs/features`, everything else to `runs/work/<task>/<run id>`.
+    A finished record is returned as it is; differences in code or packages since then are logged. An unfinished run is
+    resumed. Ctrl-C leaves no record. Of several processes the leader alone writes; the others get its record.
 
     Raises:
         UserError: another process is doing this very run, or the record cannot be written.
     """
+    world = world or World()
+    if not world.leads:
+        return _follow(plan, runs, world)
+    said: list[bool] = []
+
+    def announce(goes: bool) -> None:
+        said.append(goes)
+        world.collect(goes)
+
+    record: Record | None = None
+    try:
+        record = _lead(plan, runs, overwrite, world, announce)
+    finally:  # the others wait for two messages, whatever happens here
+        if not said:
+            world.collect(False)
+        world.collect(record)
+    return record
+
+
+def _follow(plan: Plan, runs: Path, world: World) -> Record:
+    """Take part in the leader's run, if there is one, and return its record."""
+    if world.collect(None)[0]:
+        try:
+            plan.task.run(_context(plan, runs, plan.run_id(), world))
+        except UserError as error:
+            logger.debug("process %d: %s", world.rank, error)  # the leader says it, and writes it down
+    record: Record | None = world.collect(None)[0]
+    if record is None:
+        raise UserError("the process that leads has stopped; its message says why")
+    return record
+
+
+def _lead(plan: Plan, runs: Path, overwrite: bool, world: World, announce: Callable[[bool], None]) -> Record:
+    """Do the run, or find it finished; `announce` tells the other processes which."""
     run_id = plan.run_id()
     path = runs / "records" / plan.task_name / f"{run_id}.json"
     workdir = runs / "work" / plan.task_name / run_id
@@ -88,12 +125,14 @@ def run(plan: Plan, runs: Path, overwrite: bool = False) -> Record:
         if path.exists() and not overwrite and not redo.exists():
             found = records.read_record(path)
             if found.status == "finished":
+                announce(False)
                 return _reuse(found, path, plan, runs)
             logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
         if overwrite and not redo.exists():
             _forget(workdir)
             redo.touch()
-        record = _attempt(plan, run_id, workdir)
+        announce(True)
+        record = _attempt(plan, _context(plan, runs, run_id, world))
         kept = path.exists() and record.status == "failed" and records.read_record(path).status == "finished"
         if kept:
             logger.error("the record of the earlier, finished run is kept: %s", path)
@@ -103,15 +142,30 @@ def run(plan: Plan, runs: Path, overwrite: bool = False) -> Record:
     return record
 
 
-def _attempt(plan: Plan, run_id: str, workdir: Path) -> Record:
-    """The record of one attempt, finished or failed."""
-    context = RunContext(
-        plan.backbone, plan.recipe, plan.data, plan.engine, plan.seed, workdir, plan.device, plan.workers
+def _context(plan: Plan, runs: Path, run_id: str, world: World) -> RunContext:
+    return RunContext(
+        backbone=plan.backbone,
+        recipe=plan.recipe,
+        data=plan.data,
+        engine=plan.engine,
+        seed=plan.seed,
+        workdir=runs / "work" / plan.task_name / run_id,
+        device=plan.device,
+        workers=plan.workers,
+        cache=runs / "features",
+        world=world,
     )
+
+
+def _attempt(plan: Plan, context: RunContext) -> Record:
+    """The record of one attempt, finished or failed."""
+    run_id = plan.run_id()
     code = records.git_state(Path(__file__).parent)  # now: files may change while the run goes on
     began = time.perf_counter()
     try:
         outcome = plan.task.run(context)
+        if context.world.size > 1:
+            outcome = dataclasses.replace(outcome, notes=(*outcome.notes, f"{context.world.size} processes"))
         return _record(plan, run_id, code, time.perf_counter() - began, outcome=outcome)
     except UserError as error:
         logger.error("%s", error)

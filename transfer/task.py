@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any
 
 from transfer.backbone import Backbone
 from transfer.errors import UserError
+from transfer.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
+_DECLARES = re.compile(r"^TASKS? = ", re.MULTILINE)
 
 Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
 
@@ -31,6 +35,8 @@ class RunContext:
         workdir: the run's own folder; an unfinished run found there is resumed.
         device: "cpu" or "cuda".
         workers: data-loading processes.
+        cache: folder that all runs share, for what several of them need (features of a checkpoint).
+        world: this process among those that `torchrun` started; alone otherwise.
     """
 
     backbone: Backbone
@@ -41,6 +47,8 @@ class RunContext:
     workdir: Path
     device: str
     workers: int
+    cache: Path
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +79,10 @@ class Task:
         data_differences: options → differences from the published data.
         adapt: (published recipe, device) → the recipe as this machine starts from it, rescaled for fewer processes
             than published; what is typed on the command line is applied after that and never rescaled.
-        check: (recipe, backbone, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here.
+        check: (recipe, backbone, data, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here.
         run: does the work.
+        sources: protocol → (value's name in `flatten(recipe)` → where it was read: paper and table, or repository and
+            file). Shown by `python -m transfer recipe`.
     """
 
     title: str
@@ -86,18 +96,18 @@ class Task:
     fingerprints: Callable[[Any], dict[str, dict[str, object]]]
     data_differences: Callable[[Any], tuple[Difference, ...]]
     adapt: Callable[[Any, str], Any]
-    check: Callable[[Any, Backbone, str, bool], None]
+    check: Callable[[Any, Backbone, Any, str, bool], None]
     run: Callable[[RunContext], TaskOutcome]
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def task_names() -> list[str]:
-    """Names of all tasks: `detection/voc.py` is "detection.voc", `transfer/tasks/knn.py` is "transfer.knn"."""
-    names = []
-    for folder in TASK_FOLDERS:
-        for file in sorted((ROOT / folder).glob("*.py")):
-            if not file.name.startswith("_") and "\nTASK = " in file.read_text():
-                names.append(f"{folder.split('/')[0]}.{file.stem}")
-    return names
+    """Names of all tasks, in the order of their files.
+
+    A file declares one as `TASK` (`detection/voc.py`: "detection.voc", `transfer/tasks/knn.py`: "transfer.knn") or
+    several as `TASKS` by the ends of their names (`finegrained/pets.py`: "finegrained.pets_linear", …).
+    """
+    return [name for file in _task_files() for name in _tasks_in(file)]
 
 
 def load_task(name: str) -> Task:
@@ -106,14 +116,38 @@ def load_task(name: str) -> Task:
     Raises:
         UserError: no such task; the message lists those there are.
     """
-    if name not in task_names():
-        raise UserError(f"no task is called {name!r}", found=", ".join(task_names()), todo="choose one of these")
-    room, stem = name.split(".")
-    module = importlib.import_module(f"transfer.tasks.{stem}" if room == "transfer" else f"{room}.{stem}")
-    task = module.TASK
-    if not isinstance(task, Task):
-        raise TypeError(f"{module.__name__}.TASK is a {type(task).__name__}, not a Task")
-    return task
+    for file in _task_files():
+        if f"{name}_".startswith(f"{_prefix(file)}_"):
+            found = _tasks_in(file)
+            if name in found:
+                return found[name]
+    close = difflib.get_close_matches(name, names := task_names(), 5)
+    raise UserError(
+        f"no task is called {name!r}",
+        found="there are " + ", ".join(names),
+        todo=f"perhaps {' or '.join(close)}" if close else "choose one of these",
+    )
+
+
+def _task_files() -> list[Path]:
+    files = [file for folder in TASK_FOLDERS for file in sorted((ROOT / folder).glob("*.py"))]
+    return [file for file in files if not file.name.startswith("_") and _DECLARES.search(file.read_text())]
+
+
+def _prefix(file: Path) -> str:
+    return f"{file.relative_to(ROOT).parts[0]}.{file.stem}"
+
+
+def _tasks_in(file: Path) -> dict[str, Task]:
+    module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    if hasattr(module, "TASK"):
+        declared = {_prefix(file): module.TASK}
+    else:
+        declared = {f"{_prefix(file)}_{end}": task for end, task in module.TASKS.items()}
+    for name, task in declared.items():
+        if not isinstance(task, Task):
+            raise TypeError(f"{file}: {name} is a {type(task).__name__}, not a Task")
+    return declared
 
 
 def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:

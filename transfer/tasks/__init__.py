@@ -1,1 +1,1 @@
-"""Frozen-feature tasks: one file per task. None has been written yet."""
+"""Frozen-feature tasks: one file per task."""

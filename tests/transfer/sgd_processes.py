@@ -1,0 +1,154 @@
+"""Small trainings by SGD for `test_sgd.py`, and the same as a program: to be killed, or started by `torchrun`.
+
+python sgd_processes.py linear|fine-tuning FOLDER [--delay SECONDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from transfer.backbone import InputSpec, Source
+from transfer.datasets.labelled import LabelledImages
+from transfer.errors import DataError
+from transfer.heads import Head
+from transfer.sgd import FineTuned, LinearFit, Machine, SgdRecipe, fine_tune, fit_linear
+from transfer.world import World, world
+
+CLASSES = ("red", "green", "blue")
+GRID = [Head(0.3, 1e-4, "avg"), Head(0.03, 0.0, "avg"), Head(0.1, 1e-3, "max")]
+LINEAR = SgdRecipe(
+    epochs=3,
+    batch=8,
+    lr=0.3,
+    weight_decay=1e-6,
+    momentum=0.9,
+    schedule="cosine",
+    per_epoch=True,
+    smallest=0.2,
+    crop=32,
+    resize=36,
+)
+FINE_TUNING = replace(LINEAR, epochs=2, lr=0.05, lr_backbone=0.01, nesterov=True, processes=2, crop=40, resize=44)
+
+
+@dataclass
+class Coloured:
+    """An `Images` in memory: noise tinted by the label, so that there is something to learn."""
+
+    labels: np.ndarray
+    side: int = 48
+    delay: float = 0.0
+    broken: frozenset[int] = frozenset()
+    fails_after: int = 10**9
+    reads: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        return f"{index:03d}.png"
+
+    def size(self, index: int) -> int:
+        return self.side**2
+
+    def content(self, index: int) -> bytes:
+        return self.read(index).tobytes()
+
+    def read(self, index: int) -> Image.Image:
+        self.reads.append(index)
+        time.sleep(self.delay)
+        if index in self.broken:
+            raise DataError(f"cannot read the image {self.name(index)}", found="a broken header")
+        if len(self.reads) > self.fails_after:
+            raise RuntimeError("the power fails")
+        pixels = np.random.default_rng(index).integers(0, 160, (self.side, self.side, 3), dtype=np.uint8)
+        pixels[..., self.labels[index]] += 95
+        return Image.fromarray(pixels)
+
+
+def coloured(images: int = 13, **options: object) -> LabelledImages:
+    labels = np.arange(images, dtype=np.int64) % len(CLASSES)
+    return LabelledImages("colours", Coloured(labels, **options), labels, CLASSES)
+
+
+class SmallNetwork(nn.Module):
+    """Two convolutions with BatchNorm where a ResNet has its parts; as wide at the end as a ResNet-18."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 8, 5, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+        self.maxpool = self.layer1 = self.layer2 = self.layer3 = nn.Identity()
+        self.layer4 = nn.Sequential(nn.Conv2d(8, 512, 3, stride=2, bias=False), nn.BatchNorm2d(512), nn.ReLU())
+        self.fc: nn.Module = nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.layer4(self.relu(self.bn1(self.conv1(images))))
+        return self.fc(maps.mean((2, 3)))
+
+
+class SmallBackbone:
+    """Stands in for a `Backbone` where its size does not matter."""
+
+    arch, input = "resnet18", InputSpec()
+    source = Source("random:small", "0" * 64, "random")
+
+    def as_torchvision(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            return SmallNetwork().eval()
+
+
+SMALL = SmallBackbone()
+KINDS = ["linear", "fine-tuning"]
+
+
+STEPS = {"linear": 6, "fine-tuning": 4}  # of `train`
+
+
+def train(kind: str, folder: Path, data: LabelledImages | None = None, **machine: object) -> LinearFit | FineTuned:
+    data = data or coloured()
+    here = Machine(**({"save_every": 2, "log_every": 1} | machine))
+    if kind == "linear":
+        return fit_linear(SMALL, data, LINEAR, GRID, seed=5, folder=folder, machine=here)
+    return fine_tune(SMALL, data, FINE_TUNING, seed=5, folder=folder, machine=here)
+
+
+def weights(fit: LinearFit | FineTuned) -> dict[str, torch.Tensor]:
+    """Everything that was trained, by name."""
+    state = fit.bank.state() if isinstance(fit, LinearFit) else fit.network.state_dict()
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Of the curve."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["linear", "fine-tuning"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--delay", type=float, default=0.0)
+    given = parser.parse_args()
+    with world(torch.device("cpu")) as (processes, device):
+        fit = train(given.kind, given.folder, coloured(delay=given.delay), world=processes, device=device)
+        assert isinstance(processes, World)
+        torch.save(weights(fit), given.folder / f"weights{processes.rank}.pth")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""What every classification task does around its protocol: read the set, extract features, hold out, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from transfer.architectures import STAGES, gmacs_by_stage
+from transfer.backbone import Backbone
+from transfer.datasets.catalogue import ClassificationData, data_differences, load
+from transfer.datasets.duplicates import duplicates, note
+from transfer.datasets.labelled import ImageSplits, LabelledImages
+from transfer.engines.verify import verify
+from transfer.errors import DataError
+from transfer.features import extract
+from transfer.metrics.classification import (
+    Scores,
+    classification_metrics,
+    mean_per_class,
+    mean_per_class_error,
+    per_class,
+)
+from transfer.patience import refuse_if_endless
+from transfer.probes import accuracy, standard_error
+from transfer.sgd import SgdRecipe
+from transfer.sgd_loop import Machine
+from transfer.task import RunContext, Task, TaskOutcome
+from transfer.transforms import WholeView, to_network
+from transfer.trunk import Trunk
+
+logger = logging.getLogger(__name__)
+
+Metric = Literal["top1", "mean_per_class"]
+Precision = Literal["fp32", "bf16"]
+PER_CLASS = 1_000  # classes of which a record keeps each one's accuracy
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """What a run is given: the splits, what is wrong with them, and how much may turn out unreadable.
+
+    Attributes:
+        duplicates: images of test that lie in train or val too, byte by byte.
+        warnings: what to say of them.
+        unreadable: images of a split that may be left out.
+    """
+
+    splits: ImageSplits
+    duplicates: int
+    warnings: tuple[str, ...]
+    unreadable: int
+
+    def notes(self) -> tuple[str, ...]:
+        """For the record."""
+        found = [line for split in (self.splits.train, *self.splits.others()) for line in split.notes]
+        return (*dict.fromkeys(found), *self.warnings)
+
+
+def classification_task(
+    dataset: str | None,
+    *,
+    title: str,
+    primary: str,
+    protocols: Mapping[str, Any],
+    presets: Mapping[str, tuple[str, Any]],
+    sources: Mapping[str, Mapping[str, str]],
+    run: Callable[[RunContext], TaskOutcome],
+    check: Callable[[Any, Backbone, Loaded, str, bool], None],
+    multilabel: bool = False,
+    version: int = 1,
+) -> Task:
+    """A task on the set `dataset` of `transfer.datasets.catalogue`, or on a user's own images in its place.
+
+    None: the task is for own images alone.
+    """
+    return Task(
+        title=title,
+        version=version,
+        primary=primary,
+        protocols=protocols,
+        presets=presets,
+        engines=(),
+        data_options=ClassificationData,
+        load_data=lambda options: load_checked(dataset, options, multilabel),
+        fingerprints=lambda loaded: loaded.splits.fingerprints(),
+        data_differences=lambda options: data_differences(dataset, options),
+        adapt=lambda recipe, device: recipe,
+        check=check,
+        run=lambda context: _with_architecture(run(context), context.backbone.arch),
+        sources=sources,
+    )
+
+
+def _with_architecture(outcome: TaskOutcome, arch: str) -> TaskOutcome:
+    """All protocols here were published with a ResNet-50."""
+    if arch == "resnet50":
+        return outcome
+    return dataclasses.replace(outcome, differences=(("architecture", "resnet50", arch), *outcome.differences))
+
+
+def load_checked(dataset: str | None, options: ClassificationData, multilabel: bool) -> Loaded:
+    """Read the set and look for images that lie on both sides.
+
+    Raises:
+        DataError: something is missing or malformed; the message says what and where.
+    """
+    splits = load(dataset, options)
+    if splits.train.multilabel != multilabel:
+        several, one = (
+            "several labels an image: it is for transfer.voc07_svm",
+            "one label an image: VOC07's SVMs want several",
+        )
+        raise DataError(
+            f"{splits.train.name} has {several if splits.train.multilabel else one}",
+            todo="choose another task (`python -m transfer tasks` lists them), or other images",
+        )
+    parts = (splits.train,) if splits.val is None else (splits.train, splits.val)
+    shared = [duplicates(part, splits.test) for part in parts]
+    warnings = tuple(note(pairs, part, splits.test) for pairs, part in zip(shared, parts, strict=True) if pairs)
+    for line in warnings:
+        logger.warning("%s", line)
+    return Loaded(splits, sum(map(len, shared)), warnings, options.unreadable)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Frozen features of one split: of every image that could be read.
+
+    Attributes:
+        features: pooling → float32 [n, width], memory-mapped where nothing was left out.
+        labels: of these images.
+        left_out: names of images that could not be read.
+    """
+
+    images: LabelledImages
+    features: Mapping[str, NDArray[np.float32]]
+    labels: NDArray[np.int64] | NDArray[np.int8]
+    left_out: tuple[str, ...]
+
+    def tensors(self, pooling: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features float32 [n, width] and labels int64 [n], copied to the device."""
+        features = torch.from_numpy(np.array(self.features[pooling])).to(device)
+        return features, torch.from_numpy(self.labels.astype(np.int64)).to(device)
+
+    def taken(self, places: NDArray[np.int64]) -> Rows:
+        """Some of the rows, copied."""
+        features = {name: array[places] for name, array in self.features.items()}
+        return Rows(self.images, features, self.labels[places], ())
+
+    def notes(self) -> tuple[str, ...]:
+        """For the record."""
+        if not self.left_out:
+            return ()
+        shown = ", ".join(self.left_out[:5]) + (" …" if len(self.left_out) > 5 else "")
+        return (f"{self.images.name}: {len(self.left_out)} images could not be read and were left out: {shown}",)
+
+
+def _frozen_rows(
+    context: RunContext, images: LabelledImages, view: WholeView, poolings: tuple[str, ...], precision: Precision
+) -> Rows:
+    found = extract(
+        context.backbone,
+        images,
+        view,
+        poolings,
+        cache=context.cache,
+        device=torch.device(context.device),
+        workers=context.workers,
+        precision=precision,
+        unreadable=context.data.unreadable,
+        world=context.world,
+    )
+    if not found.unreadable:
+        return Rows(images, found.arrays, images.labels, ())
+    kept = {name: array[found.usable] for name, array in found.arrays.items()}
+    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable))
+
+
+def whole_rows(images: LabelledImages) -> Rows:
+    """A split of which every image was seen, for `report`; without features."""
+    return Rows(images, {}, images.labels, ())
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenSplits:
+    """Frozen features of a set; `val` is None where the set has no validation split."""
+
+    train: Rows
+    val: Rows | None
+    test: Rows
+
+    def notes(self) -> tuple[str, ...]:
+        """For the record: what could not be read."""
+        return tuple(line for rows in (self.train, self.val, self.test) if rows is not None for line in rows.notes())
+
+    def to_choose(self, share: float, seed: int) -> tuple[Rows, Rows]:
+        """Rows to fit on and rows to choose on: the validation split, or a `share` of train where there is none.
+
+        Raises:
+            DataError: see `held_out`.
+        """
+        if self.val is not None:
+            return self.train, self.val
+        kept, out = held_out(len(self.train.labels), self.train.images.name, share, seed)
+        return self.train.taken(kept), self.train.taken(out)
+
+
+def frozen_splits(
+    context: RunContext, view: WholeView, poolings: tuple[str, ...], precision: Precision
+) -> FrozenSplits:
+    """Features of all splits, from the cache that all runs share.
+
+    Raises:
+        DataError: more images are unreadable than the run may leave out.
+        UserError: features that are not finite, or a cache that belongs to something else.
+    """
+
+    def rows(images: LabelledImages) -> Rows:
+        return _frozen_rows(context, images, view, poolings, precision)
+
+    splits: ImageSplits = context.data.splits
+    val = None if splits.val is None else rows(splits.val)
+    return FrozenSplits(rows(splits.train), val, rows(splits.test))
+
+
+def verified(backbone: Backbone) -> dict[str, Any]:
+    """The proof that a classifier's trunk holds the checkpoint: every tensor, and the output of every stage.
+
+    Raises:
+        EngineError: it does not.
+    """
+    cpu = torch.device("cpu")
+    layers = dict(zip(("conv1", "bn1", "relu", "maxpool", *STAGES), Trunk(backbone, ("avg",), cpu).layers, strict=True))
+    placed = {
+        f"{part}.{name}": (tensor, "trunk")
+        for part, layer in layers.items()
+        for name, tensor in layer.state_dict().items()
+    }
+
+    def stages(image: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+        maps, found = to_network(torch.from_numpy(image).permute(2, 0, 1)[None], backbone.input, cpu), {}
+        for part, layer in layers.items():
+            maps = found[part] = layer(maps)
+        return found
+
+    return dataclasses.asdict(verify(backbone, "the classifier", placed, stages))
+
+
+def sgd_machine(context: RunContext) -> Machine:
+    """This machine for SGD."""
+    device = torch.device(context.device)
+    return Machine(device, context.workers, unreadable=context.data.unreadable, world=context.world)
+
+
+def check_sgd(
+    sgd: SgdRecipe, backbone: Backbone, images: int, device: str, allow_slow: bool, presets: list[str], passes: int
+) -> None:
+    """Raise `UserError` if this cannot be trained, or would not end on this CPU.
+
+    Args:
+        images: to train on.
+        passes: through the backbone for an image: 1 forward, 3 with the backward pass; times the number of trainings.
+    """
+    sgd.check()
+    if device != "cpu":
+        return
+    seen = sgd.total_steps(images) * sgd.batch
+    gmacs = sum(gmacs_by_stage(backbone.arch).values()) * (sgd.crop / 224) ** 2
+    what = f"{seen:,} crops of {sgd.crop} pixels, {passes} passes each"
+    refuse_if_endless(backbone, seen * passes * gmacs, what, presets, allow_slow)
+
+
+def held_out(count: int, name: str, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places (kept, held out) of a random share of `count` training images, drawn as the published code draws it.
+
+    The first floor(share · n) of numpy's legacy shuffle under `seed` are held out, whatever their classes
+    (linusericsson/ssl-transfer: linear.py, get_train_valid_loader, with seed 0).
+
+    Raises:
+        DataError: nothing is held out, or nothing kept.
+    """
+    order = np.arange(count)
+    np.random.RandomState(seed).shuffle(order)
+    out = int(np.floor(share * count))
+    if not 0 < out < count:
+        raise DataError(
+            f"the validation part of {name} would be empty, or all of it",
+            found=f"{share:g} of {count} images",
+            todo="give --holdout a share between 0 and 1, or a set with a validation split",
+        )
+    return order[out:], order[:out]
+
+
+def scorer(metric: Metric, classes: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """The metric that a choice is made by: (predicted [n], labels [n]) → percent."""
+    if metric == "top1":
+        return accuracy
+    return lambda predicted, labels: mean_per_class(predicted.cpu().numpy(), labels.cpu().numpy(), classes)
+
+
+def report(scores: Scores, rows: Rows) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics, and the details of a record: standard errors over test images, and each class's accuracy."""
+    labels = rows.labels.astype(np.int64)
+    metrics = classification_metrics(scores, labels, rows.images.levels)
+    predicted, classes = scores.argmax(1), len(rows.images.classes)
+    errors = {name: standard_error(value, len(labels)) for name, value in metrics.items()}
+    errors["mean_per_class"] = mean_per_class_error(predicted, labels, classes)
+    details: dict[str, Any] = {"standard_error": errors, "test_images": len(labels)}
+    if classes <= PER_CLASS:
+        shares = per_class(predicted, labels, classes)
+        named = zip(rows.images.classes, shares.tolist(), strict=True)
+        details["per_class"] = {name: None if np.isnan(share) else share for name, share in named}
+    return metrics, details

@@ -1,0 +1,309 @@
+"""The two protocols of "How Well Do Self-Supervised Models Transfer?", which all fine-grained sets share.
+
+Source: Ericsson, Gouk and Hospedales, CVPR 2021, arXiv 2011.13377; linusericsson/ssl-transfer: linear.py, finetune.py.
+They follow Kornblith et al., CVPR 2019, arXiv 1805.08974.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from transfer.atomic import write_json
+from transfer.backbone import Backbone
+from transfer.classification_task import (
+    Loaded,
+    Metric,
+    Precision,
+    check_sgd,
+    classification_task,
+    frozen_splits,
+    held_out,
+    report,
+    scorer,
+    sgd_machine,
+    verified,
+    whole_rows,
+)
+from transfer.datasets.labelled import ImageSplits, LabelledImages
+from transfer.errors import TrainingError, UserError
+from transfer.logistic import choose_penalty
+from transfer.sgd import SgdRecipe, evaluate, fine_tune
+from transfer.sgd_checkpoint import FILE
+from transfer.task import RunContext, Task, TaskOutcome
+from transfer.transforms import WholeView
+
+logger = logging.getLogger(__name__)
+
+_LINEAR = "linusericsson/ssl-transfer: linear.py"
+_TUNE = "linusericsson/ssl-transfer: finetune.py"
+WHOLE = WholeView(resize=224, crop=224, interpolation="bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe:
+    """Logistic regression on frozen features. The defaults are the published protocol's.
+
+    Attributes:
+        view: what the network sees of an image.
+        pooling: which features: avg, max or grid.
+        penalties: of the weights, in the sum of the losses: Σ CE + penalty/2 · ‖W‖²; the best on the validation part
+            is taken.
+        holdout: share of the training images to choose on, where the set has no validation split of its own.
+        metric: that the penalty is chosen by and that is the set's convention.
+        precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
+    """
+
+    metric: Metric
+    view: WholeView = WHOLE
+    pooling: str = "avg"
+    penalties: tuple[float, ...] = tuple(float(f"{value:.6g}") for value in np.logspace(-6, 5, 45))
+    holdout: float = 0.2
+    precision: Precision = "fp32"
+
+
+LINEAR_SOURCES = {
+    "metric": f"{_LINEAR}, LINEAR_DATASETS",
+    "view.resize": f"{_LINEAR}, Resize(224)",
+    "view.crop": f"{_LINEAR}, CenterCrop(224)",
+    "view.squash": f"{_LINEAR}: the aspect ratio is kept",
+    "view.interpolation": f"{_LINEAR}, PIL.Image.BICUBIC",
+    "pooling": f"{_LINEAR}, ResNetBackbone: avgpool",
+    "penalties": f"{_LINEAR}, wd_range = logspace(-6, 5, 45); six digits kept",
+    "holdout": f"{_LINEAR}, valid_size=0.2",
+    "precision": f"{_LINEAR}: no autocast",
+}
+
+
+def run_linear(context: RunContext) -> TaskOutcome:
+    """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+    recipe: LinearRecipe = context.recipe
+    loaded: Loaded = context.data
+    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
+    proof = verified(context.backbone)
+    fit, val = frozen.to_choose(recipe.holdout, context.seed)
+    classes = len(loaded.splits.train.classes)
+    device = torch.device(context.device)
+    chosen = choose_penalty(
+        *fit.tensors(recipe.pooling, device), *val.tensors(recipe.pooling, device),
+        frozen.test.tensors(recipe.pooling, device)[0],
+        classes=classes, penalties=recipe.penalties, score=scorer(recipe.metric, classes),
+    )  # fmt: skip
+    metrics, details = report(chosen.scores.cpu().numpy(), frozen.test)
+    details |= {
+        "duplicates": loaded.duplicates,
+        "penalty": chosen.penalty,
+        "sweep": [{"penalty": penalty, "validation": value} for penalty, value in chosen.table.items()],
+        "validation_images": len(val.labels),
+    }
+    notes = (*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else []))
+    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneRecipe:
+    """Backbone and classifier trained together, rate and decay searched. The defaults are the published protocol's.
+
+    Attributes:
+        metric: that rate and decay are chosen by and that is the set's convention.
+        sgd: everything but the two.
+        lrs: learning rates to search, of backbone and classifier alike.
+        decays: weight decay times learning rate to search: a decay of w/lr is used with each rate lr.
+        holdout: share of the training images to choose on, where the set has no validation split of its own.
+    """
+
+    metric: Metric
+    sgd: SgdRecipe = field(
+        default_factory=lambda: SgdRecipe(
+            steps=5_000,
+            batch=64,
+            momentum=0.9,
+            nesterov=True,
+            schedule="cosine",
+            lr=0.0,
+            lr_backbone=0.0,
+            weight_decay=0.0,
+            smallest=0.08,
+            crop=224,
+            resize=224,
+            interpolation="bicubic",
+        )
+    )
+    lrs: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
+    decays: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    holdout: float = 0.2
+
+    def grid(self) -> list[SgdRecipe]:
+        """Every training of the search."""
+        pairs = itertools.product(self.lrs, self.decays)
+        return [dataclasses.replace(self.sgd, lr=lr, lr_backbone=lr, weight_decay=decay / lr) for lr, decay in pairs]
+
+
+FINE_TUNE_SOURCES = {
+    "metric": f"{_TUNE}, FINETUNE_DATASETS",
+    "sgd.epochs": "steps are given",
+    "sgd.steps": f"{_TUNE}, --steps",
+    "sgd.batch": f"{_TUNE}, --batch-size",
+    "sgd.momentum": f"{_TUNE}, FinetuneModel.tune",
+    "sgd.nesterov": f"{_TUNE}, FinetuneModel.tune",
+    "sgd.schedule": f"{_TUNE}, CosineAnnealingLR over the steps",
+    "sgd.milestones": f"{_TUNE}: none",
+    "sgd.factor": f"{_TUNE}: none",
+    "sgd.per_epoch": f"{_TUNE}: scheduler.step() after every batch",
+    "sgd.lr": "searched: see lrs",
+    "sgd.lr_backbone": "searched: see lrs",
+    "sgd.weight_decay": "searched: see decays",
+    "sgd.smallest": f"{_TUNE}, RandomResizedCrop with torchvision's default",
+    "sgd.crop": f"{_TUNE}, --image-size",
+    "sgd.resize": f"{_TUNE}, Resize(image_size)",
+    "sgd.interpolation": f"{_TUNE}, PIL.Image.BICUBIC",
+    "sgd.processes": f"{_TUNE}: one GPU",
+    "lrs": f"{_TUNE}, logspace(-4, -1, 4), the largest first",
+    "decays": f"{_TUNE}, 0 and logspace(-6, -3, 4), each divided by the rate",
+    "holdout": f"{_TUNE}, valid_size=0.2",
+}
+
+
+def run_fine_tune(context: RunContext) -> TaskOutcome:
+    """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
+    recipe: FineTuneRecipe = context.recipe
+    loaded: Loaded = context.data
+    splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(context)
+    proof = verified(context.backbone)
+    fit, val, whole = _to_fine_tune(splits, recipe, context.seed)
+    view, sweep = recipe.sgd.evaluation_view(), []
+    for place, sgd in enumerate(grid if len(grid) > 1 else []):
+        value = _validation(context, fit, val, sgd, recipe.metric, place)
+        sweep.append({"lr": sgd.lr, "weight_decay": sgd.weight_decay, "validation": value})
+        logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, recipe.metric, _percent(value))
+    best = _best(sweep) if sweep else 0
+    model = fine_tune(
+        context.backbone, whole, grid[best], seed=context.seed, folder=context.workdir / "final", machine=machine
+    )
+    metrics, details = report(evaluate(model, splits.test, view, machine=machine).numpy(), whole_rows(splits.test))
+    details |= {
+        "duplicates": loaded.duplicates,
+        "sweep": sweep,
+        "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
+        "validation_images": len(val) if sweep else 0,
+    }
+    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=loaded.notes())
+
+
+def _to_fine_tune(
+    splits: ImageSplits, recipe: FineTuneRecipe, seed: int
+) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """What to fit on while searching, what to choose on, and what to fit on in the end: both."""
+    train = splits.train
+    if splits.val is not None:
+        return train, splits.val, train.joined(splits.val, f"{train.name}+val")
+    kept, out = held_out(len(train), train.name, recipe.holdout, seed)
+    return train.subset(kept, f"{train.name}_kept"), train.subset(out, f"{train.name}_held_out"), train
+
+
+def _validation(
+    context: RunContext, fit: LabelledImages, val: LabelledImages, sgd: SgdRecipe, metric: Metric, place: int
+) -> float | None:
+    """What training number `place` of the search reaches on the validation part, in percent; None if it diverged.
+
+    Kept in a small file of its own: the weights of a search's trainings would fill the disk.
+    """
+    folder = context.workdir / f"search_{place}"
+    known = folder / "validation.json"
+    if context.world.together(known.exists):
+        kept: float | None = json.loads(known.read_text())
+        return kept
+    machine, value = sgd_machine(context), None
+    try:
+        model = fine_tune(context.backbone, fit, sgd, seed=context.seed, folder=folder, machine=machine)
+    except TrainingError as error:
+        logger.warning("lr %g, weight decay %g is out of the search: %s", sgd.lr, sgd.weight_decay, error.what)
+    else:
+        keep = functools.partial(torch.argmax, dim=1)
+        predicted = evaluate(model, val, sgd.evaluation_view(), machine=machine, keep=keep)
+        value = scorer(metric, len(val.classes))(predicted, torch.from_numpy(val.labels.astype(np.int64)))
+    context.world.wait()
+    if context.world.leads:
+        write_json(known, value)
+        (folder / FILE).unlink(missing_ok=True)
+    return value
+
+
+def _best(sweep: list[dict[str, Any]]) -> int:
+    """The first of the best, as the published search keeps it.
+
+    Raises:
+        TrainingError: every training diverged.
+    """
+    known = [line["validation"] for line in sweep if line["validation"] is not None]
+    if not known:
+        raise TrainingError(
+            "every training of the search has diverged",
+            found="learning rates " + ", ".join(f"{line['lr']:g}" for line in sweep),
+            todo="give lower ones with --lrs",
+        )
+    return [line["validation"] for line in sweep].index(max(known))
+
+
+def _percent(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.2f}"
+
+
+CPU_VIEW = WholeView(resize=128, crop=128, interpolation="bicubic")
+
+
+def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]:
+    """The two tasks of a set of `transfer.datasets.catalogue` (None: of own images): its file's `TASKS`."""
+    linear, tuned = LinearRecipe(metric=metric), FineTuneRecipe(metric=metric)
+    small = dataclasses.replace(tuned.sgd, steps=300, batch=32, crop=96, resize=96)
+    return {
+        "linear": classification_task(
+            dataset,
+            title=f"{title}, logistic regression on frozen features",
+            primary=metric,
+            protocols={"ssl-transfer": linear},
+            presets={
+                "cpu": (
+                    "two CPU cores: images at 128 pixels instead of 224",
+                    dataclasses.replace(linear, view=CPU_VIEW),
+                )
+            },
+            sources={"ssl-transfer": LINEAR_SOURCES},
+            run=run_linear,
+            check=lambda recipe, backbone, loaded, device, allow_slow: None,
+        ),
+        "finetune": classification_task(
+            dataset,
+            title=f"{title}, fine-tuning",
+            primary=metric,
+            protocols={"ssl-transfer": tuned},
+            presets={
+                "cpu": (
+                    "two CPU cores, small sets: 300 steps at 96 pixels, two rates, no decay",
+                    dataclasses.replace(tuned, sgd=small, lrs=(0.1, 0.01), decays=(0.0,)),
+                )
+            },
+            sources={"ssl-transfer": FINE_TUNE_SOURCES},
+            run=run_fine_tune,
+            check=_check_fine_tune,
+        ),
+    }
+
+
+def _check_fine_tune(recipe: FineTuneRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    if not recipe.lrs or not recipe.decays or min(recipe.lrs) <= 0 or min(recipe.decays) < 0:
+        raise UserError(
+            "fine-tuning needs learning rates above 0 and weight decays from 0",
+            found=f"--lrs {recipe.lrs}, --decays {recipe.decays}",
+        )
+    trainings = len(recipe.grid()) + 1 if len(recipe.grid()) > 1 else 1
+    for sgd in recipe.grid()[:1]:
+        check_sgd(sgd, backbone, len(loaded.splits.train), device, allow_slow, ["cpu"], passes=3 * trainings)

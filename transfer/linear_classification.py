@@ -1,0 +1,219 @@
+"""Linear classifiers on a frozen backbone by SGD: what ImageNet, Places205 and iNaturalist share.
+
+Two forms of one protocol. "crops", the published one, shows the backbone other random crops in every epoch. "cached"
+shows every image once, as in evaluation, and trains on those features: minutes instead of days, another number.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transfer.backbone import Backbone
+from transfer.classification_task import (
+    Loaded,
+    Precision,
+    Rows,
+    check_sgd,
+    frozen_splits,
+    held_out,
+    report,
+    sgd_machine,
+    verified,
+    whole_rows,
+)
+from transfer.heads import Bank, Head, train_on_features
+from transfer.sgd import SgdRecipe, evaluate, fit_linear
+from transfer.task import RunContext, TaskOutcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSgdRecipe:
+    """A published linear protocol, and how to search around it.
+
+    Attributes:
+        sgd: the optimiser, the crops and the evaluation.
+        form: crops: published; cached: on features of whole images, not comparable with published numbers.
+        lrs: learning rates to search; none: the one of `sgd` alone, as published.
+        weight_decays: weight decays to search; none: the one of `sgd` alone.
+        poolings: features to search: avg, max, grid.
+        holdout: share of the training images to choose on where several classifiers are trained and the set has no
+            validation split; they are not trained on.
+        precision: of the backbone's arithmetic in the cached form: fp32, or bf16 on a GPU that has it.
+    """
+
+    sgd: SgdRecipe
+    form: Literal["crops", "cached"] = "crops"
+    lrs: tuple[float, ...] = ()
+    weight_decays: tuple[float, ...] = ()
+    poolings: tuple[str, ...] = ("avg",)
+    holdout: float = 0.1
+    precision: Precision = "fp32"
+
+    def grid(self) -> list[Head]:
+        """Every classifier of the search; a single one as published."""
+        rates, decays = self.lrs or (self.sgd.lr,), self.weight_decays or (self.sgd.weight_decay,)
+        return [Head(*values) for values in itertools.product(rates, decays, self.poolings)]
+
+
+PART = 1_024  # images whose scores are held at once: those of many classifiers of many classes fill memory
+OURS = "this project's: no published protocol searches or holds out"
+SEARCH_SOURCES = dict.fromkeys(("lrs", "weight_decays", "holdout"), OURS)
+_EVALUATE = "evaluate.py of facebookresearch/vicreg and barlowtwins"
+COMMON_SOURCES = SEARCH_SOURCES | {
+    "form": f"{_EVALUATE}: the backbone sees random crops",
+    "poolings": f"{_EVALUATE}: global average",
+    "precision": f"{_EVALUATE}: no autocast",
+    "sgd.steps": "epochs are given",
+    "sgd.momentum": f"{_EVALUATE}: 0.9",
+    "sgd.lr_backbone": f"{_EVALUATE}: frozen",
+    "sgd.crop": f"{_EVALUATE}: RandomResizedCrop(224), CenterCrop(224)",
+    "sgd.resize": f"{_EVALUATE}: Resize(256)",
+    "sgd.interpolation": f"{_EVALUATE}: torchvision's default, bilinear",
+    "sgd.processes": "a frozen backbone normalises with its own statistics: how many there were does not matter",
+}
+
+
+# Small sets on two CPU cores: features once, then a search of a second. Not a published protocol in any part.
+CPU_SEARCH = (
+    "two CPU cores: features of whole images at 128 pixels, computed once; 33 classifiers, the best on held-out images",
+    LinearSgdRecipe(
+        sgd=SgdRecipe(
+            epochs=100, batch=256, lr=0.3, weight_decay=0.0, momentum=0.9,
+            schedule="cosine", smallest=0.2, crop=128, resize=128, interpolation="bicubic",
+        ),
+        form="cached",
+        lrs=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+        weight_decays=(0.0, 1e-6, 1e-4),
+    ),
+)  # fmt: skip
+
+
+def check(recipe: LinearSgdRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse a recipe that cannot be trained, or would not end here."""
+    images = len(loaded.splits.train)
+    slow = allow_slow or recipe.form == "cached"
+    check_sgd(recipe.sgd, backbone, images, device, slow, ["cpu"], passes=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """Classifiers and what they say.
+
+    Attributes:
+        held_out: predicted classes [n, H] of the images to choose on, and their labels [n]; None for one classifier.
+        scores: number of a classifier → its scores [n, classes] of the test images.
+        test: the test images that could be read.
+        notes: about images that could not.
+    """
+
+    bank: Bank
+    held_out: tuple[Tensor, Tensor] | None
+    scores: Callable[[int], NDArray[np.float32]]
+    test: Rows
+    notes: tuple[str, ...]
+
+
+def run(context: RunContext) -> TaskOutcome:
+    """Train the classifiers, choose one on held-out images if there are several, report it on test."""
+    recipe: LinearSgdRecipe = context.recipe
+    loaded, grid = context.data, recipe.grid()
+    proof = verified(context.backbone)
+    fitted = (_on_crops if recipe.form == "crops" else _on_features)(context, grid)
+    sweep: list[dict[str, Any]] = [asdict(head) for head in grid]
+    best, notes = 0, fitted.notes
+    if fitted.held_out is not None:
+        found = _accuracies(fitted.bank, *fitted.held_out)
+        best = int(np.argmax(found))  # the first of equals
+        notes += _edges(recipe, grid[best])
+        for line, value, lost in zip(sweep, found, fitted.bank.lost.tolist(), strict=True):
+            line["validation"] = None if lost else value
+    metrics, details = report(fitted.scores(best), fitted.test)
+    details |= {
+        "duplicates": loaded.duplicates,
+        "sweep": sweep,
+        "chosen": sweep[best],
+        "validation_images": 0 if fitted.held_out is None else len(fitted.held_out[1]),
+    }
+    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=(*loaded.notes(), *notes))
+
+
+def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
+    """The published form."""
+    recipe: LinearSgdRecipe = context.recipe
+    splits, machine, view = context.data.splits, sgd_machine(context), recipe.sgd.evaluation_view()
+    train, val = splits.train, splits.val
+    if len(grid) > 1 and val is None:
+        kept, out = held_out(len(train), train.name, recipe.holdout, context.seed)
+        train, val = train.subset(kept, f"{train.name}_kept"), train.subset(out, f"{train.name}_held_out")
+    fit = fit_linear(
+        context.backbone, train, recipe.sgd, grid, seed=context.seed, folder=context.workdir, machine=machine
+    )
+    chosen_on = None
+    if len(grid) > 1 and val is not None:
+        predicted = evaluate(fit, val, view, machine=machine, keep=lambda logits: logits.argmax(2))
+        chosen_on = predicted, torch.from_numpy(val.labels.astype(np.int64))
+
+    def scores(place: int) -> NDArray[np.float32]:
+        seen = evaluate(fit, splits.test, view, machine=machine, keep=lambda logits: logits[:, place])
+        found: NDArray[np.float32] = seen.numpy()
+        return found
+
+    return _Fitted(fit.bank, chosen_on, scores, whole_rows(splits.test), ())
+
+
+def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
+    """The fast form."""
+    recipe: LinearSgdRecipe = context.recipe
+    frozen = frozen_splits(context, recipe.sgd.evaluation_view(), recipe.poolings, recipe.precision)
+    train, val = frozen.train, None
+    if len(grid) > 1:
+        train, val = frozen.to_choose(recipe.holdout, context.seed)
+    bank = train_on_features(
+        train.features, train.labels, grid, recipe.sgd,
+        classes=len(train.images.classes), seed=context.seed, device=torch.device(context.device),
+    )  # fmt: skip
+    chosen_on = None
+    if val is not None:
+        predicted = _seen(bank, val, lambda logits: logits.argmax(2))
+        chosen_on = predicted, torch.from_numpy(val.labels.astype(np.int64))
+
+    def scores(place: int) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = _seen(bank, frozen.test, lambda logits: logits[:, place]).numpy()
+        return found
+
+    return _Fitted(bank, chosen_on, scores, frozen.test, frozen.notes())
+
+
+def _seen(bank: Bank, rows: Rows, keep: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the classifiers say of a split, a part at a time."""
+    device, parts = bank.lost.device, []
+    for start in range(0, len(rows.labels), PART):
+        part = {name: torch.from_numpy(x[start : start + PART].copy()).to(device) for name, x in rows.features.items()}
+        parts.append(keep(bank.logits(part)).cpu())
+    return torch.cat(parts)
+
+
+def _accuracies(bank: Bank, predicted: Tensor, labels: Tensor) -> list[float]:
+    """Of every classifier on the images to choose on, in percent; of a diverged one −1, so that it is never chosen."""
+    found = 100 * (predicted == labels[:, None]).double().mean(0)
+    return found.masked_fill(bank.lost.cpu(), -1.0).tolist()
+
+
+def _edges(recipe: LinearSgdRecipe, head: Head) -> tuple[str, ...]:
+    """A winner at the border of the search says that the search was too narrow."""
+    said = []
+    for name, values, value in (
+        ("lrs", recipe.lrs, head.lr),
+        ("weight decays", recipe.weight_decays, head.weight_decay),
+    ):
+        if len(values) > 1 and value in (min(values), max(values)):
+            said.append(f"the chosen classifier lies at the edge of the {name} searched: {value:g}")
+    return tuple(said)

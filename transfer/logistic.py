@@ -1,0 +1,383 @@
+"""Multinomial logistic regression on frozen features: every penalty of a grid, and the choice among them.
+
+Newton's method from the strongest penalty to the weakest. What the penalties share is done once: centred rows are
+turned to the eigenvectors of their Gram matrix, where a diagonal preconditioner serves every penalty; each fit starts
+where the ones before it point to. Newton's equations are solved by conjugate gradients in float32, which is enough
+for a direction; scores, gradients and the test for convergence are in float64, so the answers are those of float64.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transfer.errors import UserError
+from transfer.frozen_rows import checked_rows, first_largest
+
+PENALTIES = tuple(10 ** (quarter / 4 - 6) for quarter in range(45))  # logspace(-6, 5, 45), as published
+TOLERANCE = 1e-5  # of the gradient's length, relative to that of the penalty's part of it
+STEPS = 100  # Newton steps for one penalty; warm starts take 1 to 4
+CONJUGATE = 500  # conjugate gradients for one Newton step
+HISTORY = 4  # fits that the next start is extrapolated from
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A multinomial logistic regression, for raw features.
+
+    Attributes:
+        penalty: that of the sum objective, see `logistic_path`.
+        weight: [classes, d], float64; zeros for a class without rows.
+        bias: [classes], float64, of mean 0 over the classes that have rows; −∞ for a class without rows.
+        gradient: largest absolute entry of the gradient of the mean objective (the sum's over n), at raw features.
+        converged: whether the tolerance was reached; a fit that did not reach it has been logged as a warning.
+    """
+
+    penalty: float
+    weight: Tensor
+    bias: Tensor
+    gradient: float
+    converged: bool
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Decision values [m, classes], float64, of `features` [m, d], on the device of the fit."""
+        with torch.no_grad():
+            return features.to(self.weight) @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The penalty that did best on validation rows, and the fit on train and validation rows with it.
+
+    Attributes:
+        penalty: the chosen one, of the sum objective.
+        table: validation score for every penalty, ascending. Selected on, so not to be reported.
+        gradients: largest entry of the gradient, see `Fit`, for every penalty of the fits on the train rows.
+        unconverged: penalties whose fit on the train rows did not reach the tolerance; empty is what to expect.
+        fit: on train and validation rows.
+        scores: decision values [m, classes] of the test rows, float64.
+        predicted: class ids [m] of the test rows, int64; of equal scores the smaller id.
+        note: says so when the chosen penalty is the first or the last of the grid; empty otherwise.
+    """
+
+    penalty: float
+    table: dict[float, float]
+    gradients: dict[float, float]
+    unconverged: tuple[float, ...]
+    fit: Fit
+    scores: Tensor
+    predicted: Tensor
+    note: str
+
+
+def choose_penalty(
+    train_features: Tensor,
+    train_labels: Tensor,
+    val_features: Tensor,
+    val_labels: Tensor,
+    test_features: Tensor,
+    *,
+    classes: int,
+    score: Callable[[Tensor, Tensor], float],
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = TOLERANCE,
+) -> Choice:
+    """Fits every penalty on train rows, scores it on validation rows, refits the best on both and predicts test rows.
+
+    The best is the first in ascending order that no other exceeds. The labels of the test rows are not asked for.
+
+    Source: Ericsson et al., CVPR 2021 (arXiv 2011.13377), and linusericsson/ssl-transfer, linear.py at 416913f:
+    L-BFGS on raw pooled features, L2 on the weights and not on the intercept, 45 penalties, scikit-learn's C being
+    1 / penalty. A difference: there scikit-learn stops after at most 100 iterations, here every fit converges.
+
+    Args:
+        train_features, val_features, test_features: [n, d], [v, d] and [m, d], any floating type.
+        train_labels, val_labels: integers in 0 … `classes` − 1.
+        score: of predictions [v] and labels [v], the higher the better: accuracy or mean accuracy per class.
+        penalties, tolerance: as for `logistic_path`.
+
+    Raises:
+        UserError: as `logistic_path`; all train rows are of one class; no validation rows; `score` gives a NaN.
+    """
+    known = checked_rows(train_features, train_labels, val_features, classes, ("train", "validation"))
+    held = checked_rows(val_features, val_labels, test_features, classes, ("validation", "test")).to(known.device)
+    if not bool((known != known[0]).any()):
+        raise UserError(
+            "all train rows are of one class: nothing can be told apart",
+            found=f"class {int(known[0])} in {len(known)} rows",
+            todo="look at how the split was read: its list of files, its labels",
+        )
+    table: dict[float, float] = {}
+    gradients: dict[float, float] = {}
+    unconverged = []
+    start: Fit | None = None
+    for fit in logistic_path(train_features, known, classes=classes, penalties=penalties, tolerance=tolerance):
+        value = float(score(first_largest(fit.scores(val_features)), held))
+        if math.isnan(value):
+            raise UserError("a validation score is not a number", found=f"penalty {fit.penalty:g}", todo="see `score`")
+        if start is None or value >= max(table.values()):  # from the largest down: of equals the smallest is taken
+            start = fit
+        table[fit.penalty], gradients[fit.penalty] = value, fit.gradient
+        if not fit.converged:
+            unconverged.append(fit.penalty)
+    assert start is not None  # the penalties are not empty
+    both, labels, best = (
+        torch.cat([train_features, val_features.to(train_features)]),
+        torch.cat([known, held]),
+        start.penalty,
+    )
+    (refit,) = logistic_path(both, labels, classes=classes, penalties=[best], tolerance=tolerance, start=start)
+    scores = refit.scores(test_features)
+    return Choice(
+        penalty=best,
+        table=dict(sorted(table.items())),
+        gradients=dict(sorted(gradients.items())),
+        unconverged=tuple(sorted(unconverged)),
+        fit=refit,
+        scores=scores,
+        predicted=first_largest(scores),
+        note=_edge(best, sorted(table)),
+    )
+
+
+def _edge(best: float, order: list[float]) -> str:
+    if best not in (order[0], order[-1]):
+        return ""
+    place = "smallest" if best == order[0] else "largest"
+    return f"the chosen penalty {best:g} is the {place} of the grid of {len(order)}: a better one may lie beyond it"
+
+
+def logistic_path(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = TOLERANCE,
+    steps: int = STEPS,
+    start: Fit | None = None,
+) -> Iterator[Fit]:
+    """Fits of every penalty, from the largest to the smallest, each given as soon as it is found.
+
+    Objective over rows x: Σ cross-entropy of softmax(weight · x + bias) + penalty / 2 · ‖weight‖², the bias free;
+    scikit-learn's with C = 1 / penalty. A fit has converged when the gradient is shorter than `tolerance` times the
+    penalty's own part of it, penalty · ‖weight‖ (the data's part cancels that at the optimum), in units where the mean
+    square length of the centred rows is 1 and the intercept is the weight of a constant 1. By strong convexity the
+    objective is then within about tolerance² · penalty / 2 · ‖weight‖² of its minimum, however weak the penalty.
+    A fit that is not there after `steps` Newton steps, or where rounding ends it, is logged as a warning.
+
+    Args:
+        features, labels: [n, d] of any floating type, integers [n] in 0 … `classes` − 1. Work is in memory on their
+            device: about 16 n d bytes, and as much again for a moment.
+        penalties: each above 0; repeated ones count once.
+        tolerance: above 0. Below 1e-8 rounding decides.
+        start: a fit of similar rows to start the first penalty from.
+
+    Raises:
+        UserError: features not finite, labels that are no classes, shapes that do not fit, options out of range.
+    """
+    ordered = sorted(set(penalties), reverse=True)
+    if not ordered or not all(0 < each < math.inf for each in ordered) or not tolerance > 0:
+        raise UserError(
+            "a logistic regression needs penalties and a tolerance above 0",
+            found=f"penalties {list(penalties)}, tolerance {tolerance}",
+            todo="`PENALTIES` is the published grid",
+        )
+    known = checked_rows(features, labels, features[:0], classes)
+    return _path(features, known, classes, ordered, tolerance, steps, start)
+
+
+@torch.no_grad()
+def _path(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalties: list[float],
+    tolerance: float,
+    steps: int,
+    start: Fit | None,
+) -> Iterator[Fit]:
+    present, y = torch.unique(labels, return_inverse=True)  # without rows a class has no finite bias
+    rows = _turned(features, y, len(present))
+    weights = rows.zero() if start is None else rows.inward(start.weight[present], start.bias[present])
+    found: list[tuple[float, Tensor, Tensor]] = []  # penalty, weights and scores of the last fits
+    for penalty in penalties:
+        weights, scores = _start(rows, penalty, found) if found else (weights, rows.scores(weights))
+        weights, scores, gradient, converged = _minimum(rows, penalty, weights, scores, tolerance, steps)
+        found = [*found, (penalty, weights, scores)][-HISTORY:]
+        weight = features.new_zeros(classes, features.shape[1], dtype=torch.float64)
+        bias = weight.new_full((classes,), -math.inf)
+        weight[present], bias[present] = rows.outward(weights)
+        fit = Fit(penalty, weight, bias, rows.largest(gradient), converged)
+        if not converged:
+            logger.warning("logistic regression, penalty %g: not converged, gradient %.1e", penalty, fit.gradient)
+        yield fit
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows in the basis of their Gram matrix's eigenvectors, and the way there and back.
+
+    z = ((x − mean) / scale) · basis, with a 1 behind it that carries the intercept: [n, r + 1], r at most n and d.
+    """
+
+    z: Tensor
+    light: Tensor  # z in float32
+    squares: Tensor  # its squares, transposed
+    y: Tensor  # [n], 0 … k − 1, each of which occurs
+    k: int
+    mean: Tensor
+    scale: float
+    basis: Tensor  # [d, r]
+
+    def zero(self) -> Tensor:
+        """Weights [r + 1, k] of the strongest penalty: only the classes' shares count."""
+        weights = self.z.new_zeros(self.z.shape[1], self.k)
+        logs = torch.bincount(self.y, minlength=self.k).to(weights).log()
+        weights[-1] = logs - logs.mean()
+        return weights
+
+    def scores(self, weights: Tensor) -> Tensor:
+        return self.z @ weights
+
+    def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
+        weight, bias = weight.to(self.z), bias.to(self.z)
+        return torch.cat([self.scale * (self.basis.T @ weight.T), (bias + weight @ self.mean)[None]])
+
+    def outward(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(weight [k, d], bias [k]) for raw features."""
+        weight = (self.basis @ weights[:-1]).T / self.scale
+        bias = weights[-1] - weight @ self.mean
+        return weight, bias - bias.mean()
+
+    def largest(self, gradient: Tensor) -> float:
+        """Largest entry of the mean objective's gradient at raw features, of that of the sum's here."""
+        raw = self.scale * (self.basis @ gradient[:-1]) + self.mean[:, None] * gradient[-1]
+        return float(torch.cat([raw, gradient[-1:]]).abs().max()) / len(self.z)
+
+
+def _turned(features: Tensor, y: Tensor, k: int) -> _Rows:
+    x = features.double()
+    mean, constant = x.mean(0), x.amax(0) == x.amin(0)
+    x = (x - mean).where(~constant, 0)  # rounding leaves a trace of a constant, and a weight that follows it
+    scale = float(torch.linalg.vector_norm(x)) / math.sqrt(len(x)) or 1.0
+    x /= scale
+    if x.shape[1] > len(x):  # the optimum lies in the span of the rows
+        span = torch.linalg.qr(x.T).Q
+        within = x @ span
+        basis = span @ torch.linalg.eigh(within.T @ within).eigenvectors
+    else:
+        basis = torch.linalg.eigh(x.T @ x).eigenvectors
+    z = torch.nn.functional.pad(x @ basis, (0, 1), value=1.0)
+    basis[constant] = 0
+    return _Rows(z, z.float(), z.float().square().T.contiguous(), y, k, mean, scale, basis)
+
+
+def _losses(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's cross-entropy [n, 1], and scores relative to its label's.
+
+    Precise relative to the loss however small that is, for a penalty of 1e-6 leaves losses of its order.
+    """
+    margins = scores - scores.gather(1, y[:, None])
+    others = margins.scatter(1, y[:, None], -math.inf).logsumexp(1, keepdim=True)
+    return torch.logaddexp(others, torch.zeros_like(others)), margins
+
+
+def _objective(weights: Tensor, scores: Tensor, y: Tensor, penalty: float) -> float:
+    return float(_losses(scores, y)[0].sum() + penalty / 2 * weights[:-1].square().sum())
+
+
+def _start(rows: _Rows, penalty: float, found: list[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The best extrapolation of the fits so far, in the logarithm of the penalty; of order 0 to `HISTORY` − 1."""
+    best, start = math.inf, found[-1][1]
+    for order in range(1, len(found) + 1):
+        places = [math.log(each) for each, _, _ in found[-order:]]
+        weights, scores = torch.zeros_like(found[0][1]), torch.zeros_like(found[0][2])
+        for place, (_, its_weights, its_scores) in zip(places, found[-order:], strict=True):
+            share = math.prod((math.log(penalty) - other) / (place - other) for other in places if other != place)
+            weights += share * its_weights
+            scores += share * its_scores
+        value = _objective(weights, scores, rows.y, penalty / rows.scale**2)
+        if value < best:
+            best, start = value, weights
+    return start, rows.scores(start)  # anew: rounding must not pile up along the path
+
+
+def _minimum(
+    rows: _Rows, penalty: float, weights: Tensor, scores: Tensor, tolerance: float, steps: int
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """(weights [r + 1, k] of least objective, their scores [n, k], its gradient there, whether it has converged)."""
+    penalty = penalty / rows.scale**2
+    ridge = torch.full_like(rows.z[0, :, None], penalty)
+    ridge[-1] = 0  # the intercept is free
+    lengths = torch.linalg.vector_norm(rows.z, dim=1)
+    for step in range(steps + 1):
+        losses, margins = _losses(scores, rows.y)
+        shares = (margins - losses).exp()
+        errors = shares.scatter(1, rows.y[:, None], torch.expm1(-losses))
+        gradient = rows.z.T @ errors + ridge * weights
+        length = float(gradient.norm())
+        rounding = 1e-15 * float(lengths @ errors.norm(dim=1))  # of the sum that the gradient is
+        enough = max(tolerance * penalty * float(weights[:-1].norm()), rounding)
+        if length <= enough:
+            return weights, scores, gradient, True
+        if step == steps:
+            break
+        direction = _direction(rows, shares, ridge, gradient, max(0.03, 0.5 * enough / length))
+        change = rows.scores(direction)
+        taken = _line_search(rows, penalty, (weights, scores), (direction, change), float((gradient * direction).sum()))
+        if not taken:
+            break
+        weights, scores = weights + taken * direction, scores + taken * change
+    return weights, scores, gradient, False
+
+
+def _line_search(
+    rows: _Rows, penalty: float, at: tuple[Tensor, Tensor], along: tuple[Tensor, Tensor], slope: float
+) -> float:
+    """How much of a Newton step to take: 1, or halves of it until the objective falls enough; 0 if it never does."""
+    before = _objective(*at, rows.y, penalty)
+    for halvings in range(40):
+        taken = 0.5**halvings
+        after = _objective(at[0] + taken * along[0], at[1] + taken * along[1], rows.y, penalty)
+        if after <= before + 1e-4 * taken * slope + 1e-13 * before:
+            return taken
+    return 0.0
+
+
+def _direction(rows: _Rows, shares: Tensor, ridge: Tensor, gradient: Tensor, accuracy: float) -> Tensor:
+    """Newton's direction by conjugate gradients, until the residual is `accuracy` times the gradient's length."""
+    penalty = float(ridge[0])
+    # shares far below the penalty do not count, and as subnormal numbers they would be slow
+    shares = shares.where(shares > 1e-9 * penalty, 0)
+    spread = (shares * (1 - shares)).float()
+    p, ridge, label = shares.float(), ridge.float(), rows.y[:, None]
+    residual = (gradient / -gradient.norm()).float()
+    solution, ahead, before = torch.zeros_like(residual), torch.zeros_like(residual), math.inf
+    with torch.autocast(residual.device.type, enabled=False):
+        diagonal = rows.squares @ spread + penalty
+        for _ in range(CONJUGATE):
+            scaled = residual / diagonal
+            now = float((residual * scaled).sum())
+            ahead = scaled + now / before * ahead
+            changes = rows.light @ ahead
+            changes -= changes.gather(1, label)  # the label's share is near 1: this keeps what the others leave of it
+            changes -= (p * changes).sum(1, keepdim=True)
+            image = rows.light.T @ (p * changes) + ridge * ahead
+            curvature = float((ahead * image).sum())
+            if not curvature > 0:
+                break
+            solution += now / curvature * ahead
+            residual -= now / curvature * image
+            before = now
+            if float(residual.norm()) <= accuracy:
+                break
+    newton: Tensor = solution.double() * gradient.norm()
+    return newton

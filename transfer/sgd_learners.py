@@ -1,0 +1,172 @@
+"""What the published SGD protocols train: classifiers behind a frozen network, or a network and its classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transfer.architectures import stage_channels
+from transfer.backbone import Backbone
+from transfer.errors import TrainingError
+from transfer.heads import INITIAL_SCALE, Bank
+from transfer.sgd_data import Batch
+from transfer.sgd_recipe import SgdRecipe
+from transfer.transforms import to_network
+from transfer.trunk import Trunk
+from transfer.world import World
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A frozen network and the classifiers behind it."""
+
+    trunk: Trunk
+    bank: Bank
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 RGB [n, 3, crop, crop] → logits [n, H, classes]."""
+        return self.bank.logits(self.trunk(pixels))
+
+
+class FineTuned(nn.Module):
+    """A backbone under a linear classifier, both trained."""
+
+    def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device) -> None:
+        super().__init__()
+        self.spec, self.device = backbone.input, device
+        self.network = backbone.as_torchvision()
+        head = nn.Linear(stage_channels(backbone.arch)["layer4"], classes)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * INITIAL_SCALE)
+            head.bias.zero_()
+        self.network.fc = head
+        self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 RGB [n, 3, crop, crop] → logits [n, classes]."""
+        logits: Tensor = self.network(to_network(pixels, self.spec, self.device))
+        return logits
+
+
+class LinearLearner:
+    """Classifiers behind a frozen network; a `transfer.sgd_loop.Learner`."""
+
+    def __init__(self, fit: LinearFit, world: World) -> None:
+        self.fit, self.world = fit, world
+
+    def step(self, batch: Batch, labels: Tensor, share: float, images: int, number: int) -> Tensor:
+        """See `transfer.sgd_loop.Learner`."""
+        bank = self.fit.bank
+        if len(labels):
+            with torch.no_grad():
+                features = self.fit.trunk(batch.views.to(labels.device, non_blocking=True))
+        else:
+            features = {
+                pooling: group.weight.new_empty(0, group.weight.shape[1]) for pooling, group in bank.groups.items()
+            }
+        return bank.step(features, labels, share, images, self.world)
+
+    def numbers(self, losses: Tensor, share: float) -> dict[str, Any]:
+        """See `transfer.sgd_loop.Learner`."""
+        bank = self.fit.bank
+        bank.refuse_if_all_lost()
+        known = [loss if math.isfinite(loss) else None for loss in losses.tolist()]
+        rate = share * max(head.lr for head in bank.heads)
+        return {"lr": rate, "loss": min(loss for loss in known if loss is not None), "losses": known}
+
+    def check(self) -> None:
+        """See `transfer.sgd_loop.Learner`."""
+        self.fit.bank.note_lost()
+
+    def state(self) -> dict[str, Any]:
+        """See `transfer.sgd_loop.Learner`."""
+        return dict(self.fit.bank.state())
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `transfer.sgd_loop.Learner`."""
+        self.fit.bank.load(state)
+
+
+class FineTuner:
+    """A network and its classifier, each with its learning rate; a `transfer.sgd_loop.Learner`."""
+
+    def __init__(self, model: FineTuned, recipe: SgdRecipe, world: World) -> None:
+        self.model, self.world = model.train(), world
+        self.rates = (recipe.lr, recipe.lr_backbone)
+        named = list(model.network.named_parameters())
+        head = [parameter for name, parameter in named if name.startswith("fc.")]
+        rest = [parameter for name, parameter in named if not name.startswith("fc.")]
+        self.optimizer = torch.optim.SGD(
+            [{"params": head, "lr": recipe.lr}, {"params": rest, "lr": recipe.lr_backbone}],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
+
+    def step(self, batch: Batch, labels: Tensor, share: float, images: int, number: int) -> Tensor:
+        """See `transfer.sgd_loop.Learner`."""
+        parameters = list(self.model.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        loss = torch.zeros((), device=labels.device)
+        for part in sorted(set(batch.parts.tolist())):
+            mine = batch.parts == part
+            with nullcontext() if part == 0 else _untracked(self.model):
+                logits = self.model(batch.views[mine])
+            whole = nn.functional.cross_entropy(logits, labels[mine.to(labels.device)], reduction="sum") / images
+            torch.autograd.backward(whole)
+            loss += whole.detach()
+        self.world.add_up([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        if not bool(loss.isfinite()):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {number}",
+                found=f"learning rates {self.rates[0] * share:g} and {self.rates[1] * share:g}",
+                todo="lower the learning rates; the last checkpoint is kept",
+            )
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        self.optimizer.step()
+        return loss
+
+    def numbers(self, losses: Tensor, share: float) -> dict[str, Any]:
+        """See `transfer.sgd_loop.Learner`."""
+        return {"lr": self.rates[0] * share, "lr_backbone": self.rates[1] * share, "loss": losses.item()}
+
+    def check(self) -> None:
+        """See `transfer.sgd_loop.Learner`."""
+        for name, tensor in self.model.network.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise TrainingError(
+                    f"{name} is no longer finite", todo="lower the learning rates; the last checkpoint is kept"
+                )
+
+    def state(self) -> dict[str, Any]:
+        """See `transfer.sgd_loop.Learner`."""
+        return {"network": dict(self.model.network.state_dict()), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `transfer.sgd_loop.Learner`."""
+        self.model.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@contextmanager
+def _untracked(model: nn.Module) -> Iterator[None]:
+    """BatchNorm uses the statistics of what it sees and leaves the running ones alone."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

@@ -1,0 +1,111 @@
+"""Weighted nearest neighbours on frozen features: no training, no choice, one number per k.
+
+Protocol: DINO's evaluation (facebookresearch/dino: eval_knn.py) of InstDisc's classifier (arXiv 1805.01978, §3.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from transfer.backbone import Backbone
+from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits, verified
+from transfer.errors import UserError
+from transfer.metrics.classification import at_level, mean_per_class
+from transfer.probes import accuracy, knn, standard_error
+from transfer.task import RunContext, TaskOutcome
+from transfer.transforms import WholeView
+
+
+@dataclass(frozen=True)
+class KnnRecipe:
+    """The defaults are DINO's.
+
+    Attributes:
+        view: what the network sees of an image.
+        pooling: which features: avg, max or grid.
+        ks: neighbours; each gives a metric of its own, `top1_k20`.
+        temperature: of the votes.
+        precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
+    """
+
+    view: WholeView = field(default_factory=lambda: WholeView(interpolation="bicubic"))
+    pooling: str = "avg"
+    ks: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    precision: Precision = "fp32"
+
+
+PRIMARY = 20  # of DINO's four the one it finds best "most of the time": fixed beforehand, so not chosen on the test set
+
+_DINO = "facebookresearch/dino: eval_knn.py"
+SOURCES = {
+    "dino": {
+        "view.resize": f"{_DINO}, Resize(256)",
+        "view.crop": f"{_DINO}, CenterCrop(224)",
+        "view.squash": f"{_DINO}: the aspect ratio is kept",
+        "view.interpolation": f"{_DINO}, interpolation=3 (bicubic)",
+        "pooling": f"{_DINO}: a torchvision ResNet without its classifier, so global average",
+        "ks": f"{_DINO}, --nb_knn",
+        "temperature": f"{_DINO}, --temperature",
+        "precision": f"{_DINO}: no autocast",
+    }
+}
+
+
+def check(recipe: KnnRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse a recipe without the neighbours that the primary metric is named after."""
+    if PRIMARY not in recipe.ks:
+        raise UserError(
+            f"the primary metric is top1_k{PRIMARY}",
+            found=f"--ks {' '.join(map(str, recipe.ks))}",
+            todo=f"keep {PRIMARY} among them",
+        )
+
+
+def run(context: RunContext) -> TaskOutcome:
+    """Extract, vote, count."""
+    recipe: KnnRecipe = context.recipe
+    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
+    train, test = frozen.train, frozen.test
+    proof = verified(context.backbone)
+    device, labels = torch.device(context.device), test.labels.astype(np.int64)
+    votes = knn(
+        torch.from_numpy(np.array(train.features[recipe.pooling])).to(device),
+        torch.from_numpy(train.labels.astype(np.int64)),
+        torch.from_numpy(np.array(test.features[recipe.pooling])),
+        classes=len(train.images.classes),
+        k=recipe.ks,
+        temperature=recipe.temperature,
+    )
+    metrics = {f"top1_k{k}": accuracy(predicted, torch.from_numpy(labels)) for k, predicted in votes.items()}
+    errors = {name: standard_error(value, len(labels)) for name, value in metrics.items()}
+    nearest = votes[PRIMARY].numpy()
+    metrics["mean_per_class_k20"] = mean_per_class(nearest, labels, len(train.images.classes))
+    for name, level in test.images.levels.items():
+        metrics[f"top1_k{PRIMARY}_{name}"] = at_level(nearest, labels, level)
+    return TaskOutcome(
+        metrics=metrics,
+        details={"standard_error": errors, "test_images": len(labels), "duplicates": context.data.duplicates},
+        verification=proof,
+        notes=(*context.data.notes(), *frozen.notes()),
+    )
+
+
+TASK = classification_task(
+    "imagenet",
+    title="Weighted k nearest neighbours on frozen features (ImageNet, or any labelled images)",
+    primary=f"top1_k{PRIMARY}",
+    protocols={"dino": KnnRecipe()},
+    presets={
+        "cpu": (
+            "two CPU cores: images at 128 pixels instead of 224",
+            KnnRecipe(WholeView(128, 128, interpolation="bicubic")),
+        )
+    },
+    sources=SOURCES,
+    run=run,
+    check=check,
+)
