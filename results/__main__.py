@@ -96,10 +96,13 @@ class Compare(_Selection):
     """Name of the other one."""
     metrics: Names = ()
     """Only these metrics, for example AP."""
+    trainings: Flag = False
+    """A name may stand for several checkpoints, one a seed: pretrainings that differ in their seed."""
 
     def show(self, records: Sequence[Record]) -> None:
         """Print."""
-        print(layout.as_text(compare.compare(records, self.first, self.second, self.metrics)), end="")
+        blocks = compare.compare(records, self.first, self.second, self.metrics, self.trainings)
+        print(layout.as_text(blocks), end="")
 
 
 @dataclass(frozen=True, kw_only=True)

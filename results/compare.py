@@ -67,8 +67,13 @@ def student_quantile(degrees: int, confidence: float = 0.95) -> float:
     return math.sqrt(degrees) * math.tan(float(np.interp(confidence * inside[-1], inside, angles)))
 
 
-def compare(records: Sequence[Record], first: str, second: str, metrics: Sequence[str] = ()) -> list[Block]:
+def compare(
+    records: Sequence[Record], first: str, second: str, metrics: Sequence[str] = (), trainings: bool = False
+) -> list[Block]:
     """One block for every task, version, engine, protocol, recipe and data that both labels were run in.
+
+    Args:
+        trainings: a label may stand for several checkpoints, one a seed: pretrainings that differ in their seed.
 
     Raises:
         UserError: a label is unknown, stands for two checkpoints or two runs of one seed, or nothing is comparable.
@@ -76,7 +81,7 @@ def compare(records: Sequence[Record], first: str, second: str, metrics: Sequenc
     rows = group(records)
     ours, theirs = _by_conditions(rows, first), _by_conditions(rows, second)
     shared = [conditions for conditions in ours if conditions in theirs]
-    candidates = [_block(ours[conditions], theirs[conditions], metrics) for conditions in shared]
+    candidates = [_block(ours[conditions], theirs[conditions], metrics, trainings) for conditions in shared]
     blocks = [block for block in candidates if block is not None]
     if not blocks:
         found = [f"{label}: {_describe(side)}" for label, side in ((first, ours), (second, theirs))]
@@ -124,13 +129,14 @@ def _describe(side: dict[Conditions, list[Row]]) -> str:
     return "; ".join(parts)
 
 
-def _by_seed(rows: Sequence[Row]) -> dict[int, Record]:
+def _by_seed(rows: Sequence[Row], trainings: bool) -> dict[int, Record]:
     label = rows[0].label
-    if len({row.identity for row in rows}) > 1:
+    if len({row.identity for row in rows}) > 1 and not trainings:
         raise UserError(
             f"{label!r} names {len({row.identity for row in rows})} different checkpoints",
             found="; ".join(sorted({record.checkpoint["path"] for row in rows for record in row.records})),
-            todo="compare within --records folders where a label means one checkpoint",
+            todo="compare within --records folders where a label means one checkpoint, or add --trainings if these are "
+            "pretrainings that differ in their seed",
         )
     found: dict[int, Record] = {}
     for record in (record for row in rows for record in row.finished):
@@ -143,8 +149,8 @@ def _by_seed(rows: Sequence[Row]) -> dict[int, Record]:
     return found
 
 
-def _block(ours: Sequence[Row], theirs: Sequence[Row], wanted: Sequence[str]) -> Block | None:
-    first, second = _by_seed(ours), _by_seed(theirs)
+def _block(ours: Sequence[Row], theirs: Sequence[Row], wanted: Sequence[str], trainings: bool) -> Block | None:
+    first, second = _by_seed(ours, trainings), _by_seed(theirs, trainings)
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
@@ -220,5 +226,10 @@ def _cautions(
         said.append("The runs were not all made by one committed state of the code.")
     if len({tuple(sorted(record.versions.items())) for record in pairs}) > 1:
         said.append("The runs were made with different package versions.")
-    said.append("The interval covers seeds only: not another pretraining run, nor another choice of images.")
+    if max(len({record.checkpoint["sha256"] for record in side.values()}) for side in (first, second)) > 1:
+        said.append(
+            "Each seed is of weights of its own: the interval covers their making too, not the choice of images."
+        )
+    else:
+        said.append("The interval covers seeds only: not another pretraining run, nor another choice of images.")
     return said

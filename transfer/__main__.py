@@ -182,7 +182,8 @@ def recipe(arguments: Sequence[str]) -> int:
     """`recipe TASK`."""
     from transfer.recipe_command import recipe_command
 
-    return recipe_command(arguments)
+    print(printable(recipe_command(arguments)))
+    return 0
 
 
 def run(arguments: Sequence[str]) -> int:

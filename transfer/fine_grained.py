@@ -35,7 +35,8 @@ from transfer.classification_task import (
 )
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.errors import TrainingError, UserError
-from transfer.logistic import choose_penalty
+from transfer.logistic import PENALTIES
+from transfer.penalty_choice import choose_penalty
 from transfer.sgd import SgdRecipe, evaluate, fine_tune
 from transfer.sgd_checkpoint import FILE
 from transfer.task import RunContext, Task, TaskOutcome
@@ -65,7 +66,7 @@ class LinearRecipe:
     metric: Metric
     view: WholeView = WHOLE
     pooling: str = "avg"
-    penalties: tuple[float, ...] = tuple(float(f"{value:.6g}") for value in np.logspace(-6, 5, 45))
+    penalties: tuple[float, ...] = PENALTIES
     holdout: float = 0.2
     precision: Precision = "fp32"
 
@@ -77,7 +78,7 @@ LINEAR_SOURCES = {
     "view.squash": f"{_LINEAR}: the aspect ratio is kept",
     "view.interpolation": f"{_LINEAR}, PIL.Image.BICUBIC",
     "pooling": f"{_LINEAR}, ResNetBackbone: avgpool",
-    "penalties": f"{_LINEAR}, wd_range = logspace(-6, 5, 45); six digits kept",
+    "penalties": f"{_LINEAR}, wd_range = logspace(-6, 5, 45)",
     "holdout": f"{_LINEAR}, valid_size=0.2",
     "precision": f"{_LINEAR}: no autocast",
 }
@@ -104,8 +105,10 @@ def run_linear(context: RunContext) -> TaskOutcome:
         "sweep": [{"penalty": penalty, "validation": value} for penalty, value in chosen.table.items()],
         "validation_images": len(val.labels),
     }
-    notes = (*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else []))
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=notes)
+    notes = [*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else [])]
+    if chosen.unconverged:
+        notes.append("not converged: penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
+    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=tuple(notes))
 
 
 @dataclass(frozen=True, kw_only=True)

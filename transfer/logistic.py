@@ -1,7 +1,7 @@
-"""Multinomial logistic regression on frozen features: every penalty of a grid, and the choice among them.
+"""Multinomial logistic regression on frozen features: every penalty of a grid.
 
 Newton's method from the strongest penalty to the weakest. What the penalties share is done once: centred rows are
-turned to the eigenvectors of their Gram matrix, where a diagonal preconditioner serves every penalty; each fit starts
+turned to the eigenvectors of their Gram matrix, where a diagonal preconditioner serves most penalties; each fit starts
 where the ones before it point to. Newton's equations are solved by conjugate gradients in float32, which is enough
 for a direction; scores, gradients and the test for convergence are in float64, so the answers are those of float64.
 """
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from transfer.errors import UserError
-from transfer.frozen_rows import checked_rows, first_largest
+from transfer.frozen_rows import checked_rows
 
 PENALTIES = tuple(10 ** (quarter / 4 - 6) for quarter in range(45))  # logspace(-6, 5, 45), as published
 TOLERANCE = 1e-5  # of the gradient's length, relative to that of the penalty's part of it
 STEPS = 100  # Newton steps for one penalty; warm starts take 1 to 4
 CONJUGATE = 500  # conjugate gradients for one Newton step
+LIGHT = 50  # of them with the simplest preconditioner
+BLOCKS = 2**28  # numbers that the preconditioner by blocks may take: 2 GiB
 HISTORY = 4  # fits that the next start is extrapolated from
 
 logger = logging.getLogger(__name__)
@@ -50,108 +52,6 @@ class Fit:
         """Decision values [m, classes], float64, of `features` [m, d], on the device of the fit."""
         with torch.no_grad():
             return features.to(self.weight) @ self.weight.T + self.bias
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The penalty that did best on validation rows, and the fit on train and validation rows with it.
-
-    Attributes:
-        penalty: the chosen one, of the sum objective.
-        table: validation score for every penalty, ascending. Selected on, so not to be reported.
-        gradients: largest entry of the gradient, see `Fit`, for every penalty of the fits on the train rows.
-        unconverged: penalties whose fit on the train rows did not reach the tolerance; empty is what to expect.
-        fit: on train and validation rows.
-        scores: decision values [m, classes] of the test rows, float64.
-        predicted: class ids [m] of the test rows, int64; of equal scores the smaller id.
-        note: says so when the chosen penalty is the first or the last of the grid; empty otherwise.
-    """
-
-    penalty: float
-    table: dict[float, float]
-    gradients: dict[float, float]
-    unconverged: tuple[float, ...]
-    fit: Fit
-    scores: Tensor
-    predicted: Tensor
-    note: str
-
-
-def choose_penalty(
-    train_features: Tensor,
-    train_labels: Tensor,
-    val_features: Tensor,
-    val_labels: Tensor,
-    test_features: Tensor,
-    *,
-    classes: int,
-    score: Callable[[Tensor, Tensor], float],
-    penalties: Sequence[float] = PENALTIES,
-    tolerance: float = TOLERANCE,
-) -> Choice:
-    """Fits every penalty on train rows, scores it on validation rows, refits the best on both and predicts test rows.
-
-    The best is the first in ascending order that no other exceeds. The labels of the test rows are not asked for.
-
-    Source: Ericsson et al., CVPR 2021 (arXiv 2011.13377), and linusericsson/ssl-transfer, linear.py at 416913f:
-    L-BFGS on raw pooled features, L2 on the weights and not on the intercept, 45 penalties, scikit-learn's C being
-    1 / penalty. A difference: there scikit-learn stops after at most 100 iterations, here every fit converges.
-
-    Args:
-        train_features, val_features, test_features: [n, d], [v, d] and [m, d], any floating type.
-        train_labels, val_labels: integers in 0 … `classes` − 1.
-        score: of predictions [v] and labels [v], the higher the better: accuracy or mean accuracy per class.
-        penalties, tolerance: as for `logistic_path`.
-
-    Raises:
-        UserError: as `logistic_path`; all train rows are of one class; no validation rows; `score` gives a NaN.
-    """
-    known = checked_rows(train_features, train_labels, val_features, classes, ("train", "validation"))
-    held = checked_rows(val_features, val_labels, test_features, classes, ("validation", "test")).to(known.device)
-    if not bool((known != known[0]).any()):
-        raise UserError(
-            "all train rows are of one class: nothing can be told apart",
-            found=f"class {int(known[0])} in {len(known)} rows",
-            todo="look at how the split was read: its list of files, its labels",
-        )
-    table: dict[float, float] = {}
-    gradients: dict[float, float] = {}
-    unconverged = []
-    start: Fit | None = None
-    for fit in logistic_path(train_features, known, classes=classes, penalties=penalties, tolerance=tolerance):
-        value = float(score(first_largest(fit.scores(val_features)), held))
-        if math.isnan(value):
-            raise UserError("a validation score is not a number", found=f"penalty {fit.penalty:g}", todo="see `score`")
-        if start is None or value >= max(table.values()):  # from the largest down: of equals the smallest is taken
-            start = fit
-        table[fit.penalty], gradients[fit.penalty] = value, fit.gradient
-        if not fit.converged:
-            unconverged.append(fit.penalty)
-    assert start is not None  # the penalties are not empty
-    both, labels, best = (
-        torch.cat([train_features, val_features.to(train_features)]),
-        torch.cat([known, held]),
-        start.penalty,
-    )
-    (refit,) = logistic_path(both, labels, classes=classes, penalties=[best], tolerance=tolerance, start=start)
-    scores = refit.scores(test_features)
-    return Choice(
-        penalty=best,
-        table=dict(sorted(table.items())),
-        gradients=dict(sorted(gradients.items())),
-        unconverged=tuple(sorted(unconverged)),
-        fit=refit,
-        scores=scores,
-        predicted=first_largest(scores),
-        note=_edge(best, sorted(table)),
-    )
-
-
-def _edge(best: float, order: list[float]) -> str:
-    if best not in (order[0], order[-1]):
-        return ""
-    place = "smallest" if best == order[0] else "largest"
-    return f"the chosen penalty {best:g} is the {place} of the grid of {len(order)}: a better one may lie beyond it"
 
 
 def logistic_path(
@@ -236,6 +136,11 @@ class _Rows:
     mean: Tensor
     scale: float
     basis: Tensor  # [d, r]
+
+    @property
+    def blocks_fit(self) -> bool:
+        """Whether a matrix for each class fits in memory."""
+        return self.k * self.z.shape[1] ** 2 <= BLOCKS
 
     def zero(self) -> Tensor:
         """Weights [r + 1, k] of the strongest penalty: only the classes' shares count."""
@@ -353,31 +258,70 @@ def _line_search(
 
 
 def _direction(rows: _Rows, shares: Tensor, ridge: Tensor, gradient: Tensor, accuracy: float) -> Tensor:
-    """Newton's direction by conjugate gradients, until the residual is `accuracy` times the gradient's length."""
+    """Newton's direction by conjugate gradients, until the residual is `accuracy` times the gradient's length.
+
+    The first `LIGHT` of them are preconditioned by the Hessian's diagonal. Where that is not enough (weak penalties on
+    classes that can almost be told apart) the diagonal blocks, one for each class, take its place.
+    """
     penalty = float(ridge[0])
     # shares far below the penalty do not count, and as subnormal numbers they would be slow
     shares = shares.where(shares > 1e-9 * penalty, 0)
-    spread = (shares * (1 - shares)).float()
-    p, ridge, label = shares.float(), ridge.float(), rows.y[:, None]
+    spread = shares * (1 - shares)
+    p, ridge = shares.float(), ridge.float()
     residual = (gradient / -gradient.norm()).float()
-    solution, ahead, before = torch.zeros_like(residual), torch.zeros_like(residual), math.inf
     with torch.autocast(residual.device.type, enabled=False):
-        diagonal = rows.squares @ spread + penalty
-        for _ in range(CONJUGATE):
-            scaled = residual / diagonal
-            now = float((residual * scaled).sum())
-            ahead = scaled + now / before * ahead
-            changes = rows.light @ ahead
-            changes -= changes.gather(1, label)  # the label's share is near 1: this keeps what the others leave of it
-            changes -= (p * changes).sum(1, keepdim=True)
-            image = rows.light.T @ (p * changes) + ridge * ahead
-            curvature = float((ahead * image).sum())
-            if not curvature > 0:
-                break
-            solution += now / curvature * ahead
-            residual -= now / curvature * image
-            before = now
-            if float(residual.norm()) <= accuracy:
-                break
+        diagonal = rows.squares @ spread.float() + penalty
+        solution, residual, done = _conjugate(
+            rows, p, ridge, residual, lambda each: each / diagonal, accuracy, LIGHT if rows.blocks_fit else CONJUGATE
+        )
+        if not done and rows.blocks_fit:
+            more, _, _ = _conjugate(rows, p, ridge, residual, _by_blocks(rows, spread, penalty), accuracy, CONJUGATE)
+            solution = solution + more
     newton: Tensor = solution.double() * gradient.norm()
     return newton
+
+
+def _conjugate(
+    rows: _Rows,
+    p: Tensor,
+    ridge: Tensor,
+    residual: Tensor,
+    precondition: Callable[[Tensor], Tensor],
+    accuracy: float,
+    limit: int,
+) -> tuple[Tensor, Tensor, bool]:
+    """(solution of Hessian · solution = `residual`, what is left of the residual, whether that is little enough)."""
+    label = rows.y[:, None]
+    solution, ahead, before = torch.zeros_like(residual), torch.zeros_like(residual), math.inf
+    for _ in range(limit):
+        if float(residual.norm()) <= accuracy:
+            return solution, residual, True
+        scaled = precondition(residual)
+        now = float((residual * scaled).sum())
+        ahead = scaled + now / before * ahead
+        changes = rows.light @ ahead
+        changes -= changes.gather(1, label)  # the label's share is near 1: this keeps what the others leave of it
+        changes -= (p * changes).sum(1, keepdim=True)
+        image = rows.light.T @ (p * changes) + ridge * ahead
+        curvature = float((ahead * image).sum())
+        if not curvature > 0:
+            break
+        solution = solution + now / curvature * ahead
+        residual = residual - now / curvature * image
+        before = now
+    return solution, residual, float(residual.norm()) <= accuracy
+
+
+def _by_blocks(rows: _Rows, spread: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
+    """The inverse of the Hessian without what couples the classes, as a function of [r + 1, k]."""
+    blocks = torch.stack([(rows.z * spread[:, c, None]).T @ rows.z for c in range(rows.k)])
+    diagonal = blocks.diagonal(dim1=1, dim2=2)
+    diagonal[:, :-1] += penalty
+    diagonal += 1e-12 * diagonal.amax(1, keepdim=True)  # the intercept has no penalty
+    factors = torch.linalg.cholesky(blocks).float()
+
+    def solve(residual: Tensor) -> Tensor:
+        solved: Tensor = torch.cholesky_solve(residual.T[:, :, None], factors)
+        return solved[:, :, 0].T
+
+    return solve

@@ -30,14 +30,19 @@ class RecipeOptions:
     debug: bool = False
 
 
-def recipe_command(arguments: Sequence[str]) -> int:
-    """Parse, print."""
+def recipe_command(arguments: Sequence[str]) -> str:
+    """Parse `TASK [options]` and return the listing.
+
+    Raises:
+        UserError: no such task, protocol or preset.
+    """
     options = tyro.cli(RecipeOptions, args=arguments, prog="python -m transfer recipe")
     task = load_task(options.task)
     protocol = options.protocol or next(iter(task.protocols))
     starting_recipe(task, protocol, options.preset, "cpu")  # refuses names that there are not
-    print(_of_preset(task, protocol, options.preset) if options.preset else _of_protocol(options.task, task, protocol))
-    return 0
+    if options.preset:
+        return _of_preset(task, protocol, options.preset)
+    return _of_protocol(options.task, task, protocol)
 
 
 def _of_protocol(name: str, task: Task, protocol: str) -> str:

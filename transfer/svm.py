@@ -130,7 +130,8 @@ def fit_svms(
         tolerance: on ‖∇P‖. A problem that is not below it after `STEPS` Newton steps is counted in a logged warning.
 
     Raises:
-        UserError: features not finite, targets other than ±1, costs not above 0, shapes that do not fit.
+        UserError: features not finite, targets other than ±1, costs not above 0, shapes that do not fit; features so
+            long and costs so large that float64 does not suffice.
     """
     refuse_features("the", features)
     refuse_targets(features, targets, rows)
@@ -282,7 +283,14 @@ def _least_of_active(kernel: Tensor, y: Tensor, active: Tensor) -> Tensor:
         rows = active[:, column].nonzero()[:, 0]
         among = kernel[rows[:, None], rows]
         among.diagonal().add_(1 / active[rows, column])
-        factor = torch.linalg.cholesky(among)
+        factor, failed = torch.linalg.cholesky_ex(among)
+        if failed:
+            length = float(kernel.diagonal().max()) ** 0.5
+            raise UserError(
+                "support vector machines out of the range of float64",
+                found=f"rows up to {length:.1e} long, 2 C c up to {float(active.max()):.1e}",
+                todo="divide the features by their length, or give smaller costs",
+            )
         coefficients[rows, column] = torch.cholesky_solve(y[rows, column, None], factor)[:, 0]
     return coefficients
 

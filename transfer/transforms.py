@@ -14,7 +14,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from transfer.backbone import InputSpec
+from transfer.errors import DataError
 
+LONGEST = 200  # times the shorter side
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -35,7 +37,13 @@ class WholeView:
     interpolation: Interpolation = "bilinear"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image → uint8 [3, crop, crop]."""
+        """RGB image → uint8 [3, crop, crop].
+
+        Raises:
+            DataError: one side is more than `LONGEST` times the other; resized, it would fill the memory.
+        """
+        if max(image.size) > LONGEST * min(image.size):
+            raise DataError("too elongated to be resized", found="{} × {} pixels".format(*image.size))
         mode = InterpolationMode(self.interpolation)
         image = F.resize(image, self.resize, mode)
         if self.squash:

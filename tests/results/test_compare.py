@@ -103,6 +103,16 @@ def test_runs_under_other_conditions_are_not_compared(record: MakeRecord, change
     assert "seeds 0" in caught.value.found
 
 
+def test_pretrainings_of_several_seeds_are_paired_on_request(record: MakeRecord) -> None:
+    ours = [record("A", seed, 50.0 + seed, checkpoint_sha256=str(seed) * 64) for seed in range(3)]
+    (block,) = compare([*ours, *runs(record, "B", {0: 49.0, 1: 50.0, 2: 50.5})], "A", "B", trainings=True)
+    assert any("weights of its own" in line for line in block.lines)
+    assert [row[-1] for row in block.rows if row[0] == "AP"][:3] == [" +1.00", " +1.00", " +1.50"]
+    twice = record("A", 0, 51.0, checkpoint_sha256="9" * 64)
+    with pytest.raises(UserError, match="two runs of seed 0"):
+        compare([*ours, twice, record("B")], "A", "B", trainings=True)
+
+
 def test_labels_must_mean_one_checkpoint(record: MakeRecord) -> None:
     records = [*runs(record, "A", {0: 50.0}), record("A", 1, 51.0, checkpoint_sha256="9" * 64), record("B")]
     with pytest.raises(UserError, match="'A' names 2 different checkpoints"):

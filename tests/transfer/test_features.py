@@ -141,20 +141,20 @@ def test_values_are_those_of_torchvision(backbone: Backbone, tmp_path: Path) -> 
 
 
 def test_each_image_is_read_once_and_never_again(backbone: Backbone, tmp_path: Path) -> None:
-    first, second, third = Pictures(), Pictures(), Pictures()
+    first, second, third = Pictures(12), Pictures(12), Pictures(12)
     one = extracted(backbone, first, tmp_path, "avg")
     two = extracted(backbone, second, tmp_path, "avg")
-    assert sorted(first.seen) == list(range(COUNT))
+    assert sorted(first.seen) == list(range(12))
     assert not second.seen
     assert np.array_equal(one.arrays["avg"], two.arrays["avg"])
     three = extracted(backbone, third, tmp_path, "avg", "max")  # only "max" is missing
-    assert sorted(third.seen) == list(range(COUNT))
+    assert sorted(third.seen) == list(range(12))
     assert np.array_equal(one.arrays["avg"], three.arrays["avg"])
 
 
 def test_workers_change_nothing(backbone: Backbone, tmp_path: Path) -> None:
-    extracted(backbone, Pictures(bad=(4,)), tmp_path / "here", unreadable=1)
-    extracted(backbone, Pictures(bad=(4,)), tmp_path / "workers", unreadable=1, workers=2)
+    extracted(backbone, Pictures(12, bad=(4,)), tmp_path / "here", unreadable=1)
+    extracted(backbone, Pictures(12, bad=(4,)), tmp_path / "workers", unreadable=1, workers=2)
     assert files(tmp_path / "here") == files(tmp_path / "workers")
 
 
@@ -167,19 +167,19 @@ def test_what_is_drawn_afterwards_does_not_depend_on_the_cache(backbone: Backbon
 @pytest.mark.parametrize(
     "other",
     [
-        lambda b: (replace(b, input=InputSpec(channels="BGR")), labelled(Pictures()), VIEW, "fp32"),
-        lambda b: (random_backbone("resnet18", 2), labelled(Pictures()), VIEW, "fp32"),
-        lambda b: (replace(b, source=replace(b.source, branch="ema")), labelled(Pictures()), VIEW, "fp32"),
-        lambda b: (b, labelled(Pictures()).subset(range(COUNT)[::-1], "noise"), VIEW, "fp32"),
-        lambda b: (b, labelled(Pictures()), WholeView(32, 32, squash=True), "fp32"),
-        lambda b: (b, labelled(Pictures()), VIEW, "bf16"),
+        lambda b: (replace(b, input=InputSpec(channels="BGR")), labelled(Pictures(4)), VIEW, "fp32"),
+        lambda b: (random_backbone("resnet18", 2), labelled(Pictures(4)), VIEW, "fp32"),
+        lambda b: (replace(b, source=replace(b.source, branch="ema")), labelled(Pictures(4)), VIEW, "fp32"),
+        lambda b: (b, labelled(Pictures(4)).subset(range(4)[::-1], "noise"), VIEW, "fp32"),
+        lambda b: (b, labelled(Pictures(4)), WholeView(32, 32, squash=True), "fp32"),
+        lambda b: (b, labelled(Pictures(4)), VIEW, "bf16"),
     ],
     ids=["input", "checkpoint", "branch", "order", "view", "precision"],
 )
 def test_whatever_features_depend_on_finds_another_folder(
     backbone: Backbone, tmp_path: Path, other: Callable[[Backbone], tuple[Any, ...]]
 ) -> None:
-    extracted(backbone, Pictures(), tmp_path)
+    extracted(backbone, Pictures(4), tmp_path)
     another, images, view, precision = other(backbone)
     extract(another, images, view, ("avg",), cache=tmp_path, device=CPU, precision=precision, batch=BATCH)
     assert len(list(tmp_path.glob("*/done.json"))) == 2

@@ -79,7 +79,7 @@ def test_penalties_are_45_from_1e_minus_6_to_1e5_evenly_in_the_logarithm():
     assert len(penalties) == 45
     ratios = {round(later / earlier, 4) for earlier, later in itertools.pairwise(penalties)}
     assert ratios == {round(10 ** (11 / 44), 4)}
-    assert (penalties[0], penalties[-1]) == (1e-6, 1e5)
+    assert (penalties[0], penalties[-1]) == pytest.approx((1e-6, 1e5))
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)

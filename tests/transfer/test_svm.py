@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -143,6 +144,12 @@ def test_steps_that_do_not_suffice_are_said(monkeypatch: pytest.MonkeyPatch, cap
     assert "2 of 3 support vector machines have not converged" in caplog.text
 
 
+def test_numbers_out_of_range_are_refused() -> None:
+    x, y = sample(3, 90, 40)
+    with pytest.raises(UserError, match="range of float64"):
+        fit_svms(1e6 * x, y, 1e9)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_table_is_that_of_scikit_learn(seed: int) -> None:
     x, y = sample(seed, 160, 15)
@@ -168,7 +175,7 @@ def test_the_first_of_equal_costs_is_taken() -> None:
 def test_the_published_solver_is_scikit_learn_as_published(caplog: pytest.LogCaptureFixture) -> None:
     x, y = sample(5, 150, 60, classes=1)
     costs = [0.1, 1000.0]
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), joblib.parallel_config(backend="sequential"):
         choice = choose_costs_liblinear(x, y, costs, seed=7)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
@@ -185,10 +192,11 @@ def test_the_published_solver_is_scikit_learn_as_published(caplog: pytest.LogCap
 def test_both_solvers_give_one_protocol() -> None:
     (x, y), (test, _) = sample(6, 240, 30), sample(7, 100, 30)
     labels = y.to(torch.int8)
-    ours, published = (
-        svm_one_vs_all(17 * x, labels, 5 * test, costs=[0.1, 1.0, 10.0], solver=solver)
-        for solver in ("batched", "liblinear")
-    )
+    with joblib.parallel_config(backend="sequential"):  # starting processes takes seconds
+        ours, published = (
+            svm_one_vs_all(17 * x, labels, 5 * test, costs=[0.1, 1.0, 10.0], solver=solver)
+            for solver in ("batched", "liblinear")
+        )
     assert ours.choice.costs.tolist() == published.choice.costs.tolist()
     torch.testing.assert_close(ours.choice.table, published.choice.table, atol=2e-3, rtol=0)
     torch.testing.assert_close(ours.decisions, published.decisions, atol=5e-3, rtol=0)

@@ -72,7 +72,9 @@ class ImageFiles:
         try:
             return path.stat().st_size
         except OSError as error:
-            raise DataError(f"no file {path}", found=str(error), todo="put it back or take it out of the set") from error
+            raise DataError(
+                f"no file {path}", found=str(error), todo="put it back or take it out of the set"
+            ) from error
 
     def content(self, index: int) -> bytes:
         """The file's bytes.
