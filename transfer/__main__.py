@@ -234,7 +234,8 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `… | head`: nobody reads on, and Python would say so once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

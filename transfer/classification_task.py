@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from transfer.datasets.catalogue import ClassificationData, data_differences, lo
 from transfer.datasets.duplicates import duplicates, note
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.engines.verify import verify
-from transfer.errors import DataError
+from transfer.errors import DataError, UserError
 from transfer.features import extract
 from transfer.metrics.classification import (
     Scores,
@@ -31,7 +31,7 @@ from transfer.patience import refuse_if_endless
 from transfer.probes import accuracy, standard_error
 from transfer.sgd import SgdRecipe
 from transfer.sgd_loop import Machine
-from transfer.task import RunContext, Task, TaskOutcome
+from transfer.task import Difference, RunContext, Task, TaskOutcome
 from transfer.transforms import WholeView, to_network
 from transfer.trunk import Trunk
 
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 Metric = Literal["top1", "mean_per_class"]
 Precision = Literal["fp32", "bf16"]
+SURELY_SHORT = 20_000.0  # 10⁹ multiply–accumulates that any CPU does in hours: not worth measuring its speed
 PER_CLASS = 1_000  # classes of which a record keeps each one's accuracy
 
 
@@ -74,12 +75,23 @@ def classification_task(
     run: Callable[[RunContext], TaskOutcome],
     check: Callable[[Any, Backbone, Loaded, str, bool], None],
     multilabel: bool = False,
+    departures: tuple[Difference, ...] = (),
+    adapt: Callable[[Any, str], Any] = lambda recipe, device: recipe,
     version: int = 1,
 ) -> Task:
     """A task on the set `dataset` of `transfer.datasets.catalogue`, or on a user's own images in its place.
 
-    None: the task is for own images alone.
+    Args:
+        dataset: None: the task is for own images alone.
+        check: of the recipe; that images can be seen and features computed in time is checked here.
+        adapt: see `Task`.
+        departures: what is done otherwise than published, whatever the recipe: (what, published, here).
     """
+
+    def checked(recipe: Any, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+        _check_common(recipe, backbone, loaded, device, allow_slow, list(presets))
+        check(recipe, backbone, loaded, device, allow_slow)
+
     return Task(
         title=title,
         version=version,
@@ -90,12 +102,34 @@ def classification_task(
         data_options=ClassificationData,
         load_data=lambda options: load_checked(dataset, options, multilabel),
         fingerprints=lambda loaded: loaded.splits.fingerprints(),
-        data_differences=lambda options: data_differences(dataset, options),
-        adapt=lambda recipe, device: recipe,
-        check=check,
+        data_differences=lambda options: (*data_differences(dataset, options), *departures),
+        adapt=adapt,
+        check=checked,
         run=lambda context: _with_architecture(run(context), context.backbone.arch),
         sources=sources,
     )
+
+
+def _check_common(
+    recipe: Any, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool, presets: list[str]
+) -> None:
+    """Refuse views and shares that make no sense, and days of extraction on a CPU."""
+    view = getattr(recipe, "view", None)
+    holdout = getattr(recipe, "holdout", 0.5)
+    if not 0 < holdout < 1:
+        raise UserError(f"--holdout {holdout}", todo="give a share of the training images between 0 and 1")
+    if view is None:
+        return
+    view.check()
+    splits = loaded.splits
+    gmacs = sum(len(split) for split in (splits.train, *splits.others())) * gmacs_of(backbone, view.crop)
+    if device == "cpu" and gmacs > SURELY_SHORT:
+        refuse_if_endless(backbone, gmacs, "features of all images", presets, allow_slow)
+
+
+def gmacs_of(backbone: Backbone, crop: int) -> float:
+    """10⁹ multiply–accumulates of a forward pass of one image."""
+    return sum(gmacs_by_stage(backbone.arch).values()) * (crop / 224) ** 2
 
 
 def _with_architecture(outcome: TaskOutcome, arch: str) -> TaskOutcome:
@@ -122,11 +156,22 @@ def load_checked(dataset: str | None, options: ClassificationData, multilabel: b
             todo="choose another task (`python -m transfer tasks` lists them), or other images",
         )
     parts = (splits.train,) if splits.val is None else (splits.train, splits.val)
-    shared = [duplicates(part, splits.test) for part in parts]
-    warnings = tuple(note(pairs, part, splits.test) for pairs, part in zip(shared, parts, strict=True) if pairs)
+    logger.info("looking for images that lie in several splits")
+    pairs = [(part, other) for part in parts for other in (splits.val, splits.test) if other not in (None, part)]
+    shared = [(part, other, duplicates(part, other)) for part, other in pairs if other is not None]
+    warnings = tuple(note(found, part, other) for part, other, found in shared if found)
+    doubled = {name for _, other, found in shared if other is splits.test for _, name in found}
     for line in warnings:
         logger.warning("%s", line)
-    return Loaded(splits, sum(map(len, shared)), warnings, options.unreadable)
+    return Loaded(splits, len(doubled), warnings, options.unreadable)
+
+
+def left_out_note(name: str, images: Sequence[str]) -> tuple[str, ...]:
+    """What a record says of images that could not be read."""
+    if not images:
+        return ()
+    shown = ", ".join(images[:5]) + (" …" if len(images) > 5 else "")
+    return (f"{name}: {len(images)} images could not be read and were left out: {shown}",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +201,7 @@ class Rows:
 
     def notes(self) -> tuple[str, ...]:
         """For the record."""
-        if not self.left_out:
-            return ()
-        shown = ", ".join(self.left_out[:5]) + (" …" if len(self.left_out) > 5 else "")
-        return (f"{self.images.name}: {len(self.left_out)} images could not be read and were left out: {shown}",)
+        return left_out_note(self.images.name, self.left_out)
 
 
 def _frozen_rows(
@@ -213,9 +255,9 @@ class FrozenSplits:
 
 
 def frozen_splits(
-    context: RunContext, view: WholeView, poolings: tuple[str, ...], precision: Precision
+    context: RunContext, view: WholeView, poolings: tuple[str, ...], precision: Precision, val: bool = True
 ) -> FrozenSplits:
-    """Features of all splits, from the cache that all runs share.
+    """Features of all splits, from the cache that all runs share; without `val` not of the validation split.
 
     Raises:
         DataError: more images are unreadable than the run may leave out.
@@ -226,8 +268,8 @@ def frozen_splits(
         return _frozen_rows(context, images, view, poolings, precision)
 
     splits: ImageSplits = context.data.splits
-    val = None if splits.val is None else rows(splits.val)
-    return FrozenSplits(rows(splits.train), val, rows(splits.test))
+    chosen_on = rows(splits.val) if val and splits.val is not None else None
+    return FrozenSplits(rows(splits.train), chosen_on, rows(splits.test))
 
 
 def verified(backbone: Backbone) -> dict[str, Any]:
@@ -272,9 +314,8 @@ def check_sgd(
     if device != "cpu":
         return
     seen = sgd.total_steps(images) * sgd.batch
-    gmacs = sum(gmacs_by_stage(backbone.arch).values()) * (sgd.crop / 224) ** 2
     what = f"{seen:,} crops of {sgd.crop} pixels, {passes} passes each"
-    refuse_if_endless(backbone, seen * passes * gmacs, what, presets, allow_slow)
+    refuse_if_endless(backbone, seen * passes * gmacs_of(backbone, sgd.crop), what, presets, allow_slow)
 
 
 def held_out(count: int, name: str, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -80,7 +80,7 @@ def run_command(arguments: Sequence[str]) -> int:
     preset = _peek(rest, "preset")
     starting = starting_recipe(task, protocol, preset, device)
     options, data_options, recipe = _parse(name, task, starting, rest)
-    _check_device(device)
+    _check_machine(device, options.workers)
     typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
     with world(torch.device(device)) as (processes, _):
         return _run_all(typed, processes)
@@ -112,7 +112,10 @@ def _run_all(typed: _Typed, processes: World) -> int:
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
     if engine:
         logger.info("engine: %s (%s)", engine, why)
-    data = task.load_data(typed.data)
+    # the leader first: what it downloads is there for the others
+    data = processes.together(lambda: task.load_data(typed.data) if processes.leads else None)
+    if not processes.leads:
+        data = task.load_data(typed.data)
     for backbone, _ in backbones:
         task.check(typed.recipe, backbone, data, typed.device, options.allow_slow)
     published = task.protocols[typed.protocol]
@@ -230,9 +233,11 @@ def _default_label(name: str) -> str:
     return path.resolve().parent.name if path.stem == "checkpoint" else path.stem
 
 
-def _check_device(device: str) -> None:
+def _check_machine(device: str, workers: int) -> None:
     if device not in ("cpu", "cuda"):
         raise UserError(f"--device {device} is not known", todo="cpu or cuda")
+    if workers < 0:
+        raise UserError(f"--workers {workers}", todo="give 0 or more")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but PyTorch sees no GPU", todo="check nvidia-smi, or use --device cpu")
 

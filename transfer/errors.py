@@ -55,3 +55,7 @@ class EngineError(UserError):
 
 class TrainingError(UserError):
     """A training run that cannot go on: a loss that is not finite, no space left, a broken resume file."""
+
+
+class Diverged(TrainingError):
+    """A training whose loss or weights are no longer finite: what lower learning rates may mend, and nothing else."""

@@ -27,6 +27,7 @@ from transfer.classification_task import (
     classification_task,
     frozen_splits,
     held_out,
+    left_out_note,
     report,
     scorer,
     sgd_machine,
@@ -34,7 +35,7 @@ from transfer.classification_task import (
     whole_rows,
 )
 from transfer.datasets.labelled import ImageSplits, LabelledImages
-from transfer.errors import TrainingError, UserError
+from transfer.errors import Diverged, TrainingError, UserError
 from transfer.logistic import PENALTIES
 from transfer.penalty_choice import choose_penalty
 from transfer.sgd import SgdRecipe, evaluate, fine_tune
@@ -106,6 +107,8 @@ def run_linear(context: RunContext) -> TaskOutcome:
         "validation_images": len(val.labels),
     }
     notes = [*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else [])]
+    if not chosen.fit.converged:
+        notes.append(f"not converged: the final fit, penalty {chosen.penalty:g}")
     if chosen.unconverged:
         notes.append("not converged: penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
     return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=tuple(notes))
@@ -192,13 +195,14 @@ def run_fine_tune(context: RunContext) -> TaskOutcome:
         context.backbone, whole, grid[best], seed=context.seed, folder=context.workdir / "final", machine=machine
     )
     metrics, details = report(evaluate(model, splits.test, view, machine=machine).numpy(), whole_rows(splits.test))
+    notes = (*loaded.notes(), *left_out_note(whole.name, model.left_out))
     details |= {
         "duplicates": loaded.duplicates,
         "sweep": sweep,
         "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
         "validation_images": len(val) if sweep else 0,
     }
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=loaded.notes())
+    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=notes)
 
 
 def _to_fine_tune(
@@ -227,7 +231,7 @@ def _validation(
     machine, value = sgd_machine(context), None
     try:
         model = fine_tune(context.backbone, fit, sgd, seed=context.seed, folder=folder, machine=machine)
-    except TrainingError as error:
+    except Diverged as error:
         logger.warning("lr %g, weight decay %g is out of the search: %s", sgd.lr, sgd.weight_decay, error.what)
     else:
         keep = functools.partial(torch.argmax, dim=1)
@@ -281,7 +285,8 @@ def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]
             },
             sources={"ssl-transfer": LINEAR_SOURCES},
             run=run_linear,
-            check=lambda recipe, backbone, loaded, device, allow_slow: None,
+            check=_check_linear,
+            departures=(("end of the fit", "100 iterations of L-BFGS at most", "the optimum"),),
         ),
         "finetune": classification_task(
             dataset,
@@ -297,11 +302,21 @@ def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]
             sources={"ssl-transfer": FINE_TUNE_SOURCES},
             run=run_fine_tune,
             check=_check_fine_tune,
+            departures=(("start of the classifier", "PyTorch's default", "N(0, 0.01²), biases 0"),),
         ),
     }
 
 
+def _check_linear(recipe: LinearRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    if not recipe.penalties or min(recipe.penalties) <= 0:
+        raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
+
+
 def _check_fine_tune(recipe: FineTuneRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    if recipe.sgd.lr or recipe.sgd.lr_backbone or recipe.sgd.weight_decay:
+        raise UserError(
+            "rates and decays of fine-tuning are searched", todo="give --lrs and --decays, not those of --sgd"
+        )
     if not recipe.lrs or not recipe.decays or min(recipe.lrs) <= 0 or min(recipe.decays) < 0:
         raise UserError(
             "fine-tuning needs learning rates above 0 and weight decays from 0",

@@ -24,11 +24,13 @@ from transfer.classification_task import (
     check_sgd,
     frozen_splits,
     held_out,
+    left_out_note,
     report,
     sgd_machine,
     verified,
     whole_rows,
 )
+from transfer.errors import UserError
 from transfer.heads import Bank, Head, train_on_features
 from transfer.sgd import SgdRecipe, evaluate, fit_linear
 from transfer.task import RunContext, TaskOutcome
@@ -41,8 +43,8 @@ class LinearSgdRecipe:
     Attributes:
         sgd: the optimiser, the crops and the evaluation.
         form: crops: published; cached: on features of whole images, not comparable with published numbers.
-        lrs: learning rates to search; none: the one of `sgd` alone, as published.
-        weight_decays: weight decays to search; none: the one of `sgd` alone.
+        lrs: learning rates to search, instead of the one of `sgd`; none: that one alone, as published.
+        weight_decays: weight decays to search, instead of the one of `sgd`; none: that one alone.
         poolings: features to search: avg, max, grid.
         holdout: share of the training images to choose on where several classifiers are trained and the set has no
             validation split; they are not trained on.
@@ -99,6 +101,8 @@ CPU_SEARCH = (
 def check(recipe: LinearSgdRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
     """Refuse a recipe that cannot be trained, or would not end here."""
     images = len(loaded.splits.train)
+    if recipe.form == "crops" and recipe.precision != "fp32":
+        raise UserError("--precision is of the cached form; random crops are seen in fp32", todo="leave it out")
     slow = allow_slow or recipe.form == "cached"
     check_sgd(recipe.sgd, backbone, images, device, slow, ["cpu"], passes=1)
 
@@ -166,13 +170,14 @@ def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
         found: NDArray[np.float32] = seen.numpy()
         return found
 
-    return _Fitted(fit.bank, chosen_on, scores, whole_rows(splits.test), ())
+    return _Fitted(fit.bank, chosen_on, scores, whole_rows(splits.test), left_out_note(train.name, fit.left_out))
 
 
 def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
     """The fast form."""
     recipe: LinearSgdRecipe = context.recipe
-    frozen = frozen_splits(context, recipe.sgd.evaluation_view(), recipe.poolings, recipe.precision)
+    view, several = recipe.sgd.evaluation_view(), len(grid) > 1
+    frozen = frozen_splits(context, view, recipe.poolings, recipe.precision, val=several)
     train, val = frozen.train, None
     if len(grid) > 1:
         train, val = frozen.to_choose(recipe.holdout, context.seed)

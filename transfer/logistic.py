@@ -106,7 +106,10 @@ def _path(
 ) -> Iterator[Fit]:
     present, y = torch.unique(labels, return_inverse=True)  # without rows a class has no finite bias
     rows = _turned(features, y, len(present))
-    weights = rows.zero() if start is None else rows.inward(start.weight[present], start.bias[present])
+    weights = rows.zero()
+    if start is not None:  # a class that the start had no rows of begins anew
+        known = start.bias[present].isfinite().to(weights.device)
+        weights = rows.inward(start.weight[present], start.bias[present]).where(known, weights)
     found: list[tuple[float, Tensor, Tensor]] = []  # penalty, weights and scores of the last fits
     for penalty in penalties:
         weights, scores = _start(rows, penalty, found) if found else (weights, rows.scores(weights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -92,11 +93,23 @@ def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = N
     record: Record | None = None
     try:
         record = _lead(plan, runs, overwrite, world, announce)
+        if world.size > 1 and said[0] and record.status == "failed":
+            _end_all()
     finally:  # the others wait for two messages, whatever happens here
         if not said:
             world.collect(False)
         world.collect(record)
     return record
+
+
+def _end_all() -> None:
+    """Leave at once: the others may be waiting inside the failed run, where no message reaches them.
+
+    `torchrun` ends them when this process is gone.
+    """
+    logger.error("the record of the failed run is written; the other processes are ended")
+    logging.shutdown()
+    os._exit(1)
 
 
 def _follow(plan: Plan, runs: Path, world: World) -> Record:

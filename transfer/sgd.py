@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,10 @@ def fit_linear(
     learner = LinearLearner(LinearFit(trunk, bank), world)
     # BatchNorm is frozen: how a batch is dealt out changes nothing, any number of processes may share it.
     deal = Deal(recipe.processes, world.size, range(world.rank, world.rank + 1))
-    Training(learner, train, recipe, recipe.training_view(), config, folder, machine).run(seed, deal)
+    training = Training(learner, train, recipe, recipe.training_view(), config, folder, machine)
+    training.run(seed, deal)
     bank.note_lost()
-    return learner.fit
+    return replace(learner.fit, left_out=_names(train, training))
 
 
 def fine_tune(
@@ -113,9 +114,15 @@ def fine_tune(
     config = _config("fine-tuning", backbone, train, recipe, seed)
     each = recipe.processes // world.size
     deal = Deal(recipe.processes, recipe.processes, range(world.rank * each, (world.rank + 1) * each))
-    Training(learner, train, recipe, recipe.training_view(), config, folder, machine).run(seed, deal)
+    training = Training(learner, train, recipe, recipe.training_view(), config, folder, machine)
+    training.run(seed, deal)
+    model.left_out = _names(train, training)
     world.copy_from_leader(model.buffers())
     return model.eval()
+
+
+def _names(train: LabelledImages, training: Training) -> tuple[str, ...]:
+    return tuple(train.images.name(index) for index in sorted(training.unreadable))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transfer.architectures import stage_channels
 from transfer.backbone import Backbone
-from transfer.errors import TrainingError
+from transfer.errors import Diverged
 from transfer.heads import INITIAL_SCALE, Bank
 from transfer.sgd_data import Batch
 from transfer.sgd_recipe import SgdRecipe
@@ -28,6 +28,7 @@ class LinearFit:
 
     trunk: Trunk
     bank: Bank
+    left_out: tuple[str, ...] = ()  # names of training images that could not be read
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -41,6 +42,7 @@ class FineTuned(nn.Module):
     def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device) -> None:
         super().__init__()
         self.spec, self.device = backbone.input, device
+        self.left_out: tuple[str, ...] = ()  # names of training images that could not be read
         self.network = backbone.as_torchvision()
         head = nn.Linear(stage_channels(backbone.arch)["layer4"], classes)
         generator = torch.Generator().manual_seed(seed)
@@ -127,10 +129,10 @@ class FineTuner:
             loss += whole.detach()
         self.world.add_up([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
         if not bool(loss.isfinite()):
-            raise TrainingError(
+            raise Diverged(
                 f"the loss is {loss.item()} at step {number}",
                 found=f"learning rates {self.rates[0] * share:g} and {self.rates[1] * share:g}",
-                todo="lower the learning rates; the last checkpoint is kept",
+                todo="lower the learning rates",
             )
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
@@ -145,9 +147,7 @@ class FineTuner:
         """See `transfer.sgd_loop.Learner`."""
         for name, tensor in self.model.network.state_dict().items():
             if not bool(tensor.isfinite().all()):
-                raise TrainingError(
-                    f"{name} is no longer finite", todo="lower the learning rates; the last checkpoint is kept"
-                )
+                raise Diverged(f"{name} is no longer finite", todo="lower the learning rates")
 
     def state(self) -> dict[str, Any]:
         """See `transfer.sgd_loop.Learner`."""

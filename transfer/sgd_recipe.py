@@ -117,6 +117,11 @@ class SgdRecipe(SgdSchedule):
         for name, value in rates.items():
             if not 0 <= value < math.inf:
                 raise UserError("this cannot be trained", found=f"{name} {value}", todo="give a number from 0")
+        if not 0 < self.smallest <= 1:
+            raise UserError(
+                "this cannot be trained", found=f"smallest {self.smallest}", todo="give a share of the area"
+            )
+        self.evaluation_view().check()
         if self.processes < 1 or self.batch % self.processes:
             raise UserError(
                 "a batch must divide into equal parts",

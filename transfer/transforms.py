@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from transfer.backbone import InputSpec
-from transfer.errors import DataError
+from transfer.errors import DataError, UserError
 
 LONGEST = 200  # times the shorter side
 Interpolation = Literal["bilinear", "bicubic"]
@@ -35,6 +35,15 @@ class WholeView:
     crop: int = 224
     squash: bool = False
     interpolation: Interpolation = "bilinear"
+
+    def check(self) -> None:
+        """Raise `UserError` for a view that would show black borders, or nothing."""
+        if self.crop < 1 or (self.crop > self.resize and not self.squash):
+            raise UserError(
+                "the crop must lie within the resized image",
+                found=f"crop {self.crop}, resize {self.resize}",
+                todo="give a crop from 1 to the length of the resized shorter side",
+            )
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → uint8 [3, crop, crop].

@@ -247,3 +247,63 @@ def test_two_processes_give_the_record_of_one(script, options, images, tmp_path)
     assert one.run_id == two.run_id
     assert one.metrics == pytest.approx(two.metrics, abs=1e-6)
     assert "2 processes" in two.notes
+
+
+def test_a_class_that_lies_in_the_held_out_part_alone_is_learned_in_the_end(tmp_path):
+    folder = write_images(tmp_path / "images")
+    for number in range(1, 8):
+        (folder / "train" / "red" / f"{number}.png").unlink()  # one image is left
+    options = ["--image-folder", str(folder), *SMALL, "--holdout", "0.3", "--penalties", "1e-6", "1"]
+    for record in run(
+        "finegrained.own_linear", RANDOM, *options, "--seeds", "0", "1", "2", "3", runs=tmp_path / "runs"
+    ):
+        assert record.metrics["top1"] > 60
+        assert not any("not converged" in note for note in record.notes)
+
+
+def test_a_damaged_checkpoint_of_a_search_is_no_divergence(images, tmp_path):
+    tiny = ["--sgd.crop", "32", "--sgd.resize", "32", "--sgd.batch", "8", "--sgd.steps", "2"]
+    options = ["--image-folder", str(images), *tiny, "--lrs", "0.1", "0.01", "--decays", "0", "--holdout", "0.25"]
+    (record,) = run("finegrained.own_finetune", RANDOM, *options, runs=tmp_path)
+    workdir = tmp_path / "work" / record.task / record.run_id
+    (workdir / "search_1" / "validation.json").unlink()
+    (workdir / "search_1" / "fit.pth").write_bytes(b"cut short")
+    (tmp_path / "records" / record.task / f"{record.run_id}.json").unlink()
+    (failed,) = run("finegrained.own_finetune", RANDOM, *options, runs=tmp_path, status=1)
+    assert "cannot resume from" in failed.failure["message"]
+
+
+def test_images_left_out_of_sgd_training_are_in_the_record(tmp_path):
+    folder = write_images(tmp_path / "images")
+    (folder / "train" / "red" / "3.png").write_bytes(b"not an image")
+    options = ["--image-folder", str(folder), *TINY_SGD, "--sgd.epochs", "1", "--unreadable", "1"]
+    (record,) = run("transfer.imagenet_linear", RANDOM, *options, runs=tmp_path / "runs")
+    assert any("left out" in note and "red/3.png" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [("finegrained.own_linear", ["--view.crop", "300"], "crop 300, resize 224"),
+     ("finegrained.own_linear", ["--penalties", "0"], "--penalties"),
+     ("finegrained.own_linear", ["--holdout", "1"], "--holdout 1"),
+     ("finegrained.own_linear", ["--workers", "-1"], "--workers -1"),
+     ("finegrained.own_finetune", ["--sgd.lr", "5"], "--lrs"),
+     ("finegrained.own_finetune", ["--sgd.crop", "300"], "crop 300"),
+     ("transfer.imagenet_linear", ["--precision", "bf16"], "cached form"),
+     ("transfer.imagenet_linear", ["--sgd.smallest", "0"], "smallest 0"),
+     ("transfer.knn", [], "--ks of 1 … 24")],
+)  # fmt: skip
+def test_recipes_that_make_no_sense_are_refused_before_anything_is_computed(
+    task, options, said, images, tmp_path, capsys
+):
+    arguments = ["run", task, RANDOM, "--image-folder", str(images), *options, "--runs", str(tmp_path / "runs")]
+    assert main([*arguments, "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_done_otherwise_than_published_is_a_difference(voc, images, tmp_path):
+    (svm,) = run("transfer.voc07_svm", RANDOM, *voc, "--costs", "1", runs=tmp_path / "svm")
+    assert ("solver", "liblinear", "batched") in {(d["what"], d["protocol"], d["run"]) for d in svm.differences}
+    (linear,) = run("finegrained.own_linear", RANDOM, "--image-folder", str(images), *SMALL, runs=tmp_path / "linear")
+    assert "end of the fit" in {d["what"] for d in linear.differences}

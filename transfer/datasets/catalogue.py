@@ -170,7 +170,8 @@ class ClassificationData:
         train: of own images: the name of the training split, where it is not called so.
         val: of own images: the name of the split to choose on.
         test: of own images: the name of the split to report on.
-        unreadable: how many images that cannot be decoded may be left out; one more stops the run.
+        unreadable: how many images that cannot be decoded may be left out; one more stops the run. Tasks that train by
+            SGD on crops want all images to choose and to report on.
     """
 
     data_root: Path | None = None

@@ -64,6 +64,7 @@ def classification_metrics(scores: Scores, labels: NDArray[np.int64], levels: Ma
 
     Top-5 is left out for five classes or fewer.
     """
+    _check(scores, len(labels))
     classes = scores.shape[1]
     predicted = scores.argmax(1)
     found = {"top1": 100 * float((predicted == labels).mean())}

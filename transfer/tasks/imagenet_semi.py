@@ -13,6 +13,7 @@ from transfer.classification_task import (
     Loaded,
     check_sgd,
     classification_task,
+    left_out_note,
     report,
     sgd_machine,
     verified,
@@ -89,7 +90,8 @@ def run(context: RunContext) -> TaskOutcome:
     scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
     metrics, details = report(scores, whole_rows(splits.test))
     details["duplicates"] = context.data.duplicates
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=context.data.notes())
+    notes = (*context.data.notes(), *left_out_note(splits.train.name, model.left_out))
+    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=notes)
 
 
 def _task(percent: str) -> Task:

@@ -63,12 +63,19 @@ def check(recipe: KnnRecipe, backbone: Backbone, loaded: Loaded, device: str, al
             found=f"--ks {' '.join(map(str, recipe.ks))}",
             todo=f"keep {PRIMARY} among them",
         )
+    images = len(loaded.splits.train)
+    if max(recipe.ks) > images or min(recipe.ks) < 1:
+        raise UserError(
+            f"there are not that many neighbours: {loaded.splits.train.name} has {images} images",
+            found=f"--ks {' '.join(map(str, recipe.ks))}",
+            todo=f"give --ks of 1 … {images}, {PRIMARY} among them" if images >= PRIMARY else "give more images",
+        )
 
 
 def run(context: RunContext) -> TaskOutcome:
     """Extract, vote, count."""
     recipe: KnnRecipe = context.recipe
-    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
+    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision, val=False)
     train, test = frozen.train, frozen.test
     proof = verified(context.backbone)
     device, labels = torch.device(context.device), test.labels.astype(np.int64)

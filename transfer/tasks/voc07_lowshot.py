@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from transfer.backbone import Backbone
 from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits, verified
-from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT
+from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.metrics.classification import average_precisions
 from transfer.svm import fit_svms
@@ -71,9 +71,12 @@ def check(recipe: LowShotRecipe, backbone: Backbone, loaded: Loaded, device: str
             f"the primary metric is mAP_k{PRIMARY}, the mean of at least one draw",
             found=f"--ks {' '.join(map(str, recipe.ks))} --draws {recipe.draws}",
         )
-    train, k = loaded.splits.train, max(recipe.ks)
+    _refuse_too_few(loaded.splits.train, loaded.splits.train.labels, max(recipe.ks))
+
+
+def _refuse_too_few(train: LabelledImages, known: NDArray[Any], k: int) -> None:
     needed = {PRESENT: k, ABSENT: (len(train.classes) - 1) * k}
-    for name, labels in zip(train.classes, train.labels.T, strict=True):
+    for name, labels in zip(train.classes, known.T, strict=True):
         for value, what in ((PRESENT, "show"), (ABSENT, "do not show")):
             have = int((labels == value).sum())
             if have < needed[value]:
@@ -82,7 +85,9 @@ def check(recipe: LowShotRecipe, backbone: Backbone, loaded: Loaded, device: str
                     found=f"{have}; {needed[value]} are drawn for k = {k}",
                     todo="give smaller --ks, or a larger set",
                 )
-    if not (train.counts() > k).any():  # VOC07 has just 96 images with sheep: a class may be used up, not all
+    if not (
+        (known == PRESENT).sum(0) > k
+    ).any():  # VOC07 has just 96 images with sheep: a class may be used up, not all
         raise DataError(
             f"{train.name} has no image left to choose the cost on",
             found=f"k = {k} draws all",
@@ -104,6 +109,7 @@ def run(context: RunContext) -> TaskOutcome:
     recipe: LowShotRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
+    _refuse_too_few(loaded.splits.train, frozen.train.labels, max(recipe.ks))  # of those that could be read
     proof = verified(context.backbone)
     train, labels, test = voc07_svm.labels_and_features(frozen, recipe.pooling, torch.device(context.device))
     if recipe.normalise:
@@ -185,4 +191,8 @@ TASK = classification_task(
     run=run,
     check=check,
     multilabel=True,
+    departures=(
+        ("cost chosen on", "the test images", "training images that were not drawn"),
+        ("solver", "LIBLINEAR, 2,000 iterations at most", "the optimum"),
+    ),
 )
