@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sgd_processes import (
     CLASSES,
     FINE_TUNING,
@@ -20,6 +21,7 @@ from sgd_processes import (
     LINEAR,
     SMALL,
     STEPS,
+    Coloured,
     SmallBackbone,
     coloured,
     rows,
@@ -33,7 +35,7 @@ from torch.utils.data import DistributedSampler
 from transfer.backbone import Backbone, random_backbone
 from transfer.datasets.labelled import LabelledImages
 from transfer.errors import DataError, TrainingError, UserError
-from transfer.heads import Head
+from transfer.heads import Head, train_on_features
 from transfer.sgd import Machine, SgdRecipe, evaluate, fine_tune, fit_linear
 from transfer.sgd_data import Crops, Deal, Order
 from transfer.sgd_recipe import epoch_order
@@ -88,6 +90,26 @@ def test_a_linear_fit_is_torchs_on_the_same_crops(backbone: Backbone | SmallBack
     weight, bias = fit.bank.classifier(0)
     torch.testing.assert_close(weight, linear.weight.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(bias, linear.bias.detach(), rtol=1e-4, atol=1e-5)
+
+
+class Plain(Coloured):
+    """Every image of one colour: a crop of it is the image again."""
+
+    def read(self, index: int) -> Image.Image:
+        colour = np.random.default_rng(index).integers(0, 160, 3)
+        colour[self.labels[index]] += 95
+        return Image.new("RGB", (self.side, self.side), tuple(colour.tolist()))
+
+
+def test_both_forms_are_one_protocol_where_crops_change_nothing(tmp_path: Path) -> None:
+    labels = np.arange(30, dtype=np.int64) % len(CLASSES)
+    data = LabelledImages("plain", Plain(labels), labels, CLASSES)
+    crops = fit_linear(SMALL, data, LINEAR, GRID, seed=3, folder=tmp_path)
+    trunk, view = Trunk(SMALL, ("avg", "max"), CPU), LINEAR.evaluation_view()
+    features = trunk(torch.stack([view(data.images.read(index)) for index in range(30)]))
+    cached = train_on_features(features, labels, GRID, LINEAR, classes=len(CLASSES), seed=3)
+    for ours, theirs in zip(crops.bank.state().values(), cached.state().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_a_linear_fit_leaves_the_network_alone(tmp_path: Path) -> None:
