@@ -167,7 +167,7 @@ def adapt(recipe: VocRecipe, device: str) -> VocRecipe:
     return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes=1))
 
 
-def check(recipe: VocRecipe, backbone: Backbone, splits: VocSplits, device: str, allow_slow: bool) -> None:
+def check(recipe: VocRecipe, backbone: Backbone, device: str, allow_slow: bool) -> None:
     """See `check_detector`."""
     check_detector(recipe.detector, backbone, device, list(PRESETS), allow_slow)
 

@@ -112,12 +112,14 @@ def _run_all(typed: _Typed, processes: World) -> int:
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
     if engine:
         logger.info("engine: %s (%s)", engine, why)
+    for backbone, _ in backbones:
+        task.check(typed.recipe, backbone, typed.device, options.allow_slow)
     # the leader first: what it downloads is there for the others
     data = processes.together(lambda: task.load_data(typed.data) if processes.leads else None)
     if not processes.leads:
         data = task.load_data(typed.data)
     for backbone, _ in backbones:
-        task.check(typed.recipe, backbone, data, typed.device, options.allow_slow)
+        task.check_data(typed.recipe, backbone, data, typed.device, options.allow_slow)
     published = task.protocols[typed.protocol]
     _log_differences(typed.protocol, task, published, typed.recipe, typed.data)
     fingerprints = task.fingerprints(data)

@@ -79,7 +79,9 @@ class Task:
         data_differences: options → differences from the published data.
         adapt: (published recipe, device) → the recipe as this machine starts from it, rescaled for fewer processes
             than published; what is typed on the command line is applied after that and never rescaled.
-        check: (recipe, backbone, data, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here.
+        check: (recipe, backbone, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here; asked
+            before the data are read.
+        check_data: (recipe, backbone, data, device, allow_slow) does the same once they are.
         run: does the work.
         sources: protocol → (value's name in `flatten(recipe)` → where it was read: paper and table, or repository and
             file). Shown by `python -m transfer recipe`.
@@ -96,9 +98,10 @@ class Task:
     fingerprints: Callable[[Any], dict[str, dict[str, object]]]
     data_differences: Callable[[Any], tuple[Difference, ...]]
     adapt: Callable[[Any, str], Any]
-    check: Callable[[Any, Backbone, Any, str, bool], None]
+    check: Callable[[Any, Backbone, str, bool], None]
     run: Callable[[RunContext], TaskOutcome]
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    check_data: Callable[[Any, Backbone, Any, str, bool], None] = lambda *_: None
 
 
 def task_names() -> list[str]:
