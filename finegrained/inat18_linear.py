@@ -7,8 +7,7 @@ another classifier.
 
 import dataclasses
 
-from transfer.classification_task import classification_task
-from transfer.linear_classification import COMMON_SOURCES, CPU_SEARCH, LinearSgdRecipe, check, run
+from transfer.linear_classification import COMMON_SOURCES, LinearSgdRecipe, linear_task
 from transfer.sgd import SgdRecipe
 
 VICREG = LinearSgdRecipe(
@@ -44,13 +43,4 @@ SOURCES = {
     | dict.fromkeys(_STEPS, f"{_BARLOW}; where the rate falls is not stated, here as in VISSL"),
 }
 
-TASK = classification_task(
-    "inat18",
-    title="iNaturalist 2018, a linear classifier on frozen features",
-    primary="top1",
-    protocols={"vicreg": VICREG, "barlowtwins": BARLOW_TWINS},
-    presets={"cpu": CPU_SEARCH},
-    sources=SOURCES,
-    run=run,
-    check=check,
-)
+TASK = linear_task("inat18", "iNaturalist 2018", {"vicreg": VICREG, "barlowtwins": BARLOW_TWINS}, SOURCES)

@@ -243,6 +243,11 @@ class FrozenSplits:
         """For the record: what could not be read."""
         return tuple(line for rows in (self.train, self.val, self.test) if rows is not None for line in rows.notes())
 
+    def multilabel(self, pooling: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(train features, train labels, test features): float32 [n, d], int8 [n, classes], float32 [m, d]."""
+        train, test = (rows.tensors(pooling, device)[0] for rows in (self.train, self.test))
+        return train, torch.from_numpy(self.train.labels.copy()).to(device), test
+
     def to_choose(self, share: float, seed: int) -> tuple[Rows, Rows]:
         """Rows to fit on and rows to choose on: the validation split, or a `share` of train where there is none.
 

@@ -7,7 +7,7 @@ shows every image once, as in evaluation, and trains on those features: minutes 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from transfer.classification_task import (
     Precision,
     Rows,
     check_sgd,
+    classification_task,
     frozen_splits,
     held_out,
     left_out_note,
@@ -33,7 +34,7 @@ from transfer.classification_task import (
 from transfer.errors import UserError
 from transfer.heads import Bank, Head, train_on_features
 from transfer.sgd import SgdRecipe, evaluate, fit_linear
-from transfer.task import RunContext, TaskOutcome
+from transfer.task import RunContext, Task, TaskOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,16 @@ def check(recipe: LinearSgdRecipe, backbone: Backbone, loaded: Loaded, device: s
         raise UserError("--precision is of the cached form; random crops are seen in fp32", todo="leave it out")
     slow = allow_slow or recipe.form == "cached"
     check_sgd(recipe.sgd, backbone, images, device, slow, ["cpu"], passes=1)
+
+
+def linear_task(
+    dataset: str, title: str, protocols: Mapping[str, LinearSgdRecipe], sources: Mapping[str, Mapping[str, str]]
+) -> Task:
+    """The linear task of a set of `transfer.datasets.catalogue`; its file declares it as `TASK`."""
+    return classification_task(
+        dataset, title=f"{title}, a linear classifier on frozen features", primary="top1", protocols=protocols,
+        presets={"cpu": CPU_SEARCH}, sources=sources, run=run, check=check,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

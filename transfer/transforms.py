@@ -25,7 +25,7 @@ class WholeView:
     """The image as evaluation shows it. The defaults are those of most protocols: 256, then the 224 in the middle.
 
     Attributes:
-        resize: length of the shorter side after resizing, in pixels.
+        resize: length of the shorter side after resizing, in pixels; 0, with `squash`: both sides at once.
         crop: side of the square that the network sees.
         squash: instead of cropping, resize both sides to `crop` and give up the aspect ratio (VISSL's VOC07).
         interpolation: of resizing.
@@ -54,7 +54,8 @@ class WholeView:
         if max(image.size) > LONGEST * min(image.size):
             raise DataError("too elongated to be resized", found="{} × {} pixels".format(*image.size))
         mode = InterpolationMode(self.interpolation)
-        image = F.resize(image, self.resize, mode)
+        if self.resize:
+            image = F.resize(image, self.resize, mode)
         if self.squash:
             return as_tensor(F.resize(image, [self.crop, self.crop], mode))
         return as_tensor(F.center_crop(image, [self.crop, self.crop]))

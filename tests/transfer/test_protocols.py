@@ -49,7 +49,9 @@ STATED = {
         "negative_weight": 1, "normalise": True, "view.squash": True, "view.crop": 224, "pooling": "grid",
     },
     ("transfer.voc07_svm", "vicreg"): {"view.crop": 224, "view.squash": False},
-    ("transfer.voc07_lowshot", "vissl"): {"ks": (1, 2, 4, 8, 16, 32, 64, 96), "draws": 5},
+    ("transfer.voc07_lowshot", "vissl"): {
+        "ks": (1, 2, 4, 8, 16, 32, 64, 96), "draws": 5, "view.resize": 0, "view.squash": True, "view.crop": 224,
+    },
     ("transfer.knn", "dino"): {"ks": (10, 20, 100, 200), "temperature": 0.07, "view.interpolation": "bicubic"},
     ("finegrained.pets_linear", "ssl-transfer"): {
         "view.resize": 224, "view.crop": 224, "view.interpolation": "bicubic", "holdout": 0.2,

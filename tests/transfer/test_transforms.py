@@ -30,6 +30,13 @@ def test_squashed_views_lose_the_aspect_ratio_after_shrinking():
     assert torch.equal(WholeView(squash=True)(image), theirs)
 
 
+def test_views_squashed_at_once_are_torchvisions_resize_of_both_sides():
+    image = picture(400, 300)
+    theirs = T.Compose([T.Resize([224, 224]), T.PILToTensor()])(image)
+    assert torch.equal(WholeView(resize=0, squash=True)(image), theirs)
+    assert not torch.equal(WholeView(squash=True)(image), theirs)
+
+
 def test_random_views_depend_on_their_draw_alone():
     image, view = picture(300, 200), RandomView(crop=64)
     torch.manual_seed(0)

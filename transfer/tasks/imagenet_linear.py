@@ -6,8 +6,7 @@ Both report the best epoch on the validation images; this reports the last, whic
 
 import dataclasses
 
-from transfer.classification_task import classification_task
-from transfer.linear_classification import COMMON_SOURCES, CPU_SEARCH, LinearSgdRecipe, check, run
+from transfer.linear_classification import COMMON_SOURCES, LinearSgdRecipe, linear_task
 from transfer.sgd import SgdRecipe
 
 VICREG = LinearSgdRecipe(
@@ -44,13 +43,4 @@ SOURCES = {
     | {"sgd.smallest": f"{_BARLOW}: RandomResizedCrop with torchvision's default"},
 }
 
-TASK = classification_task(
-    "imagenet",
-    title="ImageNet, a linear classifier on frozen features",
-    primary="top1",
-    protocols={"vicreg": VICREG, "barlowtwins": BARLOW_TWINS},
-    presets={"cpu": CPU_SEARCH},
-    sources=SOURCES,
-    run=run,
-    check=check,
-)
+TASK = linear_task("imagenet", "ImageNet", {"vicreg": VICREG, "barlowtwins": BARLOW_TWINS}, SOURCES)

@@ -38,7 +38,7 @@ class KnnRecipe:
     precision: Precision = "fp32"
 
 
-PRIMARY = 20  # of DINO's four the one it finds best "most of the time": fixed beforehand, so not chosen on the test set
+PRIMARY = 20  # its help text calls 20 the k that usually works best: fixed beforehand, not chosen on the test set
 
 _DINO = "facebookresearch/dino: eval_knn.py"
 SOURCES = {

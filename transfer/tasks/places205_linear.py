@@ -7,8 +7,7 @@ vissl/models/heads/linear_eval_mlp.py; valeoai/obow: README, --batch-norm), whic
 
 import dataclasses
 
-from transfer.classification_task import classification_task
-from transfer.linear_classification import COMMON_SOURCES, CPU_SEARCH, LinearSgdRecipe, check, run
+from transfer.linear_classification import COMMON_SOURCES, LinearSgdRecipe, linear_task
 from transfer.sgd import SgdRecipe
 
 VICREG = LinearSgdRecipe(
@@ -55,13 +54,4 @@ SOURCES = {
     | {"sgd.nesterov": "not stated; its evaluate.py has none"},
 }
 
-TASK = classification_task(
-    "places205",
-    title="Places205, a linear classifier on frozen features",
-    primary="top1",
-    protocols={"vicreg": VICREG, "barlowtwins": BARLOW_TWINS},
-    presets={"cpu": CPU_SEARCH},
-    sources=SOURCES,
-    run=run,
-    check=check,
-)
+TASK = linear_task("places205", "Places205", {"vicreg": VICREG, "barlowtwins": BARLOW_TWINS}, SOURCES)

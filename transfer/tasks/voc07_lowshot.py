@@ -25,7 +25,6 @@ from transfer.metrics.classification import average_precisions
 from transfer.svm import fit_svms
 from transfer.svm_selection import COSTS
 from transfer.task import RunContext, TaskOutcome
-from transfer.tasks import voc07_svm
 from transfer.transforms import WholeView
 
 PRIMARY = 8  # tables show one k first: the middle of the published ones, which small sets reach too
@@ -46,7 +45,7 @@ class LowShotRecipe:
         precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
     """
 
-    view: WholeView = field(default_factory=lambda: WholeView(squash=True))
+    view: WholeView = field(default_factory=lambda: WholeView(resize=0, squash=True))
     pooling: str = "grid"
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     draws: int = 5
@@ -57,10 +56,23 @@ class LowShotRecipe:
     precision: Precision = "fp32"
 
 
-_DEFAULTS = "facebookresearch/vissl: vissl/config/defaults.yaml, SVM.low_shot"
+_CONFIG = "facebookresearch/vissl: eval_resnet_8gpu_transfer_voc07_low_shot_svm.yaml"
+_TRAINER = "facebookresearch/vissl: vissl/utils/svm_utils/svm_low_shot_trainer.py"
 SOURCES = {
-    "vissl": {name: source for name, source in voc07_svm.SOURCES["vissl"].items() if name not in ("folds", "solver")}
-    | {"ks": f"{_DEFAULTS}.k_values", "draws": f"{_DEFAULTS}.sample_inds"}
+    "vissl": {
+        "view.resize": f"{_CONFIG}: none before both sides (unlike its configuration for all images)",
+        "view.crop": f"{_CONFIG}: Resize([224, 224])",
+        "view.squash": f"{_CONFIG}: both sides to 224",
+        "view.interpolation": f"{_CONFIG}: torchvision's default, bilinear",
+        "pooling": f"{_CONFIG}: res5, AvgPool2d(6, stride 1)",
+        "ks": f"{_CONFIG}: k_values",
+        "draws": f"{_CONFIG}: sample_inds",
+        "costs": f"{_CONFIG}: costs_list",
+        "positive_weight": f"{_TRAINER}: class_weight",
+        "negative_weight": f"{_TRAINER}: class_weight",
+        "normalise": f"{_CONFIG}: normalize",
+        "precision": f"{_TRAINER}: features in float64, networks in float32",
+    }
 }
 
 
@@ -111,7 +123,7 @@ def run(context: RunContext) -> TaskOutcome:
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
     _refuse_too_few(loaded.splits.train, frozen.train.labels, max(recipe.ks))  # of those that could be read
     proof = verified(context.backbone)
-    train, labels, test = voc07_svm.labels_and_features(frozen, recipe.pooling, torch.device(context.device))
+    train, labels, test = frozen.multilabel(recipe.pooling, torch.device(context.device))
     if recipe.normalise:
         train, test = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-5) for x in (train, test))
     metrics: dict[str, float] = {}
@@ -184,7 +196,7 @@ TASK = classification_task(
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224, global average instead of the grid",
-            dataclasses.replace(LowShotRecipe(), view=WholeView(resize=146, crop=128, squash=True), pooling="avg"),
+            dataclasses.replace(LowShotRecipe(), view=WholeView(resize=0, crop=128, squash=True), pooling="avg"),
         )
     },
     sources=SOURCES,

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 
 from transfer.classification_task import (
-    FrozenSplits,
     Loaded,
     Precision,
     classification_task,
@@ -91,19 +90,13 @@ SOURCES = {
 }
 
 
-def labels_and_features(frozen: FrozenSplits, pooling: str, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """(train features, train labels, test features): float32 [n, d], int8 [n, classes], float32 [m, d]."""
-    train, test = frozen.train.tensors(pooling, device)[0], frozen.test.tensors(pooling, device)[0]
-    return train, torch.from_numpy(frozen.train.labels.copy()).to(device), test
-
-
 def run(context: RunContext) -> TaskOutcome:
     """Extract, choose each class's cost, refit, report."""
     recipe: SvmRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
     proof, classes = verified(context.backbone), loaded.splits.train.classes
-    train, labels, test = labels_and_features(frozen, recipe.pooling, torch.device(context.device))
+    train, labels, test = frozen.multilabel(recipe.pooling, torch.device(context.device))
     probe = svm_one_vs_all(
         train, labels, test, costs=recipe.costs, folds=recipe.folds, positive_weight=recipe.positive_weight,
         negative_weight=recipe.negative_weight, normalise=recipe.normalise, solver=recipe.solver, classes=classes,
