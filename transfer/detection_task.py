@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from transfer.architectures import STAGES, gmacs_by_stage
 from transfer.atomic import write_json
 from transfer.backbone import Backbone
-from transfer.datasets.detection import DetectionDataset
+from transfer.datasets.detection import DetectionDataset, Detections
 from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
@@ -22,22 +23,32 @@ FORWARD_AND_BACKWARD = 3.0
 
 
 def train_and_predict(
-    context: RunContext, recipe: DetectorRecipe, train: DetectionDataset, test: DetectionDataset
+    context: RunContext,
+    recipe: DetectorRecipe,
+    train: DetectionDataset,
+    test: DetectionDataset,
+    score: Callable[[Detections], dict[str, float]],
 ) -> DetectionOutcome:
-    """Run the engine and keep its detections as `detections.json` (COCO result form) in the run's folder."""
+    """Run the engine and keep its detections as `detections.json` (COCO result form) in the run's folder.
+
+    `score` gives the numbers of the curve, see `DetectionJob`.
+    """
     job = DetectionJob(
         backbone=context.backbone,
         recipe=recipe,
-        train=train.with_objects(),
+        train=train.for_training(),
         test=test,
         seed=context.seed,
         workdir=context.workdir,
         device=context.device,
         workers=context.workers,
         checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
+        world=context.world,
+        score=score,
     )
     outcome = load_engine(context.engine).run(job)
-    write_json(context.workdir / "detections.json", outcome.detections.to_coco())
+    if context.world.leads:
+        write_json(context.workdir / "detections.json", outcome.detections.to_coco(test))
     return outcome
 
 

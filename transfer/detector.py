@@ -2,68 +2,142 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Protocol
 
 from transfer.backbone import Backbone
 from transfer.datasets.detection import DetectionDataset, Detections
+from transfer.world import World
+
+Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
+    """What moves the number of a detector without regions of interest (RetinaNet, FCOS), in Detectron2's terms.
+
+    The defaults are RetinaNet's (facebookresearch/detectron2: configs/Base-RetinaNet.yaml, detectron2/config/
+    defaults.py, MODEL.RETINANET).
+    """
+
+    convs: int = 4  # NUM_CONVS, of each of the two towers
+    octaves: int = 3  # anchors per size: x, x·2^(1/3), x·2^(2/3) (RetinaNet only)
+    foreground_iou: float = 0.5  # IOU_THRESHOLDS (RetinaNet only)
+    background_iou: float = 0.4  # IOU_THRESHOLDS (RetinaNet only)
+    focal_alpha: float = 0.25  # FOCAL_LOSS_ALPHA
+    focal_gamma: float = 2.0  # FOCAL_LOSS_GAMMA
+    prior: float = 0.01  # PRIOR_PROB: an untrained detector's score
+    candidates: int = 1_000  # TOPK_CANDIDATES_TEST, per level before NMS
 
 
 @dataclass(frozen=True)
 class DetectorRecipe:
-    """Everything that moves the number of a Faster R-CNN, in Detectron2's terms.
+    """Everything that moves the number of a detector, in Detectron2's terms.
 
     The defaults are MoCo's VOC07+12 protocol (facebookresearch/moco: detection/configs/
-    pascal_voc_R_50_C4_24k_moco.yaml, pascal_voc_R_50_C4_24k.yaml and Base-RCNN-C4-BN.yaml); values that those
-    files leave open are Detectron2's (facebookresearch/detectron2: detectron2/config/defaults.py), marked D below.
+    pascal_voc_R_50_C4_24k_moco.yaml, pascal_voc_R_50_C4_24k.yaml and Base-RCNN-C4-BN.yaml); values that those files
+    leave open are Detectron2's (facebookresearch/detectron2: detectron2/config/defaults.py). `python -m transfer
+    recipe TASK` names the source of every value; `unread` says which a family does without.
     """
 
     # -- model
-    neck: Literal["c4", "fpn"] = "c4"  # pascal_voc_R_50_C4_24k
-    extra_norm: bool = True  # Res5ROIHeadsExtraNorm: one more norm after res5 (C4 only)
+    family: Family = "faster_rcnn"
+    neck: Literal["c4", "fpn"] = "c4"
+    extra_norm: bool = True  # one more norm after res5 (C4 only)
     norm: Literal["SyncBN", "BN", "FrozenBN"] = "SyncBN"  # RESNETS.NORM, used in backbone, res5 and extra norm
-    freeze_at: int = 0  # BACKBONE.FREEZE_AT: 0 nothing, 1 the stem, 2 stem and res2, …
-    fpn_channels: int = 256  # D: FPN.OUT_CHANNELS (FPN only)
-    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # D; with FPN one per level p2 … p6
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # D
-    roi_resolution: int = 14  # D: ROI_BOX_HEAD.POOLER_RESOLUTION; 7 with FPN
+    freeze_at: int = 0  # BACKBONE.FREEZE_AT: 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
+    fpn_norm: bool = False  # FPN.NORM: the same norm in the pyramid (FPN only)
+    fpn_channels: int = 256  # FPN.OUT_CHANNELS (FPN only)
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # with FPN one per level
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    roi_resolution: int = 14  # ROI_BOX_HEAD.POOLER_RESOLUTION; 7 with FPN
+    class_agnostic: bool = False  # ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
+    mask_resolution: int = 14  # ROI_MASK_HEAD.POOLER_RESOLUTION (Mask R-CNN with FPN; C4 shares the boxes' regions)
+    mask_convs: int = 0  # ROI_MASK_HEAD.NUM_CONV; 4 with FPN (Mask R-CNN)
+    mask_class_agnostic: bool = False  # ROI_MASK_HEAD.CLS_AGNOSTIC_MASK (Mask R-CNN)
+    dense: DenseRecipe = field(default_factory=DenseRecipe)
     # -- input
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # MIN_SIZE_TRAIN
     test_size: int = 800  # MIN_SIZE_TEST
-    max_size: int = 1333  # D: MAX_SIZE_TRAIN and MAX_SIZE_TEST
-    flip: float = 0.5  # D: RANDOM_FLIP horizontal
+    max_size: int = 1333  # MAX_SIZE_TRAIN and MAX_SIZE_TEST
+    flip: float = 0.5  # RANDOM_FLIP horizontal
     # -- solver
     iterations: int = 24_000  # MAX_ITER; 0 evaluates the detector untrained
     batch: int = 16  # IMS_PER_BATCH, over all processes
     lr: float = 0.02  # BASE_LR
     steps: tuple[int, ...] = (18_000, 22_000)  # STEPS
-    gamma: float = 0.1  # D
-    momentum: float = 0.9  # D
-    weight_decay: float = 1e-4  # D
-    weight_decay_norm: float = 0.0  # D: WEIGHT_DECAY_NORM, norm layers' weights and biases
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    weight_decay_norm: float = 0.0  # WEIGHT_DECAY_NORM, norm layers' weights and biases
     warmup_iterations: int = 100  # WARMUP_ITERS
-    warmup_factor: float = 1e-3  # D: linear from factor·lr to lr
-    precise_bn: int = 200  # TEST.PRECISE_BN: iterations averaged before the evaluation; 0 is off. D: NUM_ITER
+    warmup_factor: float = 1e-3  # linear from factor·lr to lr
+    clip_gradients: float = 0.0  # CLIP_GRADIENTS: largest norm of all gradients together; 0 is off
+    amp: Literal["off", "bf16", "fp16"] = "off"  # forward and backward in mixed precision
+    precise_bn: int = 200  # TEST.PRECISE_BN: iterations averaged before the evaluation; 0 is off
+    evaluate_every: int = 0  # TEST.EVAL_PERIOD: iterations between entries in the curve; nothing is selected on it
     # -- region proposals
-    rpn_pre_nms_train: int = 12_000  # D: RPN.PRE_NMS_TOPK_TRAIN (per level with FPN)
-    rpn_post_nms_train: int = 2_000  # D
+    rpn_pre_nms_train: int = 12_000  # RPN.PRE_NMS_TOPK_TRAIN (per level with FPN)
+    rpn_post_nms_train: int = 2_000
     rpn_pre_nms_test: int = 6_000  # RPN.PRE_NMS_TOPK_TEST
     rpn_post_nms_test: int = 1_000  # RPN.POST_NMS_TOPK_TEST
-    rpn_nms: float = 0.7  # D
-    rpn_batch: int = 256  # D: RPN.BATCH_SIZE_PER_IMAGE
-    rpn_positive: float = 0.5  # D
-    rpn_loss_weight: float = 1.0  # D: classification and box; VICReg's VOC runs use 0.2
+    rpn_nms: float = 0.7
+    rpn_batch: int = 256  # RPN.BATCH_SIZE_PER_IMAGE
+    rpn_positive: float = 0.5
+    rpn_loss_weight: float = 1.0  # classification and box; VICReg's VOC runs use 0.2
     # -- region of interest heads
-    roi_batch: int = 512  # D: ROI_HEADS.BATCH_SIZE_PER_IMAGE
-    roi_positive: float = 0.25  # D
-    score_threshold: float = 0.05  # D: SCORE_THRESH_TEST
-    nms: float = 0.5  # D: NMS_THRESH_TEST
-    max_detections: int = 100  # D: DETECTIONS_PER_IMAGE
+    roi_batch: int = 512  # ROI_HEADS.BATCH_SIZE_PER_IMAGE
+    roi_positive: float = 0.25
+    # -- test
+    score_threshold: float = 0.05  # SCORE_THRESH_TEST
+    nms: float = 0.5  # NMS_THRESH_TEST
+    max_detections: int = 100  # DETECTIONS_PER_IMAGE
+
+    @property
+    def regions(self) -> bool:
+        """Whether there are region proposals and heads on them."""
+        return self.family in ("faster_rcnn", "mask_rcnn")
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are trained and predicted."""
+        return self.family == "mask_rcnn"
 
     def published_processes(self) -> int:
-        """GPUs that the protocol was published for: MoCo's batch of 16 is 8 GPUs × 2 images."""
+        """GPUs that the protocols were published for: a batch of 16 is 8 GPUs × 2 images."""
         return 8
+
+
+_REGIONS = (
+    *("roi_resolution", "class_agnostic", "rpn_pre_nms_train", "rpn_post_nms_train", "rpn_pre_nms_test"),
+    *("rpn_post_nms_test", "rpn_nms", "rpn_batch", "rpn_positive", "rpn_loss_weight", "roi_batch", "roi_positive"),
+)
+_MASKS = ("mask_resolution", "mask_convs", "mask_class_agnostic")
+
+
+def unread(recipe: DetectorRecipe) -> tuple[str, ...]:
+    """Names of the values that nothing reads in a detector of this family and neck, as `flatten` gives them."""
+    names: list[str] = []
+    if not recipe.regions:
+        names += _REGIONS
+    if not recipe.masks:
+        names += _MASKS
+    elif recipe.neck == "c4":
+        names.append("mask_resolution")
+    if recipe.neck == "c4":
+        names += ["fpn_norm", "fpn_channels"]
+    else:
+        names.append("extra_norm")
+    dense = [f"dense.{entry.name}" for entry in fields(DenseRecipe)]
+    if recipe.family == "fcos":
+        names += ["anchor_sizes", "anchor_ratios", "dense.octaves", "dense.foreground_iou", "dense.background_iou"]
+    elif recipe.regions:
+        names += dense
+    if recipe.iterations == 0:
+        names.append("evaluate_every")
+    return tuple(names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +147,15 @@ class DetectionJob:
     Attributes:
         backbone: the initial weights.
         recipe: what to train.
-        train: images with at least one box each.
+        train: `DetectionDataset.for_training`: images with at least one box each, no crowds.
         test: images to predict on.
         seed: decides initial heads, image order, augmentation and sampling.
         workdir: where checkpoints, `metrics.jsonl` and logs go; an unfinished run found there is resumed.
         device: "cpu" or "cuda".
         workers: data-loading processes (0: in the main process); does not change any number.
         checkpoint_every: iterations between checkpoints.
+        world: this process among those that train together; `recipe.batch` is the batch of all of them.
+        score: detections on `test` → numbers in percent, for the curve that `recipe.evaluate_every` asks for.
     """
 
     backbone: Backbone
@@ -91,6 +167,13 @@ class DetectionJob:
     device: str = "cpu"
     workers: int = 0
     checkpoint_every: int = 500
+    world: World = field(default_factory=World)
+    score: Callable[[Detections], dict[str, float]] | None = None
+
+    @property
+    def images_per_process(self) -> int:
+        """Images of a batch that this process sees; `check_detector` has seen to it that they are equally many."""
+        return self.recipe.batch // self.world.size
 
 
 @dataclass(frozen=True)
@@ -148,7 +231,7 @@ class DetectionEngine(Protocol):
         ...
 
     def run(self, job: DetectionJob) -> DetectionOutcome:
-        """Build, verify, train (or resume), predict.
+        """Build, verify, train (or resume), predict; every process of `job.world` gets all detections.
 
         Raises:
             EngineError: the model does not hold the backbone's weights; nothing was trained.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,10 +102,49 @@ class World:
                 dist.broadcast(sent, 0)
                 tensor.copy_(sent)
 
+    def mean(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """Each number averaged over all processes; NaN if it is so on one of them."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        averaged: list[float] = (total / self.size).tolist()
+        return averaged
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in one message."""
+        if self.size > 1 and tensors:
+            self.add_up(tensors)
+            for tensor in tensors:
+                tensor.div_(self.size)
+
+    def demand_equal(self, what: str, tensors: Iterable[Tensor]) -> None:
+        """Compare the bytes of tensors over all processes.
+
+        Raises:
+            UserError: they differ.
+        """
+        if self.size == 1:
+            return
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found = self.collect(digest.hexdigest())
+        if len(set(found)) > 1:
+            raise UserError(
+                f"{what} differ between the processes that train together",
+                found=", ".join(f"process {rank}: {value[:8]}" for rank, value in enumerate(found)),
+                todo="this is a fault of the program: please report it",
+            )
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
             dist.barrier()
+
+
+ALONE = World()
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def test_c4_runs_from_end_to_end_twice_with_equal_numbers(
     recipe = dataclasses.replace(TINY, neck="c4", extra_norm=True, roi_resolution=7, iterations=1, score_threshold=0.0)
     outcomes = [ENGINE.run(make_job(recipe=recipe, workdir=tmp_path / name)) for name in ("one", "two")]
     assert len(outcomes[0].detections) > 0
-    assert outcomes[0].detections.to_coco() == outcomes[1].detections.to_coco()
+    assert outcomes[0].detections.to_coco(job.test) == outcomes[1].detections.to_coco(job.test)
 
 
 def test_divergence_is_a_training_error(make_job: Callable[..., DetectionJob], caplog: Any) -> None:

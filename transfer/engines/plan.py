@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.world import ALONE, World
 
 Draw = tuple[int, int]  # (index of the image, number of the draw: 0, 1, 2, … over the whole training)
 
@@ -55,12 +56,13 @@ def seed_for_draw(seed: int, draw: int) -> None:
     torch.manual_seed(int(state[2]))
 
 
-def seed_for_iteration(seed: int, iteration: int) -> None:
-    """Seed what the model samples (proposals, regions) at `iteration`.
+def seed_for_iteration(seed: int, iteration: int, rank: int = 0) -> None:
+    """Seed what the model samples (proposals, regions) at `iteration` in process `rank`.
 
     Seeding anew at every iteration makes a resumed run continue with the numbers of the uninterrupted one.
     """
-    state = np.random.SeedSequence([seed, 0x17E4, iteration]).generate_state(3)
+    entropy = [seed, 0x17E4, iteration] + ([rank] if rank else [])
+    state = np.random.SeedSequence(entropy).generate_state(3)
     random.seed(int(state[0]))
     np.random.seed(int(state[1]))
     torch.manual_seed(int(state[2]))
@@ -88,10 +90,16 @@ class PlannedDataset(Dataset[Any]):
 
 
 class PlanSampler:
-    """Batch sampler: the rows of a plan from iteration `start` on, each index with its draw number."""
+    """Batch sampler: the rows of a plan from iteration `start` on, each index with its draw number.
 
-    def __init__(self, plan: NDArray[np.int64], start: int = 0) -> None:
+    Of several processes, number `rank` gets the rank-th equal share of every row. Draw numbers are those of the whole
+    row, so a draw does not depend on who does it.
+    """
+
+    def __init__(self, plan: NDArray[np.int64], start: int = 0, rank: int = 0, processes: int = 1) -> None:
         self.plan, self.start = plan, start
+        share = plan.shape[1] // processes
+        self.columns = range(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return len(self.plan) - self.start
@@ -100,7 +108,7 @@ class PlanSampler:
         batch = self.plan.shape[1]
         for iteration in range(self.start, len(self.plan)):
             row = self.plan[iteration].tolist()
-            yield [(index, iteration * batch + position) for position, index in enumerate(row)]
+            yield [(row[column], iteration * batch + column) for column in self.columns]
 
 
 def planned_loader(
@@ -111,11 +119,12 @@ def planned_loader(
     start: int,
     workers: int,
     collate: Callable[[Sequence[Any]], Any],
+    world: World = ALONE,
 ) -> DataLoader[Any]:
-    """A loader over rows `start`, `start` + 1, … of the plan."""
+    """A loader over this process's share of rows `start`, `start` + 1, … of the plan."""
     return DataLoader(
         PlannedDataset(dataset, load, seed),
-        batch_sampler=PlanSampler(plan, start),
+        batch_sampler=PlanSampler(plan, start, world.rank, world.size),
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=False,

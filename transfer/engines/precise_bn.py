@@ -12,10 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from transfer.world import ALONE, World
+
 
 @torch.no_grad()
 def update_bn_statistics(
-    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object], iterations: int
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], object],
+    iterations: int,
+    world: World = ALONE,
 ) -> int:
     """Replace the running statistics of every trained batch norm by averages over `iterations` batches.
 
@@ -23,7 +29,9 @@ def update_bn_statistics(
         model: in training mode; its parameters are not changed.
         batches: at least `iterations` training batches.
         forward: runs the model on one batch in training mode; its result is ignored.
-        iterations: how many batches to average; 0 does nothing.
+        iterations: how many batches to average, on every process; 0 does nothing.
+        world: the processes whose averages are averaged; each sees its own batches. Left to themselves they would end
+            with different statistics each (facebookresearch/detectron2#5398), so equality is checked afterwards.
 
     Returns:
         The number of batch-norm layers updated (layers in eval mode, that is frozen ones, are left alone).
@@ -52,7 +60,9 @@ def update_bn_statistics(
             layer.momentum = momentum
     if done < iterations:
         raise ValueError(f"precise BN wants {iterations} batches, got {done}")
+    world.average([*means, *variances])
     for layer, mean, variance in zip(layers, means, variances, strict=True):
         layer.running_mean.copy_(mean)  # type: ignore[union-attr]
         layer.running_var.copy_(variance)  # type: ignore[union-attr]
+    world.demand_equal("batch-norm statistics", [*means, *variances])
     return len(layers)
