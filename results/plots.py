@@ -169,6 +169,8 @@ def read_curve(path: Path) -> pd.DataFrame:
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or cut short
         try:
             row = json.loads(line)
+            if "loss" not in row and any(name.startswith("test/") for name in row):
+                continue  # an evaluation on the way
             rows.append({"iteration": int(row["iteration"]), "loss": float(row["loss"])})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

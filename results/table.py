@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from results.layout import Block, Footnotes
 from results.rows import Row, metric_names, primary_metric
 from transfer.errors import UserError
 from transfer.record import Record
+
+_BY_SIZE = re.compile(r"AP[sml]$|AR100$")
 
 
 def blocks(rows: Sequence[Row], metrics: Sequence[str] = ()) -> list[Block]:
@@ -44,7 +47,7 @@ def _check_metrics(rows: Sequence[Row], wanted: Sequence[str]) -> None:
 
 
 def _task_block(task: str, rows: Sequence[Row], wanted: Sequence[str], footnotes: Footnotes) -> Block:
-    columns = metric_names(rows, wanted)
+    columns, aside = _columns(rows, wanted)
     marks = [_marks(row, rows, footnotes) for row in rows]
     lines = tuple(
         (_name(row), row.variant.engine or "–", row.runs_text(), *(row.cell_text(metric) for metric in columns), mark)
@@ -53,11 +56,20 @@ def _task_block(task: str, rows: Sequence[Row], wanted: Sequence[str], footnotes
     used = {mark for row_marks in marks for mark in row_marks.split(", ")}
     return Block(
         title=task,
-        lines=(_caption(rows), *_data_caption(rows), _reading(rows, columns)),
+        lines=(_caption(rows), *_data_caption(rows), _reading(rows, columns), *aside),
         headers=("checkpoint", "engine", "runs", *columns, "notes"),
         rows=lines,
         footnotes=tuple((mark, text) for mark, text in footnotes.items() if mark in used),
     )
+
+
+def _columns(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The metrics to show, and a line that names those kept aside: COCO's by size of object, unless asked for."""
+    columns = metric_names(rows, wanted)
+    by_size = [] if wanted else [name for name in columns[1:] if _BY_SIZE.search(name)]
+    if not by_size:
+        return columns, ()
+    return [name for name in columns if name not in by_size], (f"Not shown (--metrics does): {', '.join(by_size)}.",)
 
 
 def _name(row: Row) -> str:

@@ -23,7 +23,7 @@ from transfer.errors import CheckpointError, UserError
 from transfer.record import Record
 from transfer.runner import Plan, run
 from transfer.task import ROOT, Task, load_task, recipe_differences
-from transfer.world import World, world
+from transfer.world import World, world, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def run_command(arguments: Sequence[str]) -> int:
     device = _peek(rest, "device") or ("cuda" if torch.cuda.is_available() else "cpu")
     protocol = _peek(rest, "protocol") or next(iter(task.protocols))
     preset = _peek(rest, "preset")
-    starting = starting_recipe(task, protocol, preset, device)
+    starting = starting_recipe(task, protocol, preset, device, world_size())
     options, data_options, recipe = _parse(name, task, starting, rest)
     _check_machine(device, options.workers)
     typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
@@ -105,8 +105,6 @@ def _run_all(typed: _Typed, processes: World) -> int:
     task, options = typed.task, typed.options
     if not processes.leads:
         logging.getLogger("transfer").setLevel(logging.ERROR)
-    if task.engines and processes.size > 1:
-        raise UserError(f"{typed.name} runs in one process", todo="start it without torchrun")
     backbones = _read_backbones(options)
     archs = {backbone.arch for backbone, _ in backbones}
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
@@ -150,8 +148,8 @@ def _run_all(typed: _Typed, processes: World) -> int:
     return int(any(record.status != "finished" for record in made))
 
 
-def starting_recipe(task: Task, protocol: str, preset: str | None, device: str) -> Any:
-    """The preset as it is, or the published protocol adapted to this device.
+def starting_recipe(task: Task, protocol: str, preset: str | None, device: str, processes: int = 1) -> Any:
+    """The preset as it is, or the published protocol adapted to this device and so many processes.
 
     Raises:
         UserError: no such protocol or preset.
@@ -159,7 +157,7 @@ def starting_recipe(task: Task, protocol: str, preset: str | None, device: str) 
     if protocol not in task.protocols:
         raise UserError(f"no protocol is called {protocol!r}", todo=f"choose one of {', '.join(task.protocols)}")
     if preset is None:
-        return task.adapt(task.protocols[protocol], device)
+        return task.adapt(task.protocols[protocol], device, processes)
     if preset not in task.presets:
         lines = "\n".join(f"{name}: {line}" for name, (line, _) in task.presets.items())
         raise UserError(

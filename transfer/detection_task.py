@@ -1,25 +1,221 @@
-"""What every detection task does around an engine: refuse what cannot finish, rescale, run, keep the detections."""
+"""What every detection task does: refuse what cannot finish, train in an engine, measure twice, draw, and tell."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from transfer.architectures import STAGES, gmacs_by_stage
 from transfer.atomic import write_json
 from transfer.backbone import Backbone
+from transfer.contact_sheet import draw_contact_sheet
 from transfer.datasets.detection import DetectionDataset, Detections
-from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
+from transfer.detection_data import (
+    DetectionData,
+    DetectionSplits,
+    Official,
+    data_differences,
+    easiest,
+    fingerprints,
+    load_splits,
+)
+from transfer.detection_scaling import expectation, norm_differences, norm_in_words, rescaled
+from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe, unread
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
+from transfer.metrics.coco_ap import CocoApOptions, CocoResult, evaluate_coco
+from transfer.metrics.voc_ap import VocApOptions, VocResult, evaluate_voc
 from transfer.patience import refuse_if_endless
-from transfer.task import RunContext
+from transfer.task import Difference, RunContext, Task, TaskOutcome, flatten
+from transfer.world import world_size
 
 # Backward costs about twice the forward pass.
 FORWARD_AND_BACKWARD = 3.0
+Metric = Literal["voc", "coco"]
+
+
+@dataclass(frozen=True)
+class DetectionRecipe:
+    """The detector and how it is measured. Every run is measured in both ways, so that no number is ambiguous.
+
+    Attributes:
+        detector: what is trained.
+        metric: how VOC's AP is computed; by default as in the published tables.
+        coco_metric: how COCO's AP is computed.
+        overfit: train and report on this many images with large objects, the same ones; 0 is the whole data set.
+    """
+
+    detector: DetectorRecipe = field(default_factory=DetectorRecipe)
+    metric: VocApOptions = field(default_factory=VocApOptions)
+    coco_metric: CocoApOptions = field(default_factory=CocoApOptions)
+    overfit: int = 0
+
+
+def detection_task(
+    title: str,
+    leading: Metric,
+    official: Official,
+    official_name: str,
+    protocols: Mapping[str, DetectorRecipe],
+    presets: Mapping[str, tuple[str, DetectionRecipe]],
+    sources: Mapping[str, Mapping[str, str]],
+) -> Task:
+    """A task that trains a detector and reports its AP.
+
+    Args:
+        title: one line for lists of tasks.
+        leading: whose AP is called "AP" in the metrics; the other's is "voc_AP" or "coco_AP".
+        official: reads the published data.
+        official_name: what they are called, for example "COCO train2017 → val2017".
+        protocols: name → the detector as published; the first is the default.
+        presets: see `Task`.
+        sources: see `Task`.
+    """
+    first = next(iter(protocols.values()))
+    names, offered = list(presets), [*protocols.values(), *(recipe.detector for _, recipe in presets.values())]
+
+    def check(recipe: DetectionRecipe, backbone: Backbone, device: str, allow_slow: bool) -> None:
+        check_detector(recipe.detector, backbone, device, names, allow_slow, offered)
+
+    def check_data(
+        recipe: DetectionRecipe, backbone: Backbone, data: DetectionSplits, device: str, allow_slow: bool
+    ) -> None:
+        if recipe.overfit:
+            easiest(data.train, recipe.overfit)
+
+    def load(options: DetectionData) -> DetectionSplits:
+        return load_splits(options, official, masks=first.masks)
+
+    def run(context: RunContext) -> TaskOutcome:
+        return run_detection(context, first, leading)
+
+    return Task(
+        title=title,
+        version=1,
+        primary=("mask_AP" if first.masks else "AP") if leading == "coco" else "AP50",
+        protocols={name: DetectionRecipe(detector) for name, detector in protocols.items()},
+        presets=presets,
+        engines=("detectron2", "mmdet"),
+        data_options=DetectionData,
+        load_data=load,
+        fingerprints=fingerprints,
+        data_differences=lambda options: data_differences(options, official_name),
+        adapt=adapt,
+        check=check,
+        check_data=check_data,
+        run=run,
+        sources=sources,
+        scale=scale,
+    )
+
+
+def adapt(recipe: DetectionRecipe, device: str, processes: int) -> DetectionRecipe:
+    """On GPUs the published recipe is rescaled to their number; a CPU gets it as it is, and is then refused."""
+    if device == "cpu":
+        return recipe
+    return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes))
+
+
+def scale(recipe: DetectionRecipe, gpus: int, batch: int | None, arch: str) -> tuple[DetectionRecipe, list[str]]:
+    """See `Task.scale`."""
+    published = recipe.detector
+    scaled = rescaled(published, gpus, batch)
+    if scaled.batch % gpus:
+        raise UserError(
+            f"a batch of {scaled.batch} cannot be shared by {gpus} GPUs",
+            todo=f"give --batch a multiple of {gpus}",
+        )
+    lines = [
+        f"images per GPU: {scaled.batch // gpus} (published: {published.batch // published.published_processes()})",
+        f"batch norm: {norm_in_words(scaled, gpus)} (published: "
+        f"{norm_in_words(published, published.published_processes())})",
+    ]
+    if norm_differences(published, scaled, gpus):
+        lines.append(
+            f"  not as published: --batch {published.batch} keeps {published.batch} images together, if they fit"
+        )
+    expected = expectation(scaled, arch, gpus)
+    if expected is None:
+        lines.append("hours and memory: no published measurement of this detector to go by")
+    else:
+        lines.append(
+            f"expected: about {expected.hours:.0f} hours on V100s, {expected.gigabytes:.0f} GB per GPU, not measured "
+            f"here: {expected.source}"
+        )
+    return dataclasses.replace(recipe, detector=scaled), lines
+
+
+def run_detection(context: RunContext, published: DetectorRecipe, leading: Metric) -> TaskOutcome:
+    """Train, predict, score, draw; of several processes the leader alone scores and draws."""
+    recipe: DetectionRecipe = context.recipe
+    splits: DetectionSplits = context.data
+    if recipe.overfit:
+        splits = easiest(splits.train, recipe.overfit)
+
+    def score(detections: Detections) -> dict[str, float]:
+        return _Measured.of(splits.test, detections, recipe, leading).metrics()
+
+    outcome = train_and_predict(context, recipe.detector, splits.train, splits.test, score)
+    if not context.world.leads:
+        return TaskOutcome({})
+    measured = _Measured.of(splits.test, outcome.detections, recipe, leading)
+    draw_contact_sheet(splits.test, outcome.detections, context.workdir / "contact_sheet.png")
+    architecture: tuple[Difference, ...] = ()
+    if context.backbone.arch != "resnet50":
+        architecture = (("architecture", "resnet50", context.backbone.arch),)
+    norms = norm_differences(published, recipe.detector, context.world.size)
+    return TaskOutcome(
+        metrics=measured.metrics(),
+        details={"detections": len(outcome.detections)} | measured.per_class(),
+        verification=dataclasses.asdict(outcome.verification),
+        differences=architecture + norms + outcome.differences,
+        notes=(*splits.train.notes, *splits.test.notes, *outcome.notes, *measured.notes()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Detections by VOC's and by COCO's measure; `coco` holds boxes and, from detectors with masks, masks."""
+
+    voc: VocResult
+    coco: tuple[CocoResult, ...]
+    leading: Metric
+
+    @classmethod
+    def of(cls, test: DetectionDataset, detections: Detections, recipe: DetectionRecipe, leading: Metric) -> _Measured:
+        coco = [evaluate_coco(test, detections, "bbox", recipe.coco_metric)]
+        if detections.masks is not None:
+            coco.append(evaluate_coco(test, detections, "segm", recipe.coco_metric))
+        return cls(evaluate_voc(test, detections, recipe.metric), tuple(coco), leading)
+
+    def metrics(self) -> dict[str, float]:
+        """In percent. With masks, the box AP is "box_AP" and the mask AP "mask_AP"."""
+        boxes = self.coco[0].metrics()
+        if self.leading == "voc":
+            return self.voc.metrics() | {f"coco_{name}": value for name, value in boxes.items()}
+        voc = {f"voc_{name}": value for name, value in self.voc.metrics().items()}
+        if len(self.coco) == 1:
+            return boxes | voc
+        named = {f"box_{name}": value for name, value in boxes.items()}
+        return named | {f"mask_{name}": value for name, value in self.coco[1].metrics().items()} | voc
+
+    def per_class(self) -> dict[str, Any]:
+        """AP and AP50 of every class, in percent; None where there was nothing to find."""
+        rows = zip(self.voc.classes, self.voc.by_class, self.voc.ground_truth.tolist(), strict=True)
+        voc = {name: {"AP": float(row.mean()), "AP50": float(row[0])} if count else None for name, row, count in rows}
+        found: dict[str, Any] = {"per_class_voc": voc, "per_class_coco": self.coco[0].per_class}
+        if len(self.coco) > 1:
+            found["per_class_mask"] = self.coco[1].per_class
+        return found
+
+    def notes(self) -> tuple[str, ...]:
+        """What to know when reading the numbers, each once."""
+        notes = [*self.voc.notes, *(note for result in self.coco for note in result.notes)]
+        return tuple(dict.fromkeys(notes))
 
 
 def train_and_predict(
@@ -53,7 +249,7 @@ def train_and_predict(
 
 
 def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
-    """Multiply–accumulates (in 10⁹) of one training image's forward pass, convolutions of backbone and RoI head only.
+    """Multiply–accumulates (in 10⁹) of one training image's forward pass, convolutions of backbone and heads only.
 
     An estimate for `refuse_if_endless`: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs
     once per region on a 14×14 map, exactly what it sees at 224×224.
@@ -65,37 +261,31 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     if recipe.neck == "c4":
         regions = recipe.roi_batch * (recipe.roi_resolution / 14) ** 2
         return (total - last_stage) * area + last_stage * regions
-    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
-    # goes through two fully connected layers.
     width = recipe.fpn_channels / 256
-    return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch
-
-
-def rescaled(recipe: DetectorRecipe, processes: int) -> DetectorRecipe:
-    """The recipe for fewer processes than published, by the linear scaling rule (Goyal et al., arXiv 1706.02677).
-
-    Images per process stay as published (batch norm sees as many), so the batch and the learning rate shrink and
-    iterations, steps and warm-up grow by the same factor.
-    """
-    published = recipe.published_processes()
-    if processes >= published:
-        return recipe
-    grow = published / processes
-    return dataclasses.replace(
-        recipe,
-        batch=round(recipe.batch / grow),
-        lr=recipe.lr / grow,
-        iterations=round(recipe.iterations * grow),
-        steps=tuple(round(step * grow) for step in recipe.steps),
-        warmup_iterations=round(recipe.warmup_iterations * grow),
-    )
+    if not recipe.regions:
+        # Two towers of 3×3 convolutions on p3 … p7: 1,045 positions at 224², 0.59 million multiplications each.
+        return (total + (1.6 + 1.25 * recipe.dense.convs) * width**2) * area
+    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
+    # goes through two fully connected layers, and a quarter of them through the mask head on 14×14 positions.
+    masks = 0.116 * width**2 * recipe.mask_convs * recipe.roi_batch * recipe.roi_positive if recipe.masks else 0.0
+    return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch + masks
 
 
 def check_detector(
-    recipe: DetectorRecipe, backbone: Backbone, device: str, presets: list[str], allow_slow: bool
+    recipe: DetectorRecipe,
+    backbone: Backbone,
+    device: str,
+    presets: list[str],
+    allow_slow: bool,
+    offered: Sequence[DetectorRecipe] = (),
 ) -> None:
-    """Raise `UserError` if the recipe makes no sense, or would not end on this CPU."""
-    _demand_sense(recipe)
+    """Raise `UserError` if the recipe makes no sense, or would not end on this CPU.
+
+    `offered` are the task's protocols and presets; what they hold is nobody's typing error.
+    """
+    problems = [*_senseless(recipe, world_size()), *_dead(recipe, offered)]
+    if problems:
+        raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")
     if device == "cpu":
         images = recipe.iterations * recipe.batch
         gmacs = images * gmacs_per_image(recipe, backbone.arch) * FORWARD_AND_BACKWARD
@@ -103,24 +293,15 @@ def check_detector(
         refuse_if_endless(backbone, gmacs, what, presets, allow_slow)
 
 
-def _demand_sense(recipe: DetectorRecipe) -> None:
-    """Refuse values that no engine can run, before anything is built."""
-    problems = []
-    for name in (
-        "batch",
-        "test_size",
-        "max_size",
-        "roi_batch",
-        "rpn_batch",
-        "roi_resolution",
-        "max_detections",
-        "fpn_channels",
-    ):
-        if getattr(recipe, name) < 1:
-            problems.append(f"{name} is {getattr(recipe, name)}")
-    for name in ("iterations", "warmup_iterations", "precise_bn", "freeze_at"):
-        if getattr(recipe, name) < 0:
-            problems.append(f"{name} is {getattr(recipe, name)}")
+def _senseless(recipe: DetectorRecipe, processes: int) -> list[str]:
+    """Values that no engine can run, found before anything is built."""
+    at_least_one = (
+        *("batch", "test_size", "max_size", "roi_batch", "rpn_batch", "roi_resolution", "mask_resolution"),
+        *("max_detections", "fpn_channels"),
+    )
+    at_least_zero = ("iterations", "warmup_iterations", "precise_bn", "freeze_at", "evaluate_every", "clip_gradients")
+    problems = [f"{name} is {getattr(recipe, name)}" for name in at_least_one if getattr(recipe, name) < 1]
+    problems += [f"{name} is {getattr(recipe, name)}" for name in at_least_zero if getattr(recipe, name) < 0]
     if recipe.freeze_at > len(STAGES) + 1:
         problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
     if not recipe.lr > 0:
@@ -130,11 +311,19 @@ def _demand_sense(recipe: DetectorRecipe) -> None:
     if list(recipe.steps) != sorted(recipe.steps):
         problems.append(f"steps {recipe.steps} are not in order")
     if recipe.neck == "fpn" and len(recipe.anchor_sizes) != 5:
-        problems.append(f"FPN wants five anchor_sizes (p2 … p6), got {len(recipe.anchor_sizes)}")
-    if problems:
-        raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")
+        problems.append(f"FPN wants five anchor_sizes, one per level, got {len(recipe.anchor_sizes)}")
+    if recipe.neck == "c4" and not recipe.regions:
+        problems.append(f"{recipe.family} has a pyramid (--detector.neck fpn), no C4 head")
+    if recipe.batch % processes:
+        problems.append(f"a batch of {recipe.batch} cannot be shared by {processes} processes")
+    return problems
 
 
-def detection_details(outcome: DetectionOutcome) -> dict[str, Any]:
-    """The part of a record's details that every detection task has."""
-    return {"detections": len(outcome.detections)}
+def _dead(recipe: DetectorRecipe, offered: Sequence[DetectorRecipe]) -> list[str]:
+    """Values that were typed and that nothing would read: a wrong recipe, or a misunderstanding."""
+    ours, known = flatten(recipe), [flatten(DetectorRecipe()), *(flatten(one) for one in offered)]
+    return [
+        f"{name} is {ours[name]}, but nothing reads it in a {recipe.family} with {recipe.neck}"
+        for name in unread(recipe)
+        if all(ours[name] != other[name] for other in known)
+    ]

@@ -9,7 +9,9 @@ from typing import Any
 import tyro
 from tyro.conf import Positional
 
+from transfer.architectures import architecture
 from transfer.commands import starting_recipe
+from transfer.errors import UserError
 from transfer.task import Task, flatten, load_task, recipe_differences
 
 
@@ -21,12 +23,18 @@ class RecipeOptions:
         task: its name, for example transfer.knn.
         protocol: which published protocol; the task's first one by default.
         preset: print the preset's differences from the protocol instead.
+        gpus: print the protocol rescaled to this many GPUs, what it takes and in what it is not as published.
+        batch: with --gpus: images per iteration over all of them; by default as many on each as published.
+        arch: with --gpus: the backbone, for the hours and the memory.
         debug: show tracebacks.
     """
 
     task: Positional[str]
     protocol: str | None = None
     preset: str | None = None
+    gpus: int | None = None
+    batch: int | None = None
+    arch: str = "resnet50"
     debug: bool = False
 
 
@@ -42,6 +50,8 @@ def recipe_command(arguments: Sequence[str]) -> str:
     starting_recipe(task, protocol, options.preset, "cpu")  # refuses names that there are not
     if options.preset:
         return _of_preset(task, protocol, options.preset)
+    if options.gpus is not None or options.batch is not None:
+        return _rescaled(task, protocol, options)
     return _of_protocol(options.task, task, protocol)
 
 
@@ -65,6 +75,37 @@ def _of_preset(task: Task, protocol: str, preset: str) -> str:
     lines = [f"preset {preset}: {line}", f"differs from protocol {protocol} in"]
     width = max((len(key) for key, _, _ in rows), default=0)
     return "\n".join([*lines, *(f"  {key:<{width}}  {ours}  (protocol: {theirs})" for key, theirs, ours in rows)])
+
+
+def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
+    if task.scale is None:
+        raise UserError(f"{options.task} does not depend on the number of GPUs", todo="leave --gpus and --batch out")
+    gpus = 1 if options.gpus is None else options.gpus
+    if gpus < 1 or (options.batch is not None and options.batch < 1):
+        raise UserError(f"--gpus {gpus} --batch {options.batch}", todo="give 1 or more")
+    architecture(options.arch)
+    published = task.protocols[protocol]
+    recipe, lines = task.scale(published, gpus, options.batch, options.arch)
+    rows = _changed(published, recipe)
+    width = max((len(key) for key, _, _ in rows), default=0)
+    typed = [
+        f"--{key.replace('_', '-')} {_text(ours)}"
+        for key, _, ours in _changed(task.adapt(published, "cuda", gpus), recipe)
+    ]
+    machine = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+    return "\n".join(
+        [
+            f"{options.task}, protocol {protocol}, on {machine}" + ("" if rows else ": as published"),
+            *(f"  {key:<{width}}  {_text(ours)}  (published: {_text(theirs)})" for key, theirs, ours in rows),
+            *(f"  {line}" for line in lines),
+            f"  to run it: TORCHRUN={gpus} bash …/run_….sh CKPT {' '.join(typed)}".rstrip(),
+        ]
+    )
+
+
+def _changed(published: Any, recipe: Any) -> list[tuple[str, Any, Any]]:
+    theirs, ours = flatten(published), flatten(recipe)
+    return [(key, theirs[key], value) for key, value in ours.items() if theirs[key] != value]
 
 
 def _text(value: Any) -> str:

@@ -77,14 +77,16 @@ class Task:
         load_data: options → data object; raises `DataError`.
         fingerprints: data object → one fingerprint dict per split.
         data_differences: options → differences from the published data.
-        adapt: (published recipe, device) → the recipe as this machine starts from it, rescaled for fewer processes
-            than published; what is typed on the command line is applied after that and never rescaled.
+        adapt: (published recipe, device, processes) → the recipe as this machine starts from it, rescaled for fewer
+            processes than published; what is typed on the command line is applied after that and never rescaled.
         check: (recipe, backbone, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here; asked
             before the data are read.
         check_data: (recipe, backbone, data, device, allow_slow) does the same once they are.
         run: does the work.
         sources: protocol → (value's name in `flatten(recipe)` → where it was read: paper and table, or repository and
             file). Shown by `python -m transfer recipe`.
+        scale: (published recipe, GPUs, batch or None, architecture) → the recipe on such hardware, and lines that say
+            what it takes and what is not as published; None where nothing is rescaled.
     """
 
     title: str
@@ -97,18 +99,20 @@ class Task:
     load_data: Callable[[Any], Any]
     fingerprints: Callable[[Any], dict[str, dict[str, object]]]
     data_differences: Callable[[Any], tuple[Difference, ...]]
-    adapt: Callable[[Any, str], Any]
+    adapt: Callable[[Any, str, int], Any]
     check: Callable[[Any, Backbone, str, bool], None]
     run: Callable[[RunContext], TaskOutcome]
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     check_data: Callable[[Any, Backbone, Any, str, bool], None] = lambda *_: None
+    scale: Callable[[Any, int, int | None, str], tuple[Any, list[str]]] | None = None
 
 
 def task_names() -> list[str]:
     """Names of all tasks, in the order of their files.
 
     A file declares one as `TASK` (`detection/voc.py`: "detection.voc", `transfer/tasks/knn.py`: "transfer.knn") or
-    several as `TASKS` by the ends of their names (`finegrained/pets.py`: "finegrained.pets_linear", …).
+    several as `TASKS` by the ends of their names (`finegrained/pets.py`: "finegrained.pets_linear", …), of which
+    one may be empty (`detection/voc.py`: "detection.voc", "detection.voc_07").
     """
     return [name for file in _task_files() for name in _tasks_in(file)]
 
@@ -146,7 +150,7 @@ def _tasks_in(file: Path) -> dict[str, Task]:
     if hasattr(module, "TASK"):
         declared = {_prefix(file): module.TASK}
     else:
-        declared = {f"{_prefix(file)}_{end}": task for end, task in module.TASKS.items()}
+        declared = {f"{_prefix(file)}_{end}".removesuffix("_"): task for end, task in module.TASKS.items()}
     for name, task in declared.items():
         if not isinstance(task, Task):
             raise TypeError(f"{file}: {name} is a {type(task).__name__}, not a Task")

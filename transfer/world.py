@@ -147,6 +147,11 @@ class World:
 ALONE = World()
 
 
+def world_size() -> int:
+    """How many processes `torchrun` has started, before they have joined; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     """Join the processes that `torchrun` started; alone otherwise. Gives the device of this process too.
@@ -154,7 +159,7 @@ def world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     Raises:
         UserError: more processes on a machine than it has GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = world_size()
     if size == 1:
         yield World(), device
         return

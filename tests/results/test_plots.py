@@ -66,6 +66,14 @@ def test_curves_are_drawn_and_absent_ones_named(record: MakeRecord, tmp_path: Pa
     assert (tmp_path / "curves.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_evaluations_on_the_way_are_no_points_of_a_loss_curve(record: MakeRecord, tmp_path: Path) -> None:
+    run = record()
+    evaluation = json.dumps({"iteration": 1, "test/AP": 12.5}) + "\n"
+    write_curve(tmp_path, run, line(0, 4.0) + evaluation + line(2, 3.0))
+    curve = plots.read_curve(tmp_path / run.task / run.run_id / "metrics.jsonl")
+    assert curve["iteration"].tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("text", ["nonsense\n", '{"iteration": 1}\n', '{"iteration": 1, "loss": null}\n', "[]\n", ""])
 def test_broken_curves_are_refused(record: MakeRecord, tmp_path: Path, text: str) -> None:
     run = record()

@@ -186,6 +186,14 @@ def test_the_primary_metric_comes_first(record: MakeRecord) -> None:
     assert only(table.blocks(rows)).headers[3:6] == ("AP75", "AP", "AP50")
 
 
+def test_sizes_of_objects_are_kept_aside_until_asked_for(record: MakeRecord) -> None:
+    rows = group([record(metrics={"AP": 40.0, "AP50": 60.0, "APs": 10.0, "box_APl": 50.0, "AR100": 45.0})])
+    shown = only(table.blocks(rows))
+    assert shown.headers[3:-1] == ("AP", "AP50")
+    assert shown.lines[-1] == "Not shown (--metrics does): APs, AR100, box_APl."
+    assert only(table.blocks(rows, ["APs"])).headers[3:-1] == ("APs",)
+
+
 def test_tidy_keeps_full_precision_and_survives_csv(record: MakeRecord) -> None:
     frame = tidy(group([record(seed=0, ap=1 / 3), record(seed=1, ap=2 / 3), record("VICReg", ap=None)]))
     again = pd.read_csv(io.StringIO(frame.to_csv(index=False)))

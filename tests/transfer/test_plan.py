@@ -1,5 +1,6 @@
 """The image order: endless, complete, oriented groups, the same after a resume."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,18 @@ def test_sampler_numbers_draws_over_the_whole_training():
     plan = np.array([[3, 1], [0, 2]])
     assert list(PlanSampler(plan)) == [[(3, 0), (1, 1)], [(0, 2), (2, 3)]]
     assert list(PlanSampler(plan, start=1)) == [[(0, 2), (2, 3)]]
+
+
+@given(processes=st.sampled_from([1, 2, 4]), start=st.integers(0, 3))
+def test_processes_share_every_row_without_overlap_and_keep_its_draw_numbers(processes, start):
+    plan = np.arange(3 * 8).reshape(3, 8)
+    shares = [list(PlanSampler(plan, start, rank, processes)) for rank in range(processes)]
+    assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == list(PlanSampler(plan, start))
+
+
+def test_processes_sample_differently_and_each_the_same_again():
+    drawn = []
+    for rank in (0, 1, 0):
+        seed_for_iteration(5, 9, rank)
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[2] != drawn[1]

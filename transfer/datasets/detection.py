@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from transfer.datasets.masks import Mask
 
 
+def _box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+    return np.asarray(sides.prod(axis=1))
+
+
 @dataclass(frozen=True, eq=False)
 class DetectionImage:
     """One image and its objects.
@@ -46,15 +51,14 @@ class DetectionImage:
     crowd: NDArray[np.bool_] = None  # type: ignore[assignment]  # filled below, as are the next and the last
     areas: NDArray[np.float64] = None  # type: ignore[assignment]
     masks: tuple[Mask, ...] | None = None
-    source_id: int = 0
+    source_id: int = -1
 
     def __post_init__(self) -> None:
         if self.crowd is None:
             object.__setattr__(self, "crowd", np.zeros(len(self.labels), np.bool_))
         if self.areas is None:
-            sides = (self.boxes[:, 2:] - self.boxes[:, :2]).astype(np.float64)
-            object.__setattr__(self, "areas", sides.prod(axis=1))
-        if self.source_id == 0:
+            object.__setattr__(self, "areas", _box_areas(self.boxes))
+        if self.source_id < 0:  # 0 is an id that COCO files may have
             object.__setattr__(self, "source_id", self.image_id)
         for name in ("boxes", "difficult", "crowd", "areas", "masks"):
             values = getattr(self, name)
@@ -142,8 +146,10 @@ class DetectionDataset:
             digest.update(np.ascontiguousarray(image.difficult, dtype="u1").tobytes())
             if image.crowd.any():
                 digest.update(b"crowd" + np.ascontiguousarray(image.crowd, dtype="u1").tobytes())
+            if not np.array_equal(image.areas, _box_areas(image.boxes)):
+                digest.update(b"areas" + np.ascontiguousarray(image.areas, dtype="<f8").tobytes())
             if image.masks is not None:
-                digest.update(b"masks" + np.ascontiguousarray(image.areas, dtype="<f8").tobytes())
+                digest.update(b"masks")
                 for mask in image.masks:
                     digest.update(mask.counts + b"".join(polygon.astype("<f8").tobytes() for polygon in mask.polygons))
         boxes = sum(len(image.boxes) for image in self.images)

@@ -14,19 +14,21 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from transfer.datasets.box_limits import BoxLimits, Corners
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.headers import READERS, image_size
+from transfer.datasets.voc_masks import Objects, VocMasks
+from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 Part = tuple[Path, str]  # (root of one VOC folder, split)
-Corners = tuple[float, float, float, float]
 
 # The devkit's order (VOCinit.m), alphabetical but for its own spelling of "diningtable" and "pottedplant".
 VOC_CLASSES = (
@@ -46,8 +48,6 @@ OFFICIAL_COUNTS = {
 }
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # in order of preference if one name has several files
-READERS = 8  # threads: they hide the latency of network disks; parsing itself is serial
-TOLERANCE = 1.0  # pixels: what annotations that count from 0 overshoot
 
 LAYOUT = (
     "a VOC folder holds Annotations/*.xml, ImageSets/Main/<split>.txt and JPEGImages/*.jpg\n"
@@ -76,27 +76,13 @@ class _Annotation:
     objects: tuple[_Object, ...]
 
 
-@dataclass
-class _Mended:
-    """What was put right, as one text per box; each list becomes one note."""
-
-    empty: list[str] = field(default_factory=list)
-    nudged: list[str] = field(default_factory=list)
-    clipped: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-
-    def notes(self) -> list[str]:
-        kinds = (
-            ("{} without area dropped", self.empty),
-            ("{} clipped that reached up to 1 pixel beyond the image", self.nudged),
-            ("{} clipped at the border of the image (--clip-boxes)", self.clipped),
-            ("{} dropped that lay outside of the image (--clip-boxes)", self.outside),
-        )
-        return [text.format(_count(len(boxes), "box", "boxes")) + f": {_some(boxes)}" for text, boxes in kinds if boxes]
-
-
 def read_voc(
-    parts: Sequence[Part], name: str, classes: tuple[str, ...] | None = None, clip_boxes: bool = False
+    parts: Sequence[Part],
+    name: str,
+    classes: tuple[str, ...] | None = None,
+    clip_boxes: bool = False,
+    *,
+    masks: bool = False,
 ) -> DetectionDataset:
     """One data set from one or several VOC folders and splits.
 
@@ -111,20 +97,23 @@ def read_voc(
         name: what the data set is called.
         classes: class names in the order of the labels; None takes those in the annotations, sorted.
         clip_boxes: clip boxes that reach further beyond the image instead of refusing them.
+        masks: read masks too (`transfer/datasets/voc_masks.py` has the layout); `areas` are then those of the masks.
 
     Raises:
-        DataError: folder, split, image or annotation missing or malformed, unknown class, box outside the image.
+        DataError: folder, split, image, annotation or mask missing or malformed, unknown class, box outside the image.
     """
     entries = _entries(parts)
     annotations = _read_all(entries)
     names = classes if classes is not None else _class_names(annotations, parts)
-    mended = _Mended()
+    limits, mask_reader = BoxLimits(clip_boxes), VocMasks() if masks else None
+    if mask_reader is not None:
+        mask_reader.demand_files(_objects(*both) for both in zip(entries, annotations, strict=True))
     order = sorted(range(len(entries)), key=lambda index: entries[index].name)
     images = tuple(
-        _image(position + 1, entries[index], annotations[index], names, clip_boxes, mended)
+        _image(position + 1, entries[index], annotations[index], names, limits, mask_reader)
         for position, index in enumerate(order)
     )
-    notes = (*_wrong_counts(parts), *mended.notes())
+    notes = (*_wrong_counts(parts), *limits.notes(), *(mask_reader.notes() if mask_reader is not None else ()))
     for note in notes:
         logger.warning("%s: %s", name, note)
     return DetectionDataset(name=name, classes=tuple(names), images=images, notes=notes)
@@ -160,8 +149,8 @@ def _entries(parts: Sequence[Part]) -> list[_Entry]:
     twice = [name for name, times in seen.items() if times > 1]
     if twice:
         raise DataError(
-            f"{_count(len(twice), 'image is', 'images are')} listed more than once",
-            found=f"{_some(twice)}\nin {', '.join(f'{root} {split}' for root, split in parts)}",
+            f"{counted(len(twice), 'image is', 'images are')} listed more than once",
+            found=f"{few(twice)}\nin {', '.join(f'{root} {split}' for root, split in parts)}",
             todo="list every image once; folders read together need different names and splits without overlap",
         )
     return entries
@@ -176,7 +165,7 @@ def _entries_of(root: Path, split: str) -> list[_Entry]:
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(names)} {kind} of split {split!r} are missing in {root / folder}",
-                found=f"no file for {_some(missing)}",
+                found=f"no file for {few(missing)}",
                 todo="complete the folder or take the names out of "
                 f"{_split_file(root, split)} (names have no suffix there)",
             )
@@ -193,7 +182,7 @@ def _split_names(root: Path, split: str) -> list[str]:
         splits = sorted(file.stem for file in lists.glob("*.txt"))
         raise DataError(
             f"no split {split!r} in {root}",
-            found=f"splits there: {_some(splits, 20)}" if splits else f"no .txt file in {lists}",
+            found=f"splits there: {few(splits, 20)}" if splits else f"no .txt file in {lists}",
             todo=f"choose one of these, or write {path} with one image name a line",
         )
     try:
@@ -226,12 +215,12 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 def _what_is_there(root: Path) -> str:
     if not root.exists():
         nearest = next(parent for parent in root.parents if parent.exists())
-        return f"the folder does not exist; {nearest} holds {_some(sorted(p.name for p in nearest.iterdir()), 12)}"
+        return f"the folder does not exist; {nearest} holds {few(sorted(p.name for p in nearest.iterdir()), 12)}"
     if not root.is_dir():
         return "a file, not a folder"
     inside = [path for path in sorted(root.iterdir()) if path.is_dir() and (path / "ImageSets" / "Main").is_dir()]
-    hint = f"\nin VOC layout are: {_some([str(path) for path in inside])}" if inside else ""
-    return f"it holds {_some(sorted(path.name for path in root.iterdir()), 12) or 'nothing'}{hint}"
+    hint = f"\nin VOC layout are: {few([str(path) for path in inside])}" if inside else ""
+    return f"it holds {few(sorted(path.name for path in root.iterdir()), 12) or 'nothing'}{hint}"
 
 
 def _wrong_counts(parts: Sequence[Part]) -> list[str]:
@@ -263,7 +252,7 @@ def _read_annotation(entry: _Entry) -> _Annotation:
     if tree.tag != "annotation":
         raise DataError(f"{entry.xml} is no VOC annotation", found=f"<{tree.tag}> instead of <annotation>", todo=LAYOUT)
     objects = tuple(_object(entry.xml, number, node) for number, node in enumerate(tree.findall("object"), 1))
-    width, height = _image_size(entry.image)
+    width, height = image_size(entry.image)
     annotated = tuple(_number(entry.xml, f"size/{side}", tree.findtext(f"size/{side}")) for side in ("width", "height"))
     # Some tools leave the size out or write zeros; then the image alone decides.
     if all(annotated) and annotated != (width, height):
@@ -305,35 +294,36 @@ def _object(xml: Path, number: int, node: ET.Element) -> _Object:
     return _Object(label, (corners[0], corners[1], corners[2], corners[3]), bool(difficult))
 
 
-def _image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the stored pixels: VOC's boxes are drawn on those, and no engine here turns them by EXIF."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}", found=str(error), todo="replace this file") from error
-
-
 # -- from annotation to arrays -----------------------------------------------------------------------------------
 
 
+def _objects(entry: _Entry, annotation: _Annotation) -> Objects:
+    return Objects(entry.image, annotation.width, annotation.height, len(annotation.objects))
+
+
 def _image(
-    image_id: int, entry: _Entry, annotation: _Annotation, classes: tuple[str, ...], clip_boxes: bool, mended: _Mended
+    image_id: int,
+    entry: _Entry,
+    annotation: _Annotation,
+    classes: tuple[str, ...],
+    limits: BoxLimits,
+    mask_reader: VocMasks | None,
 ) -> DetectionImage:
-    boxes, labels, difficult = [], [], []
-    for item in annotation.objects:
+    boxes, labels, difficult, numbers = [], [], [], []
+    for number, item in enumerate(annotation.objects, 1):
         if item.label not in classes:
             raise DataError(
                 f"unknown class {item.label!r} in {entry.xml}",
                 found=f"expected one of {', '.join(classes)}",
                 todo="correct the name, or read class names from the annotations by naming the folder with --voc-root",
             )
-        box = _box(entry, annotation, item, clip_boxes, mended)
+        box = _box(entry, annotation, item, limits)
         if box is not None:
             boxes.append(box)
             labels.append(classes.index(item.label))
             difficult.append(item.difficult)
-    return DetectionImage(
+            numbers.append(number)
+    image = DetectionImage(
         image_id=image_id,
         name=entry.name,
         path=entry.image,
@@ -343,38 +333,15 @@ def _image(
         labels=np.array(labels, dtype=np.int64),
         difficult=np.array(difficult, dtype=np.bool_),
     )
+    return image if mask_reader is None else mask_reader.added(image, _objects(entry, annotation), numbers)
 
 
-def _box(entry: _Entry, annotation: _Annotation, item: _Object, clip_boxes: bool, mended: _Mended) -> Corners | None:
+def _box(entry: _Entry, annotation: _Annotation, item: _Object, limits: BoxLimits) -> Corners | None:
     """0-based corners with exclusive ends inside the image, or None for a box with nothing in it."""
     xmin, ymin, xmax, ymax = item.corners
-    width, height = annotation.width, annotation.height
     text = f"{entry.name} ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"
     if xmax <= xmin or ymax <= ymin:
-        mended.empty.append(text)
+        limits.empty.append(text)
         return None
-    x1, y1, x2, y2 = xmin - 1, ymin - 1, xmax, ymax
-    beyond = max(-x1, -y1, x2 - width, y2 - height)
-    if beyond > TOLERANCE and not clip_boxes:
-        raise DataError(
-            f"box outside the image in {entry.xml}",
-            found=f"{item.label} ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}) in an image of {width} × {height}",
-            todo="correct the annotation, or clip all such boxes with --clip-boxes (how many goes into the record)",
-        )
-    if beyond > 0:
-        x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-        if x2 <= x1 or y2 <= y1:
-            mended.outside.append(text)
-            return None
-        (mended.clipped if beyond > TOLERANCE else mended.nudged).append(text)
-    return x1, y1, x2, y2
-
-
-def _some(texts: Sequence[str], limit: int = 5) -> str:
-    """The first few of `texts`, and how many more there are."""
-    more = len(texts) - limit
-    return ", ".join(texts[:limit]) + (f" and {more} more" if more > 0 else "")
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+    corners = (xmin - 1, ymin - 1, xmax, ymax)
+    return limits.inside(corners, annotation.width, annotation.height, text, str(entry.xml))

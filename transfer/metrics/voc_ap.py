@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transfer.datasets.detection import DetectionDataset, Detections
-from transfer.errors import DataError, EngineError
+from transfer.errors import DataError
+from transfer.metrics.detections import demand_scorable
 
 IOU_THRESHOLDS: NDArray[np.float64] = np.arange(50, 100, 5) / 100.0
 # As the evaluators compute them: the level 0.3 is 0.30000000000000004, which a recall of 3/10 does not reach.
@@ -117,7 +118,7 @@ def evaluate_voc(
         EngineError: detections that are not finite, or that name images or classes the data set does not have.
         DataError: the data set has no box to find at all.
     """
-    _check(dataset, detections)
+    demand_scorable(dataset, detections)
     truth = _ground_truth(dataset)
     classes = len(dataset.classes)
     positives = np.bincount(truth.labels[~truth.difficult], minlength=classes)
@@ -202,32 +203,12 @@ def _ground_truth(dataset: DetectionDataset) -> _Truth:
     ids = np.repeat([image.image_id for image in images], [len(image.labels) for image in images])
     labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in images)])
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(image.boxes for image in images)]).astype(np.float64)
-    difficult = np.concatenate([np.zeros(0, np.bool_), *(image.difficult for image in images)])
+    difficult = np.concatenate([np.zeros(0, np.bool_), *(image.difficult | image.crowd for image in images)])
     keys = ids.astype(np.int64) * classes + labels
     order = np.argsort(keys, kind="stable")
     return _Truth(
         keys[order], labels[order], (boxes + np.array([1.0, 1.0, 0.0, 0.0]))[order], difficult[order], classes
     )
-
-
-def _check(dataset: DetectionDataset, detections: Detections) -> None:
-    """Refuse what would otherwise be scored as if it were a result."""
-    finite = np.isfinite(detections.scores) & np.isfinite(detections.boxes).all(axis=1)
-    known_image = np.isin(detections.image_ids, [image.image_id for image in dataset.images])
-    known_class = (detections.labels >= 0) & (detections.labels < len(dataset.classes))
-    for good, problem, todo in (
-        (finite, "NaN or infinite boxes or scores", "the training diverged: lower the learning rate and train again"),
-        (known_image, "image ids that the data set does not have", f"evaluate on the images of {dataset.name} alone"),
-        (known_class, "labels that the data set does not have", f"it has {len(dataset.classes)} classes, from 0"),
-    ):
-        if not good.all():
-            first = int(np.flatnonzero(~good)[0])
-            raise EngineError(
-                f"detections on {dataset.name} cannot be scored: {problem}",
-                found=f"{int((~good).sum())} of {len(good)}, the first: image id {detections.image_ids[first]}, label "
-                f"{detections.labels[first]}, box {detections.boxes[first].tolist()}, score {detections.scores[first]}",
-                todo=todo,
-            )
 
 
 def _devkit_detections(detections: Detections, options: VocApOptions) -> tuple[Floats, Floats]:

@@ -1,0 +1,42 @@
+"""Shared by the tests of whole COCO runs: the smallest detector of every family, on the toy set."""
+
+import json
+import shutil
+from pathlib import Path
+
+TINY = [
+    *("--preset", "smoke", "--device", "cpu"),
+    *("--detector.train-sizes", "64", "--detector.test-size", "64", "--detector.max-size", "96"),
+    *("--detector.precise-bn", "2", "--detector.warmup-iterations", "2"),
+]
+REGIONS = [
+    *("--detector.roi-batch", "16", "--detector.rpn-post-nms-train", "50", "--detector.rpn-post-nms-test", "20"),
+]
+
+
+def tiny(coco: Path, runs: Path, *more: str, iterations: int = 4, regions: bool = True) -> list[str]:
+    """Options of a tiny run on the toy set at `coco`."""
+    return [
+        *TINY,
+        *(REGIONS if regions else []),
+        *("--train-json", str(coco / "annotations" / "instances_train2017.json")),
+        *("--train-images", str(coco / "train2017")),
+        *("--test-json", str(coco / "annotations" / "instances_val2017.json")),
+        *("--test-images", str(coco / "val2017")),
+        *("--runs", str(runs)),
+        *("--detector.iterations", str(iterations), "--detector.steps", str(max(1, iterations - 1))),
+        *more,
+    ]
+
+
+def small_copy(toy: Path, folder: Path, images: int = 4) -> Path:
+    """A copy of the toy set in `folder` whose validation file names a few images only."""
+    copy = folder / "my coco"  # a space: paths must be quoted everywhere
+    shutil.copytree(toy / "coco", copy)
+    path = copy / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"] = content["images"][:images]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    path.write_text(json.dumps(content))
+    return copy

@@ -1,0 +1,257 @@
+"""COCO instances JSON → `DetectionDataset`: strict about what cannot be trusted, explicit about what it mended.
+
+Layout: one JSON file (cocodataset.org: "Object Detection" data format) and one folder of images. Detectron2 reads the
+same files (detectron2/data/datasets/coco.py), and so does pycocotools.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transfer.datasets.box_limits import BoxLimits, Corners
+from transfer.datasets.coco_masks import MaskReader
+from transfer.datasets.coco_records import CocoImage, CocoRecords, Json, read_records
+from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.headers import other_sizes
+from transfer.datasets.mask_files import area_of
+from transfer.datasets.masks import Mask
+from transfer.datasets.wording import counted, few
+from transfer.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+# Images per official file (cocodataset.org).
+OFFICIAL_COUNTS = {
+    "instances_train2017.json": 118_287,
+    "instances_val2017.json": 5_000,
+    "instances_train2014.json": 82_783,
+    "instances_val2014.json": 40_504,
+}
+
+
+def read_coco(
+    annotations: Path,
+    images: Path,
+    name: str,
+    *,
+    masks: bool,
+    clip_boxes: bool = False,
+    classes_like: DetectionDataset | None = None,
+) -> DetectionDataset:
+    """One data set from a COCO instances file and the folder of its images.
+
+    Images are sorted by name (`file_name` without suffix), classes by their category id. Images without annotations are
+    kept, their detections count as false. Every image file is looked for and the size in its header compared with the
+    JSON's before anything else is done: a folder that was resized would otherwise show in the middle of a training.
+
+    Boxes without area are dropped, boxes at most one pixel beyond the image are clipped; both are logged and listed in
+    the data set's notes. Where `area` is missing, that of the mask is taken, without masks that of the box.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder that `file_name` is relative to.
+        name: what the data set is called.
+        masks: read segmentations; every object must have one. Without, they are not looked at.
+        clip_boxes: clip boxes (and let drawing clip polygons) that reach further beyond the image.
+        classes_like: a data set, for example the one to train on, whose class names and category ids this must have.
+
+    Raises:
+        DataError: a file is missing or malformed, an annotation makes no sense, the categories differ.
+    """
+    records = read_records(annotations, masks)
+    if classes_like is not None:
+        _demand_same_classes(records, classes_like)
+    if masks:
+        _demand_segmentations(records)
+    paths = _image_files(images, records)
+    reading = _Reading(records, BoxLimits(clip_boxes), MaskReader(annotations.parent, clip_boxes), masks)
+    rows = tuple(
+        reading.image(position, image, paths[image.source_id]) for position, image in enumerate(records.images, 1)
+    )
+    notes = (*_wrong_count(records), *reading.notes())
+    for note in notes:
+        logger.warning("%s: %s", name, note)
+    classes, ids = tuple(records.categories.values()), tuple(records.categories)
+    return DetectionDataset(name=name, classes=classes, images=rows, notes=notes, category_ids=ids)
+
+
+def _demand_same_classes(records: CocoRecords, like: DetectionDataset) -> None:
+    """Names and ids must agree: detectors answer in ids, and a category that is only in one file changes the mean."""
+    expected, here = dict(zip(like.category_ids, like.classes, strict=True)), records.categories
+    if here == expected:
+        return
+    there = {name: number for number, name in expected.items()}
+    ids = {name: number for number, name in here.items()}
+    missing = [f"{name} (id {number})" for name, number in there.items() if name not in ids]
+    unknown = [f"{name} (id {number})" for name, number in ids.items() if name not in there]
+    moved = [
+        f"{name} ({number}, here {ids[name]})" for name, number in there.items() if ids.get(name, number) != number
+    ]
+    kinds = (("missing here", missing), ("only here", unknown), ("with other ids", moved))
+    raise DataError(
+        f"{records.path} has other categories than {like.name}",
+        found="\n".join(f"{kind}: {few(found, 10)}" for kind, found in kinds if found),
+        todo="write the same list of `categories` (id and name) into both files, also those without objects",
+    )
+
+
+def _demand_segmentations(records: CocoRecords) -> None:
+    entries = [entry for own in records.objects.values() for entry in own]
+    without = [f"annotation {entry['id']}" for entry in entries if not entry.get("segmentation")]
+    if without:
+        raise DataError(
+            f"{len(without):,} of {counted(len(entries), 'object', 'objects')} in {records.path} have no segmentation",
+            found=f"nothing under `segmentation` of {few(without)}",
+            todo="complete or remove these objects, or run a box detector, which needs no masks",
+        )
+
+
+def _wrong_count(records: CocoRecords) -> list[str]:
+    official = OFFICIAL_COUNTS.get(records.path.name, len(records.images))
+    if len(records.images) == official:
+        return []
+    return [f"{records.path.name} has {len(records.images):,} images here, the official file has {official:,}"]
+
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+
+def _image_files(folder: Path, records: CocoRecords) -> dict[int, Path]:
+    """Image id → file; all of them exist and have the JSON's size. One listing of a folder, not one look-up a file."""
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise DataError(f"no folder of images {folder}", todo=f"name the folder of the images of {records.path}")
+    paths = {image.source_id: folder / image.file_name for image in records.images}
+    there = {parent: _names(parent) for parent in {path.parent for path in paths.values()}}
+    missing = [image.file_name for image in records.images if _absent(paths[image.source_id], there)]
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of {len(paths):,} images of {records.path} are missing in {folder}",
+            found=f"no file for {few(missing)}\n{folder} holds {few(sorted(_names(folder))) or 'nothing'}",
+            todo="complete the folder, or name the one that `file_name` is relative to",
+        )
+    wrong = other_sizes([(paths[image.source_id], image.width, image.height) for image in records.images])
+    if wrong:
+        raise DataError(
+            f"{counted(len(wrong), 'image has', 'images have')} another size than {records.path} says",
+            found="\n".join(wrong[:5]),
+            todo="put back the images that were annotated, not resized, cropped or turned",
+        )
+    return paths
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def _absent(path: Path, there: dict[Path, set[str]]) -> bool:
+    return path.name not in there[path.parent]
+
+
+# -- objects -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Reading:
+    """What goes through the annotations of one file; the lists become notes and errors."""
+
+    records: CocoRecords
+    limits: BoxLimits
+    masks: MaskReader
+    with_masks: bool
+    without_area: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.labels = {number: label for label, number in enumerate(self.records.categories)}
+
+    def image(self, position: int, image: CocoImage, path: Path) -> DetectionImage:
+        """Takes the image's annotations out of `records`, so that they are not kept beside the arrays."""
+        boxes, labels, crowd, areas, masks = [], [], [], [], []
+        for entry in self.records.objects.pop(image.source_id):
+            box = self._box(entry, image)
+            if box is None:
+                continue
+            is_crowd = self._crowd(entry)
+            mask = self._mask(entry, is_crowd, image) if self.with_masks else None
+            boxes.append(box)
+            labels.append(self.labels[entry["category_id"]])
+            crowd.append(is_crowd)
+            areas.append(self._area(entry, box, mask))
+            masks.append(mask)
+        return DetectionImage(
+            image_id=position,
+            name=image.name,
+            path=path,
+            width=image.width,
+            height=image.height,
+            boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            labels=np.array(labels, dtype=np.int64),
+            difficult=np.zeros(len(labels), np.bool_),
+            crowd=np.array(crowd, dtype=np.bool_),
+            areas=np.array(areas, dtype=np.float64),
+            masks=tuple(mask for mask in masks if mask is not None) if self.with_masks else None,
+            source_id=image.source_id,
+        )
+
+    def notes(self) -> list[str]:
+        """What was mended."""
+        notes = [*self.limits.notes(), *self.masks.notes()]
+        if self.without_area:
+            whose = "masks" if self.with_masks else "boxes"
+            count = counted(len(self.without_area), "object has", "objects have")
+            notes.append(f"{count} no `area`, those of the {whose} were taken: {few(self.without_area)}")
+        return notes
+
+    def _box(self, entry: Json, image: CocoImage) -> Corners | None:
+        values = entry.get("bbox")
+        if not isinstance(values, list) or len(values) != 4 or not all(_is_number(value) for value in values):
+            found = repr(values)[:80] if "bbox" in entry else "no bbox"
+            raise self._error("malformed box", entry, found, "write bbox as [x, y, width, height] in pixels")
+        x, y, width, height = (float(value) for value in values)
+        text = f"{self._short(entry)} ({x:g}, {y:g}, {width:g}, {height:g})"
+        if width < 0 or height < 0:
+            raise self._error("box of negative size", entry, text, "write bbox as [x, y, width, height], not corners")
+        if width == 0 or height == 0:
+            self.limits.empty.append(text)
+            return None
+        return self.limits.inside(
+            (x, y, x + width, y + height), image.width, image.height, text, str(self.records.path)
+        )
+
+    def _crowd(self, entry: Json) -> bool:
+        if entry.get("ignore", 0) not in (0, None):
+            # COCO's evaluation overwrites this flag by `iscrowd` (cocoapi: cocoeval.py), Detectron2 refuses it too.
+            raise self._error("`ignore` is set", entry, repr(entry["ignore"])[:40], "set `iscrowd`, or take it out")
+        value = entry.get("iscrowd", 0)
+        if not isinstance(value, int) or value not in (0, 1):
+            raise self._error("`iscrowd` is neither 0 nor 1", entry, repr(value)[:40], "write 0 or 1")
+        return bool(value)
+
+    def _mask(self, entry: Json, crowd: bool, image: CocoImage) -> Mask:
+        return self.masks.read(entry.pop("segmentation"), crowd, image, f"{self._short(entry)} in {self.records.path}")
+
+    def _area(self, entry: Json, box: Corners, mask: Mask | None) -> float:
+        value: Any = entry.get("area")
+        if value is None:
+            self.without_area.append(self._short(entry))
+            return (box[2] - box[0]) * (box[3] - box[1]) if mask is None else area_of(mask)
+        if not _is_number(value) or value < 0:
+            raise self._error("malformed area", entry, repr(value)[:80], "write pixels², or leave `area` out")
+        return float(value)
+
+    def _short(self, entry: Json) -> str:
+        return f"annotation {entry['id']}"
+
+    def _error(self, what: str, entry: Json, found: str, todo: str) -> DataError:
+        return DataError(f"{what}: {self._short(entry)} in {self.records.path}", found=found, todo=todo)
+
+
+def _is_number(value: Any) -> bool:
+    """Not for NaN, infinity and integers that no float holds: none of them is below the limit."""
+    return type(value) in (int, float) and abs(value) < 1e12
