@@ -1,7 +1,11 @@
-"""A tiny detector, its images and its weights, shared by the tests of the Detectron2 engine; imports no Detectron2."""
+"""Tiny detectors, their images and weights, shared by the tests of the Detectron2 engine; imports no Detectron2.
+
+Also a program that trains one of them, to be started by `torchrun`: python detectron2_toy.py FOLDER --family NAME
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +18,17 @@ from PIL import Image
 
 from transfer.backbone import Backbone, random_backbone
 from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.detector import DetectionJob, DetectorRecipe
+from transfer.datasets.masks import Mask
+from transfer.detector import DenseRecipe, DetectionJob, DetectorRecipe
+from transfer.world import World, world
 
 TINY = DetectorRecipe(
     neck="fpn",
     extra_norm=False,
     norm="BN",
+    fpn_channels=32,  # this and the next keep the checkpoints small
+    roi_resolution=2,
     anchor_sizes=(8, 16, 32, 64, 128),
-    roi_resolution=2,  # keeps the box head, and with it the checkpoints, small
     train_sizes=(48, 64),
     test_size=64,
     max_size=96,
@@ -38,6 +45,17 @@ TINY = DetectorRecipe(
     rpn_batch=16,
     roi_batch=8,
 )
+TINY_C4 = dataclasses.replace(TINY, neck="c4", extra_norm=True, fpn_channels=256, roi_resolution=4)
+ONE_CONV = DenseRecipe(convs=1)
+FAMILIES = {
+    "faster_rcnn": TINY,
+    "faster_rcnn_c4": TINY_C4,
+    "mask_rcnn": dataclasses.replace(TINY, family="mask_rcnn", mask_resolution=4, mask_convs=1),
+    "mask_rcnn_c4": dataclasses.replace(TINY_C4, family="mask_rcnn"),
+    "retinanet": dataclasses.replace(TINY, family="retinanet", dense=ONE_CONV),
+    # Group norms of 32 groups want more than one value in each, also on a map of one position.
+    "fcos": dataclasses.replace(TINY, family="fcos", fpn_channels=64, dense=ONE_CONV, score_threshold=0.02, nms=0.6),
+}
 
 
 @pytest.fixture
@@ -61,7 +79,11 @@ def r50() -> Backbone:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
-    folder = tmp_path_factory.mktemp("images")
+    return toy_images(tmp_path_factory.mktemp("images"))
+
+
+def toy_images(folder: Path) -> DetectionDataset:
+    """Four images, 96×64 or 64×80, with two objects each: a box, and a triangle in the other."""
     random = np.random.default_rng(0)
     made = []
     for index in range(4):
@@ -69,7 +91,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
         pixels = random.integers(0, 90, (height, width, 3), dtype=np.uint8)
         pixels[20:50, 10:40] = (250, 40, 60)
         path = folder / f"{index}.png"
-        Image.fromarray(pixels).save(path)
+        if not path.exists():
+            Image.fromarray(pixels).save(path)
+        outlines = ([10, 20, 40, 20, 40, 50, 10, 50], [30, 5, 60, 5, 60, 30])
         made.append(
             DetectionImage(
                 image_id=index + 1,
@@ -80,6 +104,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
                 boxes=np.array([[10, 20, 40, 50], [30, 5, 60, 30]], np.float32),
                 labels=np.array([0, 1]),
                 difficult=np.array([False, True]),
+                masks=tuple(Mask(height, width, (np.array(outline, np.float64),)) for outline in outlines),
             )
         )
     return DetectionDataset("toy", ("red", "other"), tuple(made))
@@ -104,3 +129,112 @@ def trained_looking(backbone: Backbone) -> Backbone:
         elif name.endswith(("running_mean", "bias")):
             state[name] = 0.1 * torch.randn(tensor.shape, generator=random)
     return dataclasses.replace(backbone, state=state)
+
+
+class Interruption(Exception):
+    """Stands for a kill."""
+
+
+def trained(job: DetectionJob, stop_after: int | None = None) -> Any:
+    """The model after training and PreciseBN; or killed when `stop_after` iterations are logged."""
+    from transfer.engines.detectron2.config import build_cfg
+    from transfer.engines.detectron2.model import build_verified_model
+    from transfer.engines.detectron2.statistics import renew_statistics
+    from transfer.engines.detectron2.training import train
+    from transfer.engines.progress import TrainingLog
+
+    def interrupted(log: TrainingLog, iteration: int, *rest: Any) -> None:
+        step(log, iteration, *rest)
+        if stop_after is not None and iteration + 1 > stop_after:
+            raise Interruption
+
+    cfg = build_cfg(job)
+    model, _ = build_verified_model(cfg, job.backbone, job.seed, job.world)
+    step = TrainingLog.step
+    TrainingLog.step = interrupted  # type: ignore[method-assign]
+    try:
+        train(cfg, job, model)
+    finally:
+        TrainingLog.step = step  # type: ignore[method-assign]
+    renew_statistics(cfg, job, model)
+    return model
+
+
+def one_step(job: DetectionJob) -> DetectionJob:
+    """The job that is compared with gradients computed by hand: one iteration of plain descent, frozen norms."""
+    recipe = dataclasses.replace(
+        job.recipe, norm="FrozenBN", iterations=1, warmup_iterations=0, steps=(), momentum=0.0, weight_decay=0.0
+    )
+    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, precise_bn=0))
+
+
+def untrained(job: DetectionJob) -> DetectionJob:
+    """The job that only predicts."""
+    return dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, iterations=0, max_detections=5))
+
+
+def two_process_jobs(folder: Path, processes: World) -> dict[str, DetectionJob]:
+    """What `main` trains, by name."""
+    dataset = toy_images(folder)
+    recipes = {
+        "one step": FAMILIES["faster_rcnn"],
+        "untrained": dataclasses.replace(FAMILIES["mask_rcnn"], score_threshold=0.0),
+        "synchronised": dataclasses.replace(FAMILIES["mask_rcnn_c4"], norm="SyncBN"),
+        "left to themselves": dataclasses.replace(FAMILIES["retinanet"], evaluate_every=1),
+        "interrupted": FAMILIES["retinanet"],
+        "whole": FAMILIES["retinanet"],
+        "diverging": FAMILIES["fcos"],
+    }
+    jobs = {
+        name: DetectionJob(
+            trained_looking(random_backbone("resnet18", 0)),
+            recipe,
+            *(dataset, dataset, 5, folder / name),
+            checkpoint_every=2,
+            world=processes,
+            score=lambda detections: {"boxes": float(len(detections))},
+        )
+        for name, recipe in recipes.items()
+    }
+    return jobs | {"one step": one_step(jobs["one step"]), "untrained": untrained(jobs["untrained"])}
+
+
+def states(folder: Path, processes: World) -> dict[str, Any]:
+    """Everything that `main` has done, for `test_two_processes_train_as_one`."""
+    from transfer.engines.detectron2 import ENGINE
+    from transfer.engines.detectron2.checkpoint import loss_normalizer
+    from transfer.errors import TrainingError
+
+    jobs = two_process_jobs(folder, processes)
+    found: dict[str, Any] = {"untrained": ENGINE.run(jobs["untrained"]).detections.to_coco(jobs["untrained"].test)}
+    for name in ("one step", "synchronised", "left to themselves", "whole"):
+        found[name] = trained(jobs[name]).state_dict()
+    try:
+        trained(jobs["interrupted"], stop_after=2)
+    except Interruption:
+        resumed = trained(jobs["interrupted"])
+        found["interrupted"], found["normalizer"] = resumed.state_dict(), loss_normalizer(resumed)
+
+    from detectron2.modeling.meta_arch.fcos import FCOS
+
+    losses = FCOS.losses
+    if processes.rank == 1:
+        FCOS.losses = lambda *given: {name: loss * float("nan") for name, loss in losses(*given).items()}
+    try:
+        trained(jobs["diverging"])
+    except TrainingError as error:
+        found["diverging"] = error.what
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    torch.set_num_threads(1)
+    with world(torch.device("cpu")) as (processes, _):
+        torch.save(states(folder, processes), folder / f"states{processes.rank}.pth")
+
+
+if __name__ == "__main__":
+    main()

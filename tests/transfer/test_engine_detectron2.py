@@ -1,4 +1,4 @@
-"""The Detectron2 engine: config against the published one, weights that must arrive, pixels and boxes."""
+"""The Detectron2 engine: weights that must arrive, pixels, boxes and masks."""
 
 from __future__ import annotations
 
@@ -11,149 +11,93 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2_toy import TINY
+from detectron2_toy import FAMILIES, TINY, TINY_C4
 from PIL import Image
 
-from transfer.backbone import Backbone, InputSpec
+from transfer.architectures import is_optional
+from transfer.backbone import Backbone, InputSpec, random_backbone
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.masks import Mask
 from transfer.datasets.pixels import read_pixels
-from transfer.detector import DetectionJob, DetectorRecipe
+from transfer.detector import DetectionJob
 from transfer.errors import DataError, EngineError
 
 pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
-from transfer.engines.detectron2.config import build_cfg  # noqa: E402
+from transfer.engines.detectron2.config import build_cfg, mask_format  # noqa: E402
 from transfer.engines.detectron2.data import TrainMapper, train_augmentations, train_batches  # noqa: E402
 from transfer.engines.detectron2.model import build_verified_model, load_weights, verify_model  # noqa: E402
-
-# ---- the native config
-
-
-def test_the_default_recipe_is_mocos_config(make_job: Callable[..., DetectionJob], r50: Backbone) -> None:
-    """facebookresearch/moco, detection/configs: pascal_voc_R_50_C4_24k_moco.yaml on its two base files."""
-    cfg = build_cfg(make_job(r50, DetectorRecipe()))
-    assert cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    assert cfg.MODEL.RPN.PRE_NMS_TOPK_TEST == 6000
-    assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == 1000
-    assert cfg.MODEL.MASK_ON is False
-    assert cfg.MODEL.RESNETS.DEPTH == 50
-    assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
-    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
-    assert pytest.approx([123.675, 116.280, 103.530]) == cfg.MODEL.PIXEL_MEAN
-    assert pytest.approx([58.395, 57.120, 57.375]) == cfg.MODEL.PIXEL_STD
-    assert cfg.INPUT.FORMAT == "RGB"
-    assert cfg.INPUT.MIN_SIZE_TRAIN == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    assert cfg.INPUT.MIN_SIZE_TEST == 800
-    assert cfg.SOLVER.STEPS == (18000, 22000)
-    assert cfg.SOLVER.MAX_ITER == 24000
-    assert cfg.SOLVER.WARMUP_ITERS == 100
-    assert cfg.SOLVER.BASE_LR == 0.02
-    assert cfg.SOLVER.IMS_PER_BATCH == 16
-    assert cfg.TEST.PRECISE_BN.ENABLED is True
-    assert "ExtraNorm" in cfg.MODEL.ROI_HEADS.NAME
-    assert cfg.MODEL.RESNETS.NORM == "BN"  # SyncBN on one process
-
-
-def test_what_moco_leaves_open_is_detectron2s_default(make_job: Callable[..., DetectionJob], r50: Backbone) -> None:
-    from detectron2.config import get_cfg
-
-    ours, theirs = build_cfg(make_job(r50, DetectorRecipe())), get_cfg()
-    for section, set_by_protocol in (
-        (("MODEL", "RPN"), set()),
-        (("MODEL", "ANCHOR_GENERATOR"), set()),
-        (("MODEL", "ROI_BOX_HEAD"), set()),
-        (("MODEL", "ROI_HEADS"), {"NAME", "NUM_CLASSES"}),
-        (("SOLVER",), {"MAX_ITER", "BASE_LR", "STEPS", "WARMUP_ITERS", "CHECKPOINT_PERIOD"}),
-        (("INPUT",), {"FORMAT", "MIN_SIZE_TRAIN"}),
-    ):
-        mine, default = ours, theirs
-        for key in section:
-            mine, default = mine[key], default[key]
-        differing = {key for key in default if mine[key] != default[key]}
-        assert differing <= set_by_protocol, section
-
-
-def test_every_recipe_field_reaches_the_config(make_job: Callable[..., DetectionJob]) -> None:
-    before = build_cfg(make_job(recipe=TINY)).dump()
-    others = {
-        "neck": {"neck": "c4"},
-        "norm": {"norm": "FrozenBN"},
-        "extra_norm": {"neck": "c4", "extra_norm": True},
-        "anchor_sizes": {"anchor_sizes": (16, 32, 64, 128, 256)},
-        "anchor_ratios": {"anchor_ratios": (1.0,)},
-        "train_sizes": {"train_sizes": (80,)},
-        "steps": {"steps": (2,)},
-        "flip": {"flip": 0.0},
-        "precise_bn": {"precise_bn": 7},
-    }
-    c4 = build_cfg(make_job(recipe=dataclasses.replace(TINY, neck="c4"))).dump()
-    for field in dataclasses.fields(DetectorRecipe):
-        old = getattr(TINY, field.name)
-        change = others.get(field.name) or {field.name: old * 2 if old else 1}
-        changed = build_cfg(make_job(recipe=dataclasses.replace(TINY, **change))).dump()
-        assert changed != (c4 if field.name == "extra_norm" else before), field.name
-
-
-def test_fpn_is_detectron2s_base_config(make_job: Callable[..., DetectionJob], r50: Backbone) -> None:
-    """detectron2, configs/Base-RCNN-FPN.yaml."""
-    recipe = DetectorRecipe(neck="fpn", roi_resolution=7)
-    cfg = build_cfg(make_job(r50, recipe))
-    assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
-    assert cfg.MODEL.RESNETS.OUT_FEATURES == cfg.MODEL.FPN.IN_FEATURES == ["res2", "res3", "res4", "res5"]
-    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[32], [64], [128], [256], [512]]
-    assert cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS == [[0.5, 1.0, 2.0]]
-    assert cfg.MODEL.RPN.IN_FEATURES == ["p2", "p3", "p4", "p5", "p6"]
-    assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
-    assert cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p2", "p3", "p4", "p5"]
-    assert cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead"
-    assert cfg.MODEL.ROI_BOX_HEAD.NUM_FC == 2
-    assert cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION == 7
-
-
-def test_fpn_wants_one_anchor_size_per_level(make_job: Callable[..., DetectionJob]) -> None:
-    with pytest.raises(EngineError, match="one anchor size per level"):
-        build_cfg(make_job(recipe=dataclasses.replace(TINY, anchor_sizes=(32, 64))))
-
 
 # ---- weights that must arrive
 
 
+PYRAMID_18, PYRAMID_50 = {"backbone.bottom_up": 100}, {"backbone.bottom_up": 265}
+C4_18, C4_50 = {"backbone": 75, "roi_heads.res5": 25}, {"backbone": 215, "roi_heads.res5": 50}
+
+
 @pytest.mark.parametrize(
-    ("arch", "neck", "freeze_at", "parts"),
+    ("arch", "kind", "freeze_at", "parts"),
     [
-        ("r18", "fpn", 0, {"backbone.bottom_up": 100}),
-        ("r18", "c4", 2, {"backbone": 75, "roi_heads.res5": 25}),
-        ("r50", "fpn", 2, {"backbone.bottom_up": 265}),
-        ("r50", "c4", 0, {"backbone": 215, "roi_heads.res5": 50}),
+        ("r18", "faster_rcnn", 0, PYRAMID_18),
+        pytest.param("r18", "faster_rcnn_c4", 2, C4_18, marks=pytest.mark.slow),
+        pytest.param("r18", "mask_rcnn", 5, PYRAMID_18, marks=pytest.mark.slow),
+        ("r18", "mask_rcnn_c4", 0, C4_18),
+        ("r18", "retinanet", 2, PYRAMID_18),
+        ("r18", "fcos", 0, PYRAMID_18),
+        pytest.param("r50", "mask_rcnn_c4", 0, C4_50, marks=pytest.mark.slow),
+        pytest.param("r50", "retinanet", 0, PYRAMID_50, marks=pytest.mark.slow),
+        pytest.param("r50", "fcos", 2, PYRAMID_50, marks=pytest.mark.slow),
     ],
 )
 def test_every_tensor_arrives(
     arch: str,
-    neck: str,
+    kind: str,
     freeze_at: int,
     parts: dict[str, int],
     make_job: Callable[..., DetectionJob],
     request: pytest.FixtureRequest,
 ) -> None:
     backbone: Backbone = request.getfixturevalue(arch)
-    recipe = dataclasses.replace(TINY, neck=neck, extra_norm=True, freeze_at=freeze_at)
-    job = make_job(backbone, recipe)
+    job = make_job(backbone, dataclasses.replace(FAMILIES[kind], freeze_at=freeze_at))
     model, verification = build_verified_model(build_cfg(job), backbone, seed=0)
     assert verification.by_part == parts
     assert verification.tensors == verification.expected == sum(parts.values())
     assert set(verification.stage_error) == {"layer1", "layer2", "layer3", "layer4"}
     assert max(verification.stage_error.values()) < 1e-4
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    assert bool(frozen) == (freeze_at > 0)
-    if neck == "c4":
+    stages = {name.split(".")[-4] if "res" in name else "stem" for name in frozen}
+    assert len(stages & {"stem", "res2", "res3", "res4", "res5"}) == freeze_at
+    if kind.endswith("c4"):
         assert isinstance(model.roi_heads.res5.norm, torch.nn.BatchNorm2d)
         assert model.roi_heads.res5.norm.num_features == (512 if arch == "r18" else 2048)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("arch", ["resnet34", "resnet101"])
+def test_every_tensor_arrives_in_deeper_networks(arch: str, kind: str, make_job: Callable[..., DetectionJob]) -> None:
+    backbone = random_backbone(arch, 0)
+    _, verification = build_verified_model(build_cfg(make_job(backbone, FAMILIES[kind])), backbone, seed=0)
+    assert verification.tensors == verification.expected == sum(not is_optional(name) for name in backbone.state)
+
+
+def test_masks_are_pooled_after_the_extra_norm(make_job: Callable[..., DetectionJob], r18: Backbone) -> None:
+    """As in facebookresearch/moco, detection/train_net.py: the norm is part of what boxes and masks share."""
+    model, _ = build_verified_model(build_cfg(make_job(recipe=FAMILIES["mask_rcnn_c4"])), r18, seed=0)
+    seen: list[torch.Tensor] = []
+    model.roi_heads.mask_head.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    torch.nn.init.constant_(model.roi_heads.res5.norm.weight, 0.0)
+    torch.nn.init.constant_(model.roi_heads.res5.norm.bias, 3.0)
+    model.eval()
+    model([{"image": torch.zeros(3, 64, 64)}])
+    assert len(seen[0]) > 0
+    assert bool((seen[0] == 3.0).all())
+
+
 def test_without_extra_norm_the_head_has_none(make_job: Callable[..., DetectionJob], r18: Backbone) -> None:
-    job = make_job(recipe=dataclasses.replace(TINY, neck="c4", extra_norm=False))
+    job = make_job(recipe=dataclasses.replace(TINY_C4, extra_norm=False))
     model, _ = build_verified_model(build_cfg(job), r18, seed=0)
     assert not hasattr(model.roi_heads.res5, "norm")
     assert len(model.roi_heads.res5) == 2
@@ -161,7 +105,7 @@ def test_without_extra_norm_the_head_has_none(make_job: Callable[..., DetectionJ
 
 @pytest.fixture
 def built(make_job: Callable[..., DetectionJob], r18: Backbone) -> tuple[Any, Path]:
-    job = make_job(recipe=dataclasses.replace(TINY, neck="c4", extra_norm=True))
+    job = make_job(recipe=TINY_C4)
     cfg = build_cfg(job)
     model, _ = build_verified_model(cfg, r18, seed=0)
     return model, Path(cfg.MODEL.WEIGHTS)
@@ -186,6 +130,17 @@ def test_one_renamed_key_in_the_file_is_refused(lost: str, built: tuple[Any, Pat
     path.write_bytes(pickle.dumps(content))
     load_weights(model, path)  # Detectron2 only warns
     with pytest.raises(EngineError, match="99 of 100"):
+        verify_model(model, r18)
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "fcos"])
+def test_one_perturbed_tensor_below_the_pyramid_is_refused(
+    kind: str, make_job: Callable[..., DetectionJob], r18: Backbone
+) -> None:
+    """These two take nothing from res2, which is inside all the same."""
+    model, _ = build_verified_model(build_cfg(make_job(recipe=FAMILIES[kind])), r18, seed=0)
+    model.state_dict()["backbone.bottom_up.res2.1.conv2.weight"].view(-1)[0] += 1e-3
+    with pytest.raises(EngineError, match="nothing was trained"):
         verify_model(model, r18)
 
 
@@ -229,6 +184,49 @@ def test_pixels_and_boxes_move_together(make_job: Callable[..., DetectionJob]) -
     assert item["instances"].gt_boxes.tensor.tolist() == expected
     assert item["instances"].gt_classes.tolist() == [0, 1]  # the difficult one is trained on
     assert item["image"][:, 70, 192 - 50].tolist() == [250, 40, 60]
+
+
+def as_run_lengths(mask: Mask) -> Mask:
+    return Mask.from_pixels(mask.pixels())
+
+
+@pytest.mark.parametrize("as_pixels", [0, 1, 2])
+def test_masks_move_with_pixels_and_boxes(as_pixels: int, make_job: Callable[..., DetectionJob]) -> None:
+    """All polygons, one of two objects as run lengths, both so."""
+    first = make_job().train.images[0]
+    assert first.masks is not None
+    masks = tuple(as_run_lengths(mask) if i < as_pixels else mask for i, mask in enumerate(first.masks))
+    dataset = DetectionDataset("one", ("red", "other"), (dataclasses.replace(first, masks=masks),))
+    before = dataset.fingerprint()["sha256"]
+    recipe = dataclasses.replace(FAMILIES["mask_rcnn"], train_sizes=(128,), max_size=1000, flip=1.0)
+    cfg = build_cfg(make_job(recipe=recipe, train=dataset))
+    assert mask_format(dataset) == cfg.INPUT.MASK_FORMAT == ("bitmask" if as_pixels else "polygon")
+    mapper = TrainMapper(cfg, flip=1.0)
+    for _ in range(2):  # Detectron2's transforms work in place: nothing of that may reach the data set
+        item = mapper(dataset.images[0])
+    assert isinstance(item, dict)
+    assert dataset.fingerprint()["sha256"] == before
+    boxes = item["instances"].gt_boxes.tensor
+    drawn = item["instances"].gt_masks.crop_and_resize(boxes, 28)
+    assert drawn.shape == (2, 28, 28)
+    assert drawn[0].float().mean() > 0.98  # the rectangle fills its box
+    assert drawn[1].float().mean() == pytest.approx(0.5, abs=0.06)  # the triangle half of it
+    # Its corner at the bottom left of the box was at the bottom right before the flip.
+    assert bool(drawn[1][24, 1])
+    assert not bool(drawn[1][24, 26])
+
+
+def test_masks_are_not_read_by_detectors_without(make_job: Callable[..., DetectionJob]) -> None:
+    job = make_job()
+    item = TrainMapper(build_cfg(job), job.recipe.flip)(job.train.images[0])
+    assert isinstance(item, dict)
+    assert not item["instances"].has("gt_masks")
+
+
+def test_a_mask_rcnn_wants_masks(make_job: Callable[..., DetectionJob], images: DetectionDataset) -> None:
+    bare = dataclasses.replace(images, images=tuple(dataclasses.replace(one, masks=None) for one in images.images))
+    with pytest.raises(EngineError, match="trained on masks"):
+        build_cfg(make_job(recipe=FAMILIES["mask_rcnn"], train=bare))
 
 
 @pytest.mark.parametrize(("flip", "expected"), [(0.0, []), (0.5, [0.5]), (0.2, [0.2])])

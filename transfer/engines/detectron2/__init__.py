@@ -20,7 +20,7 @@ HOW_TO_GET_IT = (
 
 
 class Detectron2Engine:
-    """Trains and predicts with Detectron2 on one process, see `DetectionEngine`."""
+    """Trains and predicts with Detectron2, on one process or on several, see `DetectionEngine`."""
 
     name = "detectron2"
 

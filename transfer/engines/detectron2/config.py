@@ -1,85 +1,137 @@
-"""A `DetectorRecipe` as Detectron2's own `CfgNode`."""
+"""A `DetectorRecipe` as Detectron2's own config."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 
 from transfer.architectures import architecture, stage_channels
 from transfer.backbone import Backbone
+from transfer.datasets.detection import DetectionDataset
 from transfer.detector import DetectionJob, DetectorRecipe
+from transfer.engines.detectron2.fcos import FCOS_BACKBONE, FCOS_DETECTOR
 from transfer.engines.detectron2.heads import C4_HEADS, C4_HEADS_EXTRA_NORM
+from transfer.engines.detectron2.watched import WatchedCfg
 from transfer.errors import EngineError
 
 BACKBONE_FILE = "backbone.pkl"
 
-_LEVELS = ["res2", "res3", "res4", "res5"]
-_PYRAMID = ["p2", "p3", "p4", "p5", "p6"]
+_STAGES = ["res2", "res3", "res4", "res5"]
+_REGION_LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+_DENSE_LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 
 
-def build_cfg(job: DetectionJob) -> CfgNode:
-    """The frozen native config of `job`.
+def build_cfg(job: DetectionJob) -> WatchedCfg:
+    """The frozen native config of `job`. What is not set is Detectron2's default (detectron2/config/defaults.py).
 
-    Every key is set through `merge_from_list`, which refuses keys and types that Detectron2's defaults do not have.
-    What is not set is Detectron2's default (detectron2/config/defaults.py).
+    Raises:
+        EngineError: the recipe asks for what Detectron2 cannot build, or for masks from images without any.
     """
-    settings: dict[str, Any] = {
-        **_input(job),
-        **_resnet(job.backbone, job.recipe),
-        **(_c4(job.recipe) if job.recipe.neck == "c4" else _fpn(job.recipe)),
-        **_heads(job.recipe, len(job.train.classes)),
-        **_solver(job),
-    }
-    cfg = get_cfg()
-    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    recipe, classes = job.recipe, len(job.train.classes)
+    _refuse_what_cannot_be_built(job)
+    settings = _model(job) | _resnet(job.backbone, recipe, job.world.size)
+    if recipe.regions:
+        settings |= _c4(recipe) if recipe.neck == "c4" else _region_pyramid(recipe)
+        settings |= _region_heads(recipe, classes)
+    else:
+        settings |= _dense(recipe, classes)
+    if recipe.neck == "fpn":
+        settings |= _fpn(recipe, job.world.size)
+    if recipe.masks:
+        settings |= _masks(recipe)
+    if recipe.iterations:
+        settings |= _training_input(recipe) | _solver(job)
+        if recipe.masks:
+            settings["INPUT.MASK_FORMAT"] = mask_format(job.train)
+    cfg = WatchedCfg(get_cfg())
+    cfg.give(settings)
     cfg.freeze()
     return cfg
 
 
-def norm_here(recipe: DetectorRecipe) -> str:
-    """The norm that is built: on a single process SyncBN has nobody to synchronise with and is plain BN."""
-    return "BN" if recipe.norm == "SyncBN" else recipe.norm
+def norm_here(recipe: DetectorRecipe, processes: int) -> str:
+    """Detectron2's name of the norm that is built.
 
-
-def norm_differences(recipe: DetectorRecipe) -> tuple[tuple[str, str, str], ...]:
-    """(what, published, here) if the norm's statistics span fewer images than the recipe's."""
+    On a single process SyncBN has nobody to synchronise with and is plain BN. On several it is Detectron2's own
+    `NaiveSyncBatchNorm`, as in the published runs (facebookresearch/moco: detection/configs/Base-RCNN-C4-BN.yaml says
+    naiveSyncBN): the processes' means and mean squares are averaged, however many regions each has.
+    """
     if recipe.norm != "SyncBN":
-        return ()
-    return (("normalisation", f"SyncBN over {recipe.published_processes()} processes", "BN on 1 process"),)
+        return recipe.norm
+    return "naiveSyncBN" if processes > 1 else "BN"
 
 
-def _input(job: DetectionJob) -> dict[str, Any]:
+def mask_format(dataset: DetectionDataset) -> str:
+    """Detectron2's "polygon", or "bitmask" for all as soon as one object has run lengths.
+
+    Polygons are cut to the regions as polygons and drawn at the mask head's resolution; bit masks are resized with the
+    image, polygons among them drawn at its size first.
+    """
+    masks = (mask for image in dataset.images for mask in image.masks or ())
+    return "bitmask" if any(not mask.polygons for mask in masks) else "polygon"
+
+
+def _refuse_what_cannot_be_built(job: DetectionJob) -> None:
     recipe = job.recipe
+    if recipe.neck == "fpn" and len(recipe.anchor_sizes) != len(_REGION_LEVELS):
+        raise EngineError(
+            "an FPN detector has one anchor size per level",
+            found=f"{len(recipe.anchor_sizes)} anchor sizes for {len(_REGION_LEVELS)} levels",
+            todo="give five anchor sizes, finest level first",
+        )
+    if recipe.neck == "c4" and not recipe.regions:
+        raise EngineError(f"Detectron2 has no {recipe.family} without a pyramid", todo="--detector.neck fpn")
+    if recipe.family == "fcos" and recipe.fpn_channels % 32:
+        raise EngineError(
+            "FCOS's heads have group norms of 32 groups",
+            found=f"fpn_channels is {recipe.fpn_channels}",
+            todo="give --detector.fpn-channels a multiple of 32",
+        )
+    if recipe.amp == "fp16" and job.device == "cpu":
+        raise EngineError(
+            "Detectron2 trains in fp16 on GPUs only (its AMPTrainer)", todo="--detector.amp bf16 or off works on a CPU"
+        )
+    if recipe.masks and recipe.iterations and not job.train.has_masks:
+        raise EngineError(
+            "a Mask R-CNN is trained on masks",
+            found=f"{job.train.name} has images without any",
+            todo="give a data set with masks, or choose --detector.family faster_rcnn",
+        )
+
+
+def _model(job: DetectionJob) -> dict[str, Any]:
     mean, std = job.backbone.input.in_255()
     return {
+        "MODEL.DEVICE": job.device,
+        "MODEL.WEIGHTS": str((job.workdir / BACKBONE_FILE).resolve()),
+        "SEED": job.seed,
         "INPUT.FORMAT": job.backbone.input.channels,
         "MODEL.PIXEL_MEAN": mean,
         "MODEL.PIXEL_STD": std,
-        "INPUT.MIN_SIZE_TRAIN": recipe.train_sizes,
-        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
-        "INPUT.MAX_SIZE_TRAIN": recipe.max_size,
-        "INPUT.MIN_SIZE_TEST": recipe.test_size,
-        "INPUT.MAX_SIZE_TEST": recipe.max_size,
-        # Detectron2 can only say "with probability 1/2"; any other probability is added as an explicit augmentation.
-        "INPUT.RANDOM_FLIP": "horizontal" if recipe.flip == 0.5 else "none",
-        "DATALOADER.NUM_WORKERS": job.workers,
+        "INPUT.MIN_SIZE_TEST": job.recipe.test_size,
+        "INPUT.MAX_SIZE_TEST": job.recipe.max_size,
+        "TEST.DETECTIONS_PER_IMAGE": job.recipe.max_detections,
     }
 
 
-def _resnet(backbone: Backbone, recipe: DetectorRecipe) -> dict[str, Any]:
+def _resnet(backbone: Backbone, recipe: DetectorRecipe, processes: int) -> dict[str, Any]:
     known = architecture(backbone.arch)
     return {
-        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-        "MODEL.MASK_ON": False,
         "MODEL.RESNETS.DEPTH": known.depth,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": 64 * known.width,
         "MODEL.RESNETS.NUM_GROUPS": known.groups,
         "MODEL.RESNETS.WIDTH_PER_GROUP": known.group_width * known.width,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": stage_channels(backbone.arch)["layer1"],
         "MODEL.RESNETS.STRIDE_IN_1X1": backbone.stride_in_1x1,
-        "MODEL.RESNETS.NORM": norm_here(recipe),
+        "MODEL.RESNETS.NORM": norm_here(recipe, processes),
         "MODEL.BACKBONE.FREEZE_AT": recipe.freeze_at,
+    }
+
+
+def _anchors(recipe: DetectorRecipe, sizes: list[list[float]]) -> dict[str, Any]:
+    return {
+        "MODEL.ANCHOR_GENERATOR.SIZES": sizes,
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[float(ratio) for ratio in recipe.anchor_ratios]],
     }
 
@@ -89,38 +141,42 @@ def _c4(recipe: DetectorRecipe) -> dict[str, Any]:
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_backbone",
         "MODEL.RESNETS.OUT_FEATURES": ["res4"],
-        "MODEL.ANCHOR_GENERATOR.SIZES": [list(recipe.anchor_sizes)],
         "MODEL.RPN.IN_FEATURES": ["res4"],
         "MODEL.ROI_HEADS.NAME": C4_HEADS_EXTRA_NORM if recipe.extra_norm else C4_HEADS,
         "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    }
+    } | _anchors(recipe, [[float(size) for size in recipe.anchor_sizes]])
 
 
-def _fpn(recipe: DetectorRecipe) -> dict[str, Any]:
+def _region_pyramid(recipe: DetectorRecipe) -> dict[str, Any]:
     # detectron2: configs/Base-RCNN-FPN.yaml
-    if len(recipe.anchor_sizes) != len(_PYRAMID):
-        raise EngineError(
-            "an FPN detector has one anchor size per level",
-            found=f"{len(recipe.anchor_sizes)} anchor sizes for {', '.join(_PYRAMID)}",
-            todo="give five anchor sizes, finest level first",
-        )
-    return {
+    settings = {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-        "MODEL.RESNETS.OUT_FEATURES": _LEVELS,
-        "MODEL.FPN.IN_FEATURES": _LEVELS,
-        "MODEL.FPN.OUT_CHANNELS": recipe.fpn_channels,
-        "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in recipe.anchor_sizes],
-        "MODEL.RPN.IN_FEATURES": _PYRAMID,
+        "MODEL.RESNETS.OUT_FEATURES": _STAGES,
+        "MODEL.FPN.IN_FEATURES": _STAGES,
+        "MODEL.RPN.IN_FEATURES": _REGION_LEVELS,
         "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-        "MODEL.ROI_HEADS.IN_FEATURES": _PYRAMID[:-1],
+        "MODEL.ROI_HEADS.IN_FEATURES": _REGION_LEVELS[:-1],
         "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
         "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
         "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
     }
+    if recipe.masks:
+        # With C4 the mask head sees the boxes' own regions and nobody reads this.
+        settings["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = recipe.mask_resolution
+    return settings | _anchors(recipe, [[float(size)] for size in recipe.anchor_sizes])
 
 
-def _heads(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
+def _fpn(recipe: DetectorRecipe, processes: int) -> dict[str, Any]:
     return {
+        "MODEL.FPN.OUT_CHANNELS": recipe.fpn_channels,
+        "MODEL.FPN.NORM": norm_here(recipe, processes) if recipe.fpn_norm else "",
+    }
+
+
+def _region_heads(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
+    return {
+        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+        "MODEL.MASK_ON": recipe.masks,
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN": recipe.rpn_pre_nms_train,
         "MODEL.RPN.POST_NMS_TOPK_TRAIN": recipe.rpn_post_nms_train,
         "MODEL.RPN.PRE_NMS_TOPK_TEST": recipe.rpn_pre_nms_test,
@@ -136,18 +192,78 @@ def _heads(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": float(recipe.score_threshold),
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": float(recipe.nms),
         "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": recipe.roi_resolution,
-        "TEST.DETECTIONS_PER_IMAGE": recipe.max_detections,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": recipe.class_agnostic,
+    }
+
+
+def _masks(recipe: DetectorRecipe) -> dict[str, Any]:
+    return {
+        "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": recipe.mask_convs,
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": recipe.mask_class_agnostic,
+    }
+
+
+def _dense(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
+    dense, stages = recipe.dense, _STAGES[1:]
+    settings = {
+        "MODEL.RESNETS.OUT_FEATURES": stages,
+        "MODEL.FPN.IN_FEATURES": stages,
+        "MODEL.RETINANET.IN_FEATURES": _DENSE_LEVELS,
+        "MODEL.RETINANET.NUM_CLASSES": classes,
+        "MODEL.RETINANET.NUM_CONVS": dense.convs,
+        "MODEL.RETINANET.PRIOR_PROB": float(dense.prior),
+        "MODEL.RETINANET.FOCAL_LOSS_ALPHA": float(dense.focal_alpha),
+        "MODEL.RETINANET.FOCAL_LOSS_GAMMA": float(dense.focal_gamma),
+        "MODEL.RETINANET.TOPK_CANDIDATES_TEST": dense.candidates,
+        "MODEL.RETINANET.SCORE_THRESH_TEST": float(recipe.score_threshold),
+        "MODEL.RETINANET.NMS_THRESH_TEST": float(recipe.nms),
+    }
+    return settings | (_fcos() if recipe.family == "fcos" else _retinanet(recipe))
+
+
+def _retinanet(recipe: DetectorRecipe) -> dict[str, Any]:
+    # detectron2: configs/Base-RetinaNet.yaml
+    dense = recipe.dense
+    octaves = [2 ** (step / dense.octaves) for step in range(dense.octaves)]
+    return {
+        "MODEL.META_ARCHITECTURE": "RetinaNet",
+        "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+        "MODEL.RETINANET.IOU_THRESHOLDS": [float(dense.background_iou), float(dense.foreground_iou)],
+        "MODEL.RETINANET.IOU_LABELS": [0, -1, 1],
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
+    } | _anchors(recipe, [[size * octave for octave in octaves] for size in recipe.anchor_sizes])
+
+
+def _fcos() -> dict[str, Any]:
+    # detectron2: configs/common/models/fcos.py
+    return {
+        "MODEL.META_ARCHITECTURE": FCOS_DETECTOR,
+        "MODEL.BACKBONE.NAME": FCOS_BACKBONE,
+        "MODEL.RETINANET.NORM": "GN",
+    }
+
+
+def _training_input(recipe: DetectorRecipe) -> dict[str, Any]:
+    return {
+        "INPUT.MIN_SIZE_TRAIN": recipe.train_sizes,
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+        "INPUT.MAX_SIZE_TRAIN": recipe.max_size,
+        # Detectron2 can only say "with probability 1/2"; any other probability is added as an explicit augmentation.
+        "INPUT.RANDOM_FLIP": "horizontal" if recipe.flip == 0.5 else "none",
     }
 
 
 def _solver(job: DetectionJob) -> dict[str, Any]:
+    # Clipping is not here: Detectron2's CLIP_GRADIENTS looks at one tensor at a time, the recipe at all together.
     recipe = job.recipe
     return {
         "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
         "SOLVER.MAX_ITER": recipe.iterations,
         "SOLVER.IMS_PER_BATCH": recipe.batch,
         "SOLVER.BASE_LR": float(recipe.lr),
-        "SOLVER.STEPS": recipe.steps,
+        # Detectron2's schedule refuses a step at the very end, where it would change nothing.
+        "SOLVER.STEPS": tuple(step for step in recipe.steps if step < recipe.iterations),
         "SOLVER.GAMMA": float(recipe.gamma),
         "SOLVER.MOMENTUM": float(recipe.momentum),
         "SOLVER.WEIGHT_DECAY": float(recipe.weight_decay),
@@ -155,11 +271,7 @@ def _solver(job: DetectionJob) -> dict[str, Any]:
         "SOLVER.WARMUP_ITERS": recipe.warmup_iterations,
         "SOLVER.WARMUP_FACTOR": float(recipe.warmup_factor),
         "SOLVER.WARMUP_METHOD": "linear",
+        "SOLVER.AMP.ENABLED": recipe.amp != "off",
         "SOLVER.CHECKPOINT_PERIOD": job.checkpoint_every,
-        "TEST.PRECISE_BN.ENABLED": recipe.precise_bn > 0,
-        "TEST.PRECISE_BN.NUM_ITER": recipe.precise_bn,
-        "MODEL.DEVICE": job.device,
-        "MODEL.WEIGHTS": str((job.workdir / BACKBONE_FILE).resolve()),
-        "OUTPUT_DIR": str(job.workdir.resolve()),
-        "SEED": job.seed,
-    }
+        "TEST.EVAL_PERIOD": recipe.evaluate_every,
+    } | ({"TEST.PRECISE_BN.ENABLED": True, "TEST.PRECISE_BN.NUM_ITER": recipe.precise_bn} if recipe.precise_bn else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,25 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.masks import Mask, sized
 from transfer.datasets.pixels import read_pixels
 from transfer.detector import DetectionJob
 from transfer.engines.plan import plan_batches, planned_loader, seed_for_iteration
 from transfer.errors import DataError
 
 
-def dataset_dict(image: DetectionImage) -> dict[str, Any]:
+def dataset_dict(image: DetectionImage, masks: bool = False) -> dict[str, Any]:
     """The image in Detectron2's dataset form; boxes marked `difficult` are in it, as with Detectron2's VOC reader."""
-    annotations = [
+    annotations: list[dict[str, Any]] = [
         {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label}
         for box, label in zip(image.boxes.tolist(), image.labels.tolist(), strict=True)
     ]
+    if masks:
+        for annotation, mask in zip(annotations, image.masks or (), strict=True):
+            annotation["segmentation"] = _segmentation(mask)
     return {
         "file_name": str(image.path),
         "image_id": image.image_id,
@@ -52,21 +57,24 @@ class TrainMapper:
 
     def __init__(self, cfg: CfgNode, flip: float) -> None:
         self.channels: str = cfg.INPUT.FORMAT
+        self.masks: bool = cfg.MODEL.MASK_ON
+        self.mask_format: str = cfg.INPUT.MASK_FORMAT
         self.augmentations = T.AugmentationList(train_augmentations(cfg, flip))
 
     def __call__(self, image: DetectionImage) -> dict[str, Any] | DataError:
         """The item of one image; draws from numpy's global generator."""
-        item = dataset_dict(image)
+        item = dataset_dict(image, self.masks)
         try:
             augmented = T.AugInput(read_pixels(image, self.channels))
         except DataError as error:
             return error
         transforms = self.augmentations(augmented)
         shape = augmented.image.shape[:2]
-        boxes = [
-            detection_utils.transform_instance_annotations(box, transforms, shape) for box in item.pop("annotations")
+        objects = [
+            detection_utils.transform_instance_annotations(entry, transforms, shape)
+            for entry in item.pop("annotations")
         ]
-        instances = detection_utils.annotations_to_instances(boxes, shape)
+        instances = detection_utils.annotations_to_instances(objects, shape, self.mask_format)
         item["instances"] = detection_utils.filter_empty_instances(instances)
         item["image"] = _planes(augmented.image)
         return item
@@ -99,32 +107,46 @@ class PredictionImages(Dataset[Any]):
 
 
 def train_batches(cfg: CfgNode, job: DetectionJob, seed: int, start: int, iterations: int) -> Iterator[list[Any]]:
-    """Batches of iterations `start` … `iterations` − 1 of the plan under `seed`.
+    """This process's share of the batches of iterations `start` … `iterations` − 1 of the plan under `seed`.
 
     The generators are seeded for an iteration when its batch is handed out, so what the model samples does not depend
     on where a run was taken up.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, on any process; then all of them raise.
     """
-    plan = plan_batches(job.train, iterations, job.recipe.batch, seed)
+    world = job.world
+    plan = plan_batches(job.train, iterations, cfg.SOLVER.IMS_PER_BATCH, seed, job.images_per_process)
     load = TrainMapper(cfg, job.recipe.flip)
-    loader = planned_loader(job.train, load, plan, seed, start, job.workers, _as_list)
-    for iteration, batch in enumerate(loader, start):
-        items = [_or_raise(item) for item in batch]
-        seed_for_iteration(seed, iteration)
-        yield items
+    loader = planned_loader(job.train, load, plan, seed, start, job.workers, _as_list, world)
+
+    def batches() -> Iterator[list[Any]]:
+        for iteration, batch in enumerate(loader, start):
+            failed = any(isinstance(item, DataError) for item in batch)
+            if world.any(failed, torch.device(job.device)):
+                world.together(partial(_raise_first, batch))
+            seed_for_iteration(seed, iteration, world.rank)
+            yield batch
+
+    return batches()
 
 
-def prediction_items(cfg: CfgNode, job: DetectionJob) -> Iterator[dict[str, Any]]:
-    """The test images one by one, in order.
+def prediction_items(images: PredictionImages, job: DetectionJob) -> Iterator[dict[str, Any]]:
+    """This process's share of the test images, every `world.size`-th, one by one and in order.
 
     Raises:
         DataError: an image cannot be read.
     """
-    loader = DataLoader(PredictionImages(cfg, job.test), batch_size=None, num_workers=job.workers)
-    for item in loader:
+    share = Subset(images, range(job.world.rank, len(images), job.world.size))
+    for item in DataLoader(share, batch_size=None, num_workers=job.workers):
         yield _or_raise(item)
+
+
+def _segmentation(mask: Mask) -> list[NDArray[np.float64]] | dict[str, Any]:
+    """The mask in Detectron2's dataset form; polygons are copied because its transforms work in place."""
+    if mask.polygons:
+        return [polygon.copy() for polygon in mask.polygons]
+    return sized(mask.counts, mask.height, mask.width)
 
 
 def _planes(image: NDArray[np.uint8]) -> torch.Tensor:
@@ -133,6 +155,11 @@ def _planes(image: NDArray[np.uint8]) -> torch.Tensor:
 
 def _as_list(items: Sequence[Any]) -> list[Any]:
     return list(items)
+
+
+def _raise_first(batch: list[dict[str, Any] | DataError]) -> None:
+    for item in batch:
+        _or_raise(item)
 
 
 def _or_raise(item: dict[str, Any] | DataError) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import logging
 
 from transfer.atomic import write_text
 from transfer.detector import DetectionJob, DetectionOutcome
-from transfer.engines.detectron2.config import build_cfg, norm_differences
+from transfer.engines.detectron2.config import build_cfg
+from transfer.engines.detectron2.data import PredictionImages
 from transfer.engines.detectron2.logs import quiet
 from transfer.engines.detectron2.model import build_verified_model
 from transfer.engines.detectron2.prediction import predict
-from transfer.engines.detectron2.training import renew_statistics, train
+from transfer.engines.detectron2.statistics import renew_statistics
+from transfer.engines.detectron2.training import train
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +24,18 @@ def run(job: DetectionJob) -> DetectionOutcome:
     kept beside the results as `config.yaml`.
 
     Raises:
-        EngineError: the model does not hold the backbone's weights; nothing was trained.
+        EngineError: the model does not hold the backbone's weights, or the config asks for what nothing does; nothing
+            was trained.
         TrainingError: the loss stopped being finite, or `checkpoint.pth` cannot be used.
         DataError: an image cannot be read.
     """
+    world = job.world
     with quiet():
         cfg = build_cfg(job)
-        write_text(job.workdir / "config.yaml", cfg.dump())
-        model, verification = build_verified_model(cfg, job.backbone, job.seed)
+        world.together(lambda: write_text(job.workdir / "config.yaml", cfg.dump()) if world.leads else None)
+        model, verification = build_verified_model(cfg, job.backbone, cfg.SEED, world)
         logger.info("detectron2 %s", verification.line())
+        images = PredictionImages(cfg, job.test)
         notes: tuple[str, ...] = ()
         if job.recipe.iterations > 0:
             began = train(cfg, job, model)
@@ -39,5 +44,6 @@ def run(job: DetectionJob) -> DetectionOutcome:
                 logger.info(notes[0])
             renewed = renew_statistics(cfg, job, model)
             logger.info("PreciseBN: %d layers from %d batches", renewed, job.recipe.precise_bn)
-        detections = predict(cfg, job, model)
-    return DetectionOutcome(detections, verification, norm_differences(job.recipe), notes)
+        cfg.demand_read()
+        detections = predict(images, job, model)
+    return DetectionOutcome(detections, verification, notes=notes)

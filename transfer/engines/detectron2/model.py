@@ -21,12 +21,15 @@ from transfer.engines.detectron2.logs import log_levels
 from transfer.engines.verify import Placed, verify
 from transfer.errors import EngineError
 from transfer.export.detectron2 import detectron2_name, write_detectron2
+from transfer.world import ALONE, World
 
 _BOTTOM_UP = "backbone.bottom_up"
 _RES5 = "roi_heads.res5"
 
 
-def build_verified_model(cfg: CfgNode, backbone: Backbone, seed: int) -> tuple[nn.Module, Verification]:
+def build_verified_model(
+    cfg: CfgNode, backbone: Backbone, seed: int, world: World = ALONE
+) -> tuple[nn.Module, Verification]:
     """Build the detector of `cfg` on its device, with heads drawn from `seed` and the backbone's weights, proven equal.
 
     Raises:
@@ -35,8 +38,9 @@ def build_verified_model(cfg: CfgNode, backbone: Backbone, seed: int) -> tuple[n
     torch.manual_seed(seed)
     model: nn.Module = build_model(cfg)
     weights = Path(cfg.MODEL.WEIGHTS)
-    write_detectron2(backbone, weights)
+    world.together(lambda: write_detectron2(backbone, weights) if world.leads else None)
     load_weights(model, weights)
+    world.demand_equal("initial weights", model.parameters())
     return model, verify_model(model, backbone)
 
 
