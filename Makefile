@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Two threads that wait by spinning cost each other a factor of three on a machine with other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all engines lint format clean
 help:  ## this text
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
@@ -53,6 +53,9 @@ test: $(READY)  ## the quick tests (under 8 minutes on two cores)
 
 test-all: $(READY)  ## quick and slow tests (under 40 minutes)
 	$(PYTEST)
+
+engines: $(READY)  ## the engines' tests; their outcome and the versions they met go to tests/engines.md
+	OMP_NUM_THREADS=1 $(PY) tests/engine_summary.py
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

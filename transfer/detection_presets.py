@@ -34,20 +34,15 @@ CPU_FPN = DetectorRecipe(
 
 
 def small(protocol: DetectorRecipe) -> DetectorRecipe:
-    """The detector of `protocol` (family, neck, heads) in the size of `CPU_FPN`."""
-    made = dataclasses.replace(
+    """The detector of `protocol` in the size of `CPU_FPN`; with a pyramid, also where the protocol has a C4 head."""
+    return dataclasses.replace(
         CPU_FPN,
         family=protocol.family,
-        neck=protocol.neck,
-        extra_norm=protocol.extra_norm,
         score_threshold=protocol.score_threshold,
         nms=protocol.nms,
         dense=protocol.dense,
-        mask_convs=min(protocol.mask_convs, 2),
+        mask_convs=2 if protocol.masks else 0,
     )
-    if protocol.neck == "c4":  # the last stage runs on every region: small ones, and few
-        made = dataclasses.replace(made, roi_resolution=8, roi_batch=32, rpn_post_nms_test=100, fpn_channels=256)
-    return made
 
 
 def smoke(recipe: DetectorRecipe) -> DetectorRecipe:
@@ -70,8 +65,8 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
         recipe,
         train_sizes=(256,),
         flip=0.0,
-        iterations=250,
-        steps=(200, 235),
+        iterations=200,
+        steps=(150, 185),
         batch=4,
         lr=0.01,
         precise_bn=20,
@@ -79,7 +74,7 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
 
 
 def coco_presets(protocol: DetectorRecipe) -> dict[str, tuple[str, DetectionRecipe]]:
-    """Presets of a COCO task, with the family and neck of its protocol."""
+    """Presets of a COCO task, with the family of its protocol."""
     detector = small(protocol)
     return {
         "smoke": (

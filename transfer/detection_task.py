@@ -28,7 +28,9 @@ from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe, un
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
 from transfer.metrics.coco_ap import CocoApOptions, CocoResult, evaluate_coco
+from transfer.metrics.curves import draw_curves
 from transfer.metrics.voc_ap import VocApOptions, VocResult, evaluate_voc
+from transfer.misses import draw_misses
 from transfer.patience import refuse_if_endless
 from transfer.task import Difference, RunContext, Task, TaskOutcome, flatten
 from transfer.world import world_size
@@ -164,6 +166,8 @@ def run_detection(context: RunContext, published: DetectorRecipe, leading: Metri
         return TaskOutcome({})
     measured = _Measured.of(splits.test, outcome.detections, recipe, leading)
     draw_contact_sheet(splits.test, outcome.detections, context.workdir / "contact_sheet.png")
+    draw_misses(splits.test, outcome.detections, context.workdir / "misses.png")
+    draw_curves(measured.coco[-1], context.workdir / "curves.png")
     architecture: tuple[Difference, ...] = ()
     if context.backbone.arch != "resnet50":
         architecture = (("architecture", "resnet50", context.backbone.arch),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from transfer import contact_sheet
-from transfer.contact_sheet import PANEL, class_colour, draw_contact_sheet
+from transfer.contact_sheet import draw_contact_sheet
 from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.masks import Mask
 from transfer.errors import DataError, UserError
+from transfer.sheet_panels import MARGIN, MASK_ALPHA, PANEL, class_colour
 
 GROUND = (20, 70, 110)  # no grey: text has every grey
 
@@ -55,7 +58,7 @@ def colours(path: Path, left: int = 0, top: int = 90) -> set[tuple[int, int, int
 
 
 def test_ground_truth_is_left_and_detections_above_the_threshold_are_right(tmp_path: Path) -> None:
-    path, right = tmp_path / "sheets" / "sheet.png", contact_sheet.MARGIN + PANEL + 4
+    path, right = tmp_path / "sheets" / "sheet.png", MARGIN + PANEL + 4
     draw_contact_sheet(made(tmp_path, 2), detections((2, 0, 0.5), (1, 0, 0.9)), path, score_threshold=0.6)
     assert class_colour(1) in colours(path)  # ground truth
     assert class_colour(1) not in colours(path, right)
@@ -80,11 +83,12 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert columns.max() == pytest.approx(60 * scale, abs=2)
 
 
-def test_difficult_boxes_are_dashed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["difficult", "crowd"])
+def test_ignored_boxes_are_dashed(flag: str, tmp_path: Path) -> None:
     dataset = made(tmp_path, 2)
     easy, hard = tmp_path / "easy.png", tmp_path / "hard.png"
     draw_contact_sheet(dataset, Detections.concatenate([]), easy)
-    dataset.images[1].difficult[:] = True
+    getattr(dataset.images[1], flag)[:] = True
     draw_contact_sheet(dataset, Detections.concatenate([]), hard)
 
     def framed(path: Path) -> int:
@@ -92,6 +96,59 @@ def test_difficult_boxes_are_dashed(tmp_path: Path) -> None:
             return int((np.asarray(image.convert("RGB"))[90:] == class_colour(1)).all(axis=2).sum())
 
     assert framed(hard) < 0.9 * framed(easy)
+
+
+def with_mask(dataset: DetectionDataset) -> DetectionDataset:
+    """The second image's object, whose box is (10, 10, 60, 40), covers the left half of its box."""
+    pixels = np.zeros((60, 100), np.bool_)
+    pixels[10:40, 10:35] = True
+    first, second = dataset.images
+    images = (replace(first, masks=()), replace(second, masks=(Mask.from_pixels(pixels),)))
+    return replace(dataset, images=images)
+
+
+def at(path: Path, x: float, y: float, panel: int) -> tuple[int, ...]:
+    """The colour at a place of the image that is drawn there; panel 0 is left, 1 right."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    ground = np.argwhere((np.abs(pixels.astype(int) - GROUND) <= 2).all(axis=2))
+    top, left = ground.min(axis=0)
+    row, column = round(top + y * PANEL / 100), round(left + panel * (PANEL + 4) + x * PANEL / 100)
+    return tuple(pixels[row, column].tolist())
+
+
+def blended(label: int) -> list[float]:
+    return [MASK_ALPHA * c + (1 - MASK_ALPHA) * g for c, g in zip(class_colour(label), GROUND, strict=True)]
+
+
+def test_masks_of_objects_are_filled_and_outlined_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    draw_contact_sheet(with_mask(made(tmp_path, 2)), Detections.concatenate([]), path)
+    assert at(path, 25, 25, panel=0) == pytest.approx(blended(1), abs=2)
+    assert at(path, 45, 25, panel=0) == GROUND  # in the box, not in the mask
+    assert at(path, 25, 25, panel=1) == GROUND
+    rim = {at(path, 35 + step / 4, 25, panel=0) for step in range(-4, 5)}
+    assert class_colour(1) in rim
+
+
+def test_masks_of_detections_are_filled(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    dataset = made(tmp_path, 2)
+    masks = with_mask(dataset).images[1].masks or ()
+    found = replace(detections((2, 0, 0.9)), masks=(masks[0].counts,))
+    draw_contact_sheet(dataset, found, path)
+    assert at(path, 15, 25, panel=1) == pytest.approx(blended(0), abs=2)
+    assert at(path, 70, 25, panel=1) == GROUND  # in the box, not in the mask
+    assert at(path, 15, 25, panel=0) == GROUND
+
+
+def test_a_mask_too_small_to_be_seen_and_one_of_the_whole_image(tmp_path: Path) -> None:
+    dataset = made(tmp_path, 2)
+    for pixels in (np.zeros((60, 100), np.bool_), np.ones((60, 100), np.bool_)):
+        found = replace(detections((2, 0, 0.9)), masks=(Mask.from_pixels(pixels).counts,))
+        draw_contact_sheet(dataset, found, tmp_path / "sheet.png")
+        whole = pytest.approx(blended(0), abs=2) if pixels.all() else GROUND
+        assert at(tmp_path / "sheet.png", 50, 30, panel=1) == whole
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_order_of_detections(tmp_path: Path) -> None:

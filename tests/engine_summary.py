@@ -1,0 +1,92 @@
+"""Run the tests of both engines against the installed libraries and write what was seen to `tests/engines.md`.
+
+    python tests/engine_summary.py      (or: make engines)
+
+The file is committed with every change to an engine. It says which versions the tests met, and how they ended.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = (
+    "tests/transfer/test_engine_*.py",
+    "tests/transfer/test_engines_agree*.py",
+    "tests/transfer/test_export_*.py",
+    "tests/transfer/test_mmcv_ops.py",
+    "tests/transfer/test_naive_sync_bn.py",
+    "tests/detection/*.py",
+    "tests/segmentation/*.py",
+)
+PACKAGES = ("detectron2", "onedl-mmdetection", "onedl-mmcv", "onedl-mmengine", "torch", "torchvision", "fvcore")
+OUT = ROOT / "tests" / "engines.md"
+
+
+def versions() -> dict[str, str]:
+    """Package → version, "absent" for what is not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def outcomes(report: Path) -> dict[str, Counter[str]]:
+    """Test file → how many passed, failed, were skipped."""
+    table: dict[str, Counter[str]] = {}
+    for case in ET.parse(report).getroot().iter("testcase"):
+        kinds = {child.tag for child in case}
+        outcome = "skipped" if "skipped" in kinds else "failed" if kinds & {"failure", "error"} else "passed"
+        parts = case.get("classname", "").split(".")
+        table.setdefault("/".join(parts[:3]) + ".py", Counter())[outcome] += 1
+    return table
+
+
+def main() -> int:
+    """Run, write, and give pytest's exit status."""
+    paths = sorted(str(path.relative_to(ROOT)) for pattern in FILES for path in ROOT.glob(pattern))
+    paths = [path for path in paths if Path(path).name.startswith("test_")]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "8", f"--junitxml={report}"]
+        status = subprocess.run([*command, *paths], cwd=ROOT, check=False).returncode
+        table = outcomes(report)
+    total: Counter[str] = sum(table.values(), Counter())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    lines = [
+        "# Tests of the engines, as last run",
+        "",
+        f"By `make engines`, {datetime.now(UTC):%Y-%m-%d}, on the code after commit {commit}, "
+        f"{platform.machine()}, no GPU: "
+        + ", ".join(f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped")),
+        "",
+        "| package | version |",
+        "| --- | --- |",
+        *(f"| {name} | {version} |" for name, version in versions().items()),
+        "",
+        "| tests | passed | failed | skipped |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| `{name}` | {count['passed']} | {count['failed']} | {count['skipped']} |"
+            for name, count in sorted(table.items())
+        ),
+    ]
+    OUT.write_text("\n".join(lines) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
