@@ -1,16 +1,27 @@
-"""A small data set and small recipes for the tests of the MMDetection engine; skips them where it is not usable."""
+"""A small data set and small recipes for the tests of the MMDetection engine; skips them where it is not usable.
 
+As a program it carries out one small run, alone or as one of torchrun's processes, and keeps what came out:
+
+    torchrun --nproc-per-node 2 mmdet_toy.py FAMILY NECK ITERATIONS NORM FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from transfer.backbone import random_backbone
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.masks import Mask
 from transfer.detector import DetectionJob, DetectorRecipe
 from transfer.engines.mmdet import ENGINE
+from transfer.world import ALONE, World, world
 
 if ENGINE.missing():
     pytest.skip(f"MMDetection: {ENGINE.missing()}", allow_module_level=True)
@@ -40,11 +51,25 @@ TINY = DetectorRecipe(
     roi_batch=16,
 )
 TINY_C4 = replace(TINY, neck="c4", roi_resolution=14)
+SMALLER = {"fpn_channels": 32, "mask_resolution": 4, "mask_convs": 1}
+FAMILIES = {
+    "faster_rcnn fpn": replace(TINY, fpn_norm=True, **SMALLER),
+    "faster_rcnn c4": TINY_C4,
+    "mask_rcnn fpn": replace(TINY, family="mask_rcnn", **SMALLER),
+    "mask_rcnn c4": replace(TINY_C4, family="mask_rcnn"),
+    "retinanet fpn": replace(TINY, family="retinanet", fpn_norm=True, **SMALLER),
+    "fcos fpn": replace(
+        TINY, family="fcos", fpn_norm=True, fpn_channels=64
+    ),  # p7 is one position, a group two channels
+}
 BACKBONE = random_backbone("resnet18", 1)
 
 
-def toy_dataset(folder: Path) -> DetectionDataset:
-    """Five images, 96 × 64 or 64 × 96, black with one or two coloured rectangles."""
+def toy_dataset(folder: Path, runs: bool = False) -> DetectionDataset:
+    """Five images, 96 × 64 or 64 × 96, black with one or two coloured rectangles; their masks are polygons.
+
+    With `runs` every second object's mask is given by run lengths.
+    """
     rng, images = np.random.default_rng(0), []
     for number in range(5):
         width, height = (96, 64) if number % 2 else (64, 96)
@@ -57,8 +82,16 @@ def toy_dataset(folder: Path) -> DetectionDataset:
             labels.append(label)
         path = folder / f"{number}.png"
         Image.fromarray(pixels).save(path)
-        images.append(annotated(path, number + 1, width, height, boxes, labels))
+        image = annotated(path, number + 1, width, height, boxes, labels)
+        masks = [rectangle(box, width, height) for box in boxes]
+        masks = [Mask(height, width, counts=mask.rle()) if runs and i % 2 else mask for i, mask in enumerate(masks)]
+        images.append(replace(image, masks=tuple(masks)))
     return DetectionDataset("toy", CLASSES, tuple(images))
+
+
+def rectangle(box, width: int, height: int) -> Mask:
+    x1, y1, x2, y2 = box
+    return Mask(height, width, (np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64),))
 
 
 def annotated(path: Path, number: int, width: int, height: int, boxes, labels) -> DetectionImage:
@@ -74,9 +107,35 @@ def annotated(path: Path, number: int, width: int, height: int, boxes, labels) -
     )
 
 
-def job_of(dataset, workdir, recipe=TINY, seed=3, checkpoint_every=2):
-    return DetectionJob(BACKBONE, recipe, dataset, dataset, seed, workdir, checkpoint_every=checkpoint_every)
+def job_of(dataset, workdir, recipe=TINY, seed=3, checkpoint_every=2, **more):
+    return DetectionJob(BACKBONE, recipe, dataset, dataset, seed, workdir, checkpoint_every=checkpoint_every, **more)
 
 
-def detector(recipe, backbone=BACKBONE, seed=0):
-    return build_detector(build_config(recipe, backbone, CLASSES), backbone, seed)
+def detector(recipe, backbone=BACKBONE, seed=0, processes=1):
+    return build_detector(build_config(recipe, backbone, CLASSES, processes), backbone, seed)
+
+
+def process_recipe(name: str, iterations: int, norm: str) -> DetectorRecipe:
+    """What the tests of several processes train: a batch of two images, one for each process."""
+    return replace(FAMILIES[name], iterations=iterations, norm=norm, steps=(), warmup_iterations=0, score_threshold=0.0)
+
+
+def small_run(folder: Path, recipe: DetectorRecipe, processes: World = ALONE) -> None:
+    """Run and keep weights and detections of this process in `folder`."""
+    torch.set_num_threads(1)
+    pictures = folder / f"pictures{processes.rank}"  # equal on all processes
+    pictures.mkdir(parents=True)
+    dataset = toy_dataset(pictures)
+    found = ENGINE.run(job_of(dataset, folder, recipe, world=processes)).detections
+    arrays = {name: getattr(found, name) for name in ("image_ids", "labels", "boxes", "scores")}
+    np.savez(folder / f"found{processes.rank}.npz", **arrays, masks=np.array(found.masks or (), dtype=bytes))
+
+
+def main() -> None:
+    family, neck, iterations, norm, folder = sys.argv[1:]
+    with world(torch.device("cpu")) as (processes, _):
+        small_run(Path(folder), process_recipe(f"{family} {neck}", int(iterations), norm), processes)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,12 +13,13 @@ from mmdet_toy import BACKBONE, CLASSES, ENGINE, TINY, TINY_C4, detector, job_of
 
 from transfer.backbone import random_backbone
 from transfer.engines import mmdet as engine_module
-from transfer.engines.mmdet import data, resume, training
+from transfer.engines.mmdet import data, resume, statistics, training
 from transfer.engines.mmdet import model as model_module
 from transfer.engines.mmdet.config import build_config
 from transfer.engines.mmdet.model import build_detector, verify_detector
-from transfer.engines.mmdet.run import predict
+from transfer.engines.mmdet.prediction import predict
 from transfer.errors import EngineError, TrainingError
+from transfer.world import World
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def dataset(tmp_path_factory):
 def test_importing_the_engine_imports_nothing_of_openmmlab():
     code = (
         "import sys, transfer.engines.mmdet\n"
-        "loaded = {name.split('.')[0] for name in sys.modules} & {'mmdet', 'mmcv', 'mmengine', 'cv2'}\n"
+        "loaded = {name.split('.')[0] for name in sys.modules} & {'mmdet', 'mmcv', 'mmengine'}\n"
         "sys.exit(str(loaded) if loaded else 0)"
     )
     root = Path(__file__).parents[2]
@@ -220,7 +221,7 @@ def of_another_program(path):
 @pytest.mark.parametrize(("spoil", "word"), [(damage, "damaged"), (of_another_program, "not written by")])
 def test_a_bad_checkpoint_stops_the_run_and_says_what_to_do(dataset, tmp_path, spoil, word):
     job = job_of(dataset, tmp_path)
-    resume.save(job, 2, {"model": {"x": torch.zeros(5000)}})
+    resume.save(job, resume.identity_of(job), 2, {"model": {"x": torch.zeros(5000)}})
     spoil(resume.checkpoint_path(job))
     with pytest.raises(TrainingError, match=word) as caught:
         ENGINE.run(job)
@@ -228,11 +229,13 @@ def test_a_bad_checkpoint_stops_the_run_and_says_what_to_do(dataset, tmp_path, s
     assert "delete" in caught.value.todo
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"recipe": replace(TINY, lr=0.02)}])
+@pytest.mark.parametrize("change", [{"seed": 4}, {"recipe": replace(TINY, lr=0.02)}, {"world": World(0, 2)}])
 def test_a_checkpoint_of_another_run_is_refused(dataset, tmp_path, change):
-    resume.save(job_of(dataset, tmp_path), 2, {})
+    job, other = job_of(dataset, tmp_path), job_of(dataset, tmp_path, **change)
+    resume.save(job, resume.identity_of(job), 2, {})
+    assert resume.load(job, resume.identity_of(job))["iteration"] == 2
     with pytest.raises(TrainingError, match="not written by this run"):
-        resume.load(job_of(dataset, tmp_path, **change))
+        resume.load(other, resume.identity_of(other))
 
 
 def test_a_diverging_loss_stops_the_run(dataset, tmp_path):
@@ -266,7 +269,7 @@ def test_precise_bn_replaces_the_statistics_and_nothing_else(dataset, tmp_path):
     job, states = job_of(dataset, tmp_path), []
     for _ in range(2):
         model = detector(TINY)
-        training.refine_statistics(job, model)
+        statistics.renew_statistics(job, model)
         states.append(model.state_dict())
     before = detector(TINY).state_dict()
     assert_equal_states(*states)

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmdet_toy import BACKBONE, CLASSES, TINY, TINY_C4, annotated, detector, toy_dataset
+from mmdet_toy import BACKBONE, CLASSES, FAMILIES, TINY, TINY_C4, annotated, detector, toy_dataset
 from PIL import Image
 
-from transfer.detector import DetectorRecipe
+from transfer.datasets.masks import Mask
 from transfer.engines.mmdet import data
 from transfer.engines.mmdet.config import build_config, differences
+from transfer.engines.mmdet.masks import mask_format
 from transfer.errors import DataError, EngineError
 
 
@@ -127,17 +128,25 @@ def test_norm_layers_have_their_own_weight_decay(decay, norm_decay):
         ({"anchor_sizes": (32, 64)}, "one anchor size"),
         ({"weight_decay": 0.0, "weight_decay_norm": 1e-4}, "weight decay"),
         ({"warmup_factor": 0.0}, "warm-up"),
+        ({"family": "retinanet", "neck": "c4"}, "without a pyramid"),
+        ({"family": "fcos", "fpn_channels": 48}, "multiple of 32"),
     ],
 )
 def test_what_mmdet_cannot_express_is_refused(change, word):
-    with pytest.raises(EngineError, match=word):
+    with pytest.raises(EngineError) as caught:
         build_config(replace(TINY, **change), BACKBONE, CLASSES)
+    assert word in str(caught.value)
 
 
-def test_differences_name_sync_bn_only_where_it_was_asked_for():
-    synced = ("normalisation", "SyncBN over 8 processes", "BN on 1 process")
-    assert synced in differences(DetectorRecipe())
-    assert synced not in differences(TINY)
+def test_differences_are_those_of_the_family():
+    def said(name):
+        return " ".join(what for what, _, _ in differences(FAMILIES[name]))
+
+    assert "foreground" not in said("faster_rcnn c4")
+    assert "mask targets" in said("mask_rcnn fpn")
+    assert "foreground" in said("retinanet fpn")
+    assert "centreness" in " ".join(differences(FAMILIES["fcos fpn"])[-1])
+    assert "anchor" not in said("fcos fpn")
 
 
 # -- data
@@ -174,6 +183,40 @@ def test_boxes_follow_the_pixels(dataset, flip):
     assert red.sum() - inside.sum() < 0.05 * inside.sum()  # what the filter smears over the edge
     assert blue.max() == green.max() == 0
     assert sample["data_samples"].flip == bool(flip)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("runs", [False, True])
+def test_masks_follow_their_boxes(tmp_path, flip, runs):
+    """Of rectangles: polygons have the box's corners, bit masks its pixels, whatever form they came in."""
+    images = toy_dataset(tmp_path, runs)
+    kind = mask_format(images)
+    assert kind == ("bitmask" if runs else "polygon")
+    load = data.training_pipeline(replace(TINY, flip=flip, train_sizes=(128,), max_size=400), kind)
+    objects = load(images.images[1])["data_samples"].gt_instances
+    assert len(objects.masks) == len(objects.bboxes) == 2
+    for index, box in enumerate(objects.bboxes.numpy()):
+        if runs:
+            rows, columns = np.nonzero(objects.masks.masks[index])
+            found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            np.testing.assert_allclose(found, box, atol=1)
+            assert len(rows) == pytest.approx((box[2:] - box[:2]).prod(), rel=0.1)
+        else:
+            points = objects.masks.masks[index][0].reshape(-1, 2)
+            np.testing.assert_allclose([*points.min(0), *points.max(0)], box, rtol=1e-6)
+
+
+def test_objects_that_resizing_has_left_no_pixel_are_dropped(tmp_path):
+    (image,) = toy_dataset(tmp_path).images[:1]
+    empty = Mask(image.height, image.width, counts=Mask.from_pixels(np.zeros((image.height, image.width), bool)).counts)
+    twice = {
+        name: np.concatenate([getattr(image, name)] * 2) for name in ("boxes", "labels", "difficult", "crowd", "areas")
+    }
+    image = replace(image, **twice, masks=(*image.masks, empty))
+    objects = data.training_pipeline(TINY, "bitmask")(image)["data_samples"].gt_instances
+    assert len(objects.bboxes) == len(objects.labels) == len(objects.masks) == 1
+    without = replace(image, boxes=np.array([[5, 5, 5, 30], [5, 5, 20, 30]], np.float32))
+    assert len(data.training_pipeline(TINY)(without)["data_samples"].gt_instances.bboxes) == 1
 
 
 def test_exif_orientation_is_ignored(tmp_path):

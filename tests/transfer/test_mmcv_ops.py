@@ -7,13 +7,14 @@ from importlib.machinery import ModuleSpec
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 from transfer.engines import mmcv_ops
 from transfer.errors import EngineError
 
 pytest.importorskip("mmcv")
 mmcv_ops.install()
-from mmcv.ops import RoIAlign, batched_nms, nms, roi_align, soft_nms  # noqa: E402
+from mmcv.ops import RoIAlign, batched_nms, nms, roi_align, sigmoid_focal_loss, soft_nms  # noqa: E402
 
 # Inputs, outputs and gradients of open-mmlab/mmcv: tests/test_ops/test_roi_align.py
 # (2 × 2 bins, scale 1, 2 × 2 samples per bin, aligned; the gradient is that of the sum).
@@ -116,6 +117,73 @@ def test_roi_align_gradient_is_the_derivative():
 def test_max_pooling_is_refused_by_name():
     with pytest.raises(EngineError, match="max"):
         roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), (2, 2), 1.0, 2, "max", True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_roi_align_of_half_precision_is_that_of_the_same_numbers(dtype):
+    """Regions too: computed in float32 and rounded once."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(1, 2, 8, 8, generator=generator).to(dtype).requires_grad_()
+    rois = torch.tensor([[0, 0.5, 1.25, 6.5, 7.0]]).to(dtype)
+    single = half.detach().float().requires_grad_()
+    for x in (half, single):
+        roi_align(x, rois.to(x.dtype), (2, 2), 1.0, 0, "avg", True).sum().backward()
+    assert half.grad.dtype == dtype
+    assert torch.equal(half.grad, single.grad.to(dtype))
+
+
+# Inputs, outputs and gradients of open-mmlab/mmcv: tests/test_ops/test_focal_loss.py (gamma 2, alpha 0.25, mean).
+FOCAL = [
+    ([[1.0, 0], [0, 1.0]], [0, 1], 0.13562961, [[-0.00657264, 0.11185755], [0.11185755, -0.00657264]]),
+    (
+        [[1.0, 0, -1.0], [0, 1.0, 2.0]],
+        [2, 1],
+        1.10251057,
+        [[0.28808805, 0.11185755, -0.09602935], [0.11185755, -0.00657264, 0.40376765]],
+    ),
+    (
+        [[1e-6, 2e-6, 3e-6], [4e-6, 5e-5, 6e-4], [7e-3, 8e-2, 9e-1]],
+        [1, 2, 0],
+        0.42287254,
+        [
+            [0.07457182, -0.02485716, 0.07457201],
+            [0.07457211, 0.07457669, -0.02483728],
+            [-0.02462499, 0.08277918, 0.18050370],
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("logits", "target", "loss", "gradient"), FOCAL)
+def test_focal_loss_gives_mmcv_published_values(logits, target, loss, gradient):
+    x = torch.tensor(logits, requires_grad=True)
+    out = sigmoid_focal_loss(x, torch.tensor(target), 2.0, 0.25, None, "mean")
+    out.backward()
+    np.testing.assert_allclose(out.detach(), loss, rtol=1e-5)
+    np.testing.assert_allclose(x.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (1.5, 0.6), (0.0, 0.5)])
+def test_focal_loss_equals_torchvisions_in_value_and_gradient(gamma, alpha):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(40, 5, generator=generator, dtype=torch.float64) * 20  # as sure as can be, too
+    target = torch.randint(0, 6, (40,), generator=generator)  # 5 is the background
+    ones = torch.nn.functional.one_hot(target, 6)[:, :5].double()
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    factors = torch.rand(40, 5, generator=generator, dtype=torch.float64)
+    losses = [
+        sigmoid_focal_loss(ours, target, gamma, alpha, None, "none"),
+        torchvision_focal_loss(theirs, ones, alpha, gamma, "none"),
+    ]
+    for loss in losses:
+        (loss * factors).sum().backward()
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-7, atol=1e-12)
+
+
+def test_focal_loss_with_weights_of_classes_is_refused():
+    with pytest.raises(EngineError, match="weights of classes"):
+        sigmoid_focal_loss(torch.zeros(1, 2), torch.tensor([0]), 2.0, 0.25, torch.ones(2), "mean")
 
 
 def naive_nms(boxes, scores, threshold, offset=0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from importlib import import_module
 
 import torch
@@ -15,7 +16,7 @@ from transfer.engines import mmcv_ops
 
 
 class MMDetection:
-    """Faster R-CNN of MMDetection 3 behind `transfer.detector.DetectionEngine`."""
+    """Detectors of MMDetection 3 behind `transfer.detector.DetectionEngine`."""
 
     name = "mmdet"
 
@@ -64,7 +65,11 @@ class MMDetection:
         _import_quietly("mmdet.models")
         from transfer.engines.mmdet.run import run
 
-        return run(job)
+        with warnings.catch_warnings():
+            # Two old ways of writing in mmdet, which PyTorch deprecates in every run.
+            warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+            warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8", category=UserWarning)
+            return run(job)
 
 
 def _import_quietly(module: str) -> None:

@@ -8,10 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.cnn import build_norm_layer
-from mmdet.models.backbones import ResNet, ResNeXt
-from mmdet.models.layers import ResLayer as StageLayer
-from mmdet.models.roi_heads.shared_heads import ResLayer
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -20,59 +16,29 @@ from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from torch import nn
 
-from transfer.architectures import STAGES, architecture, expected_shapes, is_optional, stage_channels
+from transfer.architectures import STAGES, expected_shapes, is_optional
 from transfer.backbone import Backbone
 from transfer.detector import Verification
+from transfer.engines.mmdet.parts import register
+from transfer.engines.mmdet.watched import watch
 from transfer.engines.plan import seed_for_iteration
 from transfer.engines.verify import Placed, verify
 
 BACKBONE, SHARED_HEAD = "backbone", "roi_head.shared_head"
 
 
-class LastStage(ResLayer):  # type: ignore[misc]  # mmdet is untyped
-    """Stage 4 of any `Architecture` on every region, if asked for followed by one more batch norm.
-
-    mmdet's own `ResLayer` knows plain ResNets alone. Source of the norm: `Res5ROIHeadsExtraNorm` of
-    facebookresearch/moco (detection/train_net.py); it is in no checkpoint and starts fresh.
-    """
-
-    def __init__(
-        self, *, arch: str, extra_norm: bool, norm_cfg: dict[str, Any], norm_eval: bool, style: str, **options: Any
-    ) -> None:
-        known, last = architecture(arch), len(STAGES) - 1
-        super().__init__(depth=known.depth, stage=last, norm_cfg=norm_cfg, norm_eval=norm_eval, style=style, **options)
-        if known.width != 1 or known.groups != 1:
-            family = ResNeXt if known.groups > 1 else ResNet
-            groups = {"groups": known.groups, "base_width": known.group_width} if known.groups > 1 else {}
-            self.layer4 = StageLayer(
-                family.arch_settings[known.depth][0],
-                inplanes=stage_channels(arch)[STAGES[last - 1]],
-                planes=64 * known.width * 2**last,
-                num_blocks=known.layers[last],
-                stride=2,
-                style=style,
-                norm_cfg=norm_cfg,
-                **groups,
-            )
-        self.norm = build_norm_layer(norm_cfg, stage_channels(arch)[STAGES[last]])[1] if extra_norm else None
-        self.train()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[k, C, H, W] → [k, C', H/2, W/2]."""
-        out: torch.Tensor = super().forward(x)
-        return out if self.norm is None else self.norm(out)
-
-
-MODELS.register_module(name="LastStage", module=LastStage, force=True)
-
-
 def build_detector(config: Config, backbone: Backbone, seed: int) -> nn.Module:
-    """The detector with fresh heads drawn under `seed` and the backbone's weights."""
+    """The detector with fresh heads drawn under `seed` and the backbone's weights.
+
+    Raises:
+        EngineError: the config holds an argument that nothing takes.
+    """
     # Before the first run there is no logger: mmengine would print how it initialised every single parameter.
     MMLogger.get_current_instance().setLevel(logging.ERROR)
+    register()
     seed_for_iteration(seed, 0)
     with DefaultScope.overwrite_default_scope("mmdet"):
-        model: nn.Module = MODELS.build(config.model)
+        model: nn.Module = MODELS.build(watch(config.model))
         model.init_weights()  # type: ignore[operator]
     load_backbone(model, backbone)
     return model
@@ -117,7 +83,7 @@ def stage_outputs(model: Any, image: NDArray[np.uint8]) -> Mapping[str, torch.Te
     def keep(stage: str) -> Any:
         return lambda module, arguments, output: outputs.update({stage: output})
 
-    shared_head = model.roi_head.shared_head if model.roi_head.with_shared_head else None
+    shared_head = model.roi_head.shared_head if model.with_shared_head else None
     hooks = [
         getattr(owner, stage).register_forward_hook(keep(stage))
         for owner in (model.backbone, shared_head)
@@ -137,4 +103,4 @@ def stage_outputs(model: Any, image: NDArray[np.uint8]) -> Mapping[str, torch.Te
 
 
 def _part(model: Any, name: str) -> str:
-    return SHARED_HEAD if model.roi_head.with_shared_head and name.startswith(f"{STAGES[-1]}.") else BACKBONE
+    return SHARED_HEAD if model.with_shared_head and name.startswith(f"{STAGES[-1]}.") else BACKBONE

@@ -13,7 +13,7 @@ from transfer.detector import DetectionJob
 from transfer.errors import TrainingError
 from transfer.torch_files import save_torch
 
-LAYOUT = "msbreg-transfer/mmdet-run/1"
+LAYOUT = "msbreg-transfer/mmdet-run/2"
 
 
 def checkpoint_path(job: DetectionJob) -> Path:
@@ -22,20 +22,24 @@ def checkpoint_path(job: DetectionJob) -> Path:
 
 
 def identity_of(job: DetectionJob) -> str:
-    """Hash of all that decides the numbers of a training: recipe, weights, data and seed."""
-    source = job.backbone.source
-    parts = (LAYOUT, job.recipe, source.sha256, source.branch, job.train.fingerprint()["sha256"], job.seed)
+    """Hash of all that decides the numbers of a training: recipe, weights, data, seed and number of processes."""
+    source, data = job.backbone.source, job.train.fingerprint()["sha256"]
+    parts = (LAYOUT, job.recipe, source.sha256, source.branch, data, job.seed, job.world.size)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def save(job: DetectionJob, iteration: int, parts: dict[str, Any]) -> None:
+def save(job: DetectionJob, identity: str, iteration: int, parts: dict[str, Any]) -> None:
     """Write the state after `iteration` iterations; the former checkpoint stays until this one is whole."""
-    content = {"layout": LAYOUT, "identity": identity_of(job), "iteration": iteration, **parts}
+    content = {"layout": LAYOUT, "identity": identity, "iteration": iteration, **parts}
     save_torch(content, checkpoint_path(job))
 
 
-def load(job: DetectionJob) -> dict[str, Any] | None:
+def load(job: DetectionJob, identity: str) -> dict[str, Any] | None:
     """The last state saved, its tensors on the job's device, or None if there is none.
+
+    Args:
+        job: says where to look.
+        identity: what `identity_of` gives, which takes long for large data sets.
 
     Raises:
         TrainingError: the file is damaged, or belongs to another run.
@@ -52,10 +56,10 @@ def load(job: DetectionJob) -> dict[str, Any] | None:
             todo=f"delete {path} to start this run afresh",
         ) from error
     found = content if isinstance(content, dict) else {}
-    if found.get("layout") != LAYOUT or found.get("identity") != identity_of(job):
+    if found.get("layout") != LAYOUT or found.get("identity") != identity:
         raise TrainingError(
             f"{path} was not written by this run",
-            found="a checkpoint of another recipe, checkpoint, data set or seed"
+            found="a checkpoint of another recipe, checkpoint, data set, seed or number of processes"
             if found.get("layout") == LAYOUT
             else "a file that this engine did not write",
             todo=f"choose another work folder, or delete {path} to start this run afresh",

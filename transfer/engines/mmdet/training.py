@@ -6,16 +6,20 @@ import itertools
 import logging
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from transfer.detector import DetectionJob
 from transfer.engines.mmdet import resume
-from transfer.engines.mmdet.data import collate, deliver, training_pipeline
-from transfer.engines.plan import plan_batches, planned_loader, seed_for_iteration
-from transfer.engines.precise_bn import update_bn_statistics
+from transfer.engines.mmdet.data import deliver_together, training_batches
+from transfer.engines.mmdet.optimiser import keep_full_precision
+from transfer.engines.mmdet.prediction import predict
+from transfer.engines.mmdet.statistics import put_back, renew_statistics
+from transfer.engines.plan import seed_for_iteration
 from transfer.engines.progress import TrainingLog
+from transfer.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 _runs = itertools.count()
@@ -28,9 +32,11 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
     the last checkpoint ends, and draws the same random numbers from there on as the uninterrupted run would.
     """
 
-    def __init__(self, runner: Runner, dataloader: Any, job: DetectionJob, saved: dict[str, Any] | None) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: Any, job: DetectionJob, identity: str, saved: dict[str, Any] | None
+    ) -> None:
         super().__init__(runner, dataloader)
-        self.job, self.saved = job, saved
+        self.job, self.identity, self.saved = job, identity, saved
         self.iter: int = saved["iteration"] if saved else 0
         self.max_iters = job.recipe.iterations
         self.epoch, self.max_epochs = 0, 1
@@ -38,13 +44,19 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
     def run(self) -> nn.Module:
         """Train to the end."""
         self._restore()
-        log = TrainingLog(self.job.workdir / "metrics.jsonl", self.iter, self.max_iters)
+        job = self.job
+        path = job.workdir / "metrics.jsonl"
+        log = TrainingLog(path, self.iter, self.max_iters, world=job.world, device=job.device)
         model: nn.Module = self.runner.model
         self.runner.call_hook("before_train")
         model.train()
         try:
-            for batch in deliver(self.dataloader):
+            for batch in deliver_together(self.dataloader, job.world, job.device):
                 self._iterate(batch, log)
+                # After the curve: what is on it is not scored again after a resume.
+                self._draw_curve(log)
+                if self.iter % job.checkpoint_every == 0 or self.iter == self.max_iters:
+                    self._save()
         finally:
             log.close()
         self.runner.call_hook("after_train")
@@ -52,23 +64,46 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
 
     def _iterate(self, batch: Any, log: TrainingLog) -> None:
         self.runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
-        seed_for_iteration(self.job.seed, self.iter)
+        seed_for_iteration(self.job.seed, self.iter, self.job.world.rank)
         lr = self.runner.optim_wrapper.param_groups[0]["lr"]
         values = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         self.runner.call_hook("after_train_iter", batch_idx=self.iter, data_batch=batch, outputs=values)
         # "loss" is the sum of the others; accuracies are no losses.
-        losses = {name: float(value.detach()) for name, value in values.items() if "loss" in name and name != "loss"}
-        log.step(self.iter, lr, losses)
+        names = [name for name in values if "loss" in name and name != "loss"]
+        losses = torch.stack([values[name].detach().float() for name in names]).tolist()
+        log.step(self.iter, lr, dict(zip(names, losses, strict=True)))
         self.iter += 1
-        if self.iter % self.job.checkpoint_every == 0 or self.iter == self.max_iters:
-            resume.save(self.job, self.iter, self._state())
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.runner.model.state_dict(),
+    def _draw_curve(self, log: TrainingLog) -> None:
+        """Score the detector as if training ended here; the end itself is the run's own evaluation."""
+        job, score = self.job, self.job.score
+        every = job.recipe.evaluate_every
+        if not every or self.iter % every or self.iter == self.max_iters or score is None:
+            return
+        with put_back(self.runner.model):
+            renew_statistics(job, self.runner.model)
+            found = predict(job, self.runner.model)
+        log.evaluation(self.iter - 1, job.world.together(lambda: score(found) if job.world.leads else {}))
+
+    def _save(self) -> None:
+        """Every process calls it, the leader writes."""
+        world, model = self.job.world, self.runner.model
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+            raise TrainingError(
+                f"weights are NaN or infinite after {self.iter} iterations",
+                todo="lower the learning rate (--detector.lr) or lengthen the warm-up (--detector.warmup-iterations); "
+                "the last good checkpoint is kept",
+            )
+        world.demand_equal("weights", model.parameters())
+        # Batch norms that are not synchronised keep statistics of their own on each process; from here on all have
+        # the leader's, as they will after a resume.
+        world.copy_from_leader(model.buffers())
+        state = {
+            "model": model.state_dict(),
             "optimizer": self.runner.optim_wrapper.state_dict(),
             "schedulers": [scheduler.state_dict() for scheduler in self.runner.param_schedulers],
         }
+        world.together(lambda: resume.save(self.job, self.identity, self.iter, state) if world.leads else None)
 
     def _restore(self) -> None:
         if self.saved is None:
@@ -89,30 +124,23 @@ def train(job: DetectionJob, config: Config, model: nn.Module) -> int:
         TrainingError: the loss is not finite, or the checkpoint in the work folder cannot be used.
         DataError: an image cannot be read.
     """
-    saved = resume.load(job)
-    if saved is not None:
-        logger.info("resuming %s at iteration %d", job.workdir, saved["iteration"])
-    recipe = job.recipe
-    loader = planned_loader(
-        job.train,
-        training_pipeline(recipe),
-        plan_batches(job.train, recipe.iterations, recipe.batch, job.seed),
-        seed=job.seed,
-        start=saved["iteration"] if saved else 0,
-        workers=job.workers,
-        collate=collate,
-    )
+    identity, saved = _take_up(job)
+    start: int = saved["iteration"] if saved else 0
+    if start:
+        logger.info("resuming %s at iteration %d", job.workdir, start)
+    if job.recipe.amp != "off":
+        keep_full_precision(model)
 
     def loop(runner: Runner, dataloader: Any) -> PlannedTrainLoop:
         # The Runner copies all other kinds of arguments deeply, the data set included.
-        return PlannedTrainLoop(runner, dataloader, job, saved)
+        return PlannedTrainLoop(runner, dataloader, job, identity, saved)
 
     runner = Runner(
         model=model,
         work_dir=str(job.workdir / "mmdet"),
-        train_dataloader=loader,
+        train_dataloader=training_batches(job, job.seed, start, job.recipe.iterations),
         train_cfg={"type": loop},
-        optim_wrapper=config.optim_wrapper,
+        optim_wrapper={**config.optim_wrapper, "device": job.device, "world": job.world},
         param_scheduler=config.param_scheduler,
         # Curves, checkpoints and progress are ours; only the schedule's hook stays.
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
@@ -123,20 +151,18 @@ def train(job: DetectionJob, config: Config, model: nn.Module) -> int:
     )
     model.to(job.device)  # the Runner moves models to a GPU whenever there is one
     runner.train()
-    return int(saved["iteration"]) if saved else 0
+    return start
 
 
-def refine_statistics(job: DetectionJob, model: Any) -> None:
-    """PreciseBN over batches of a plan of its own, so that a resumed run averages the same ones."""
-    recipe, seed = job.recipe, job.seed + 1
-    plan = plan_batches(job.train, recipe.precise_bn, recipe.batch, seed)
-    loader = planned_loader(job.train, training_pipeline(recipe), plan, seed, 0, job.workers, collate)
-    numbers = itertools.count()
-
-    def forward(batch: Any) -> None:
-        seed_for_iteration(seed, next(numbers))
-        model(**model.data_preprocessor(batch, True), mode="loss")
-
-    model.train()
-    layers = update_bn_statistics(model, deliver(loader), forward, recipe.precise_bn)
-    logger.info("precise BN: statistics of %d layers averaged over %d batches", layers, recipe.precise_bn)
+def _take_up(job: DetectionJob) -> tuple[str, dict[str, Any] | None]:
+    """The run's identity and its last checkpoint, the same on all processes."""
+    identity = resume.identity_of(job)
+    saved = job.world.together(lambda: resume.load(job, identity))
+    starts = job.world.collect(saved["iteration"] if saved else 0)
+    if len(set(starts)) > 1:
+        raise TrainingError(
+            f"not every process finds the same {resume.checkpoint_path(job)}",
+            found=", ".join(f"process {rank} would begin at iteration {found}" for rank, found in enumerate(starts)),
+            todo="give all machines the same output folder",
+        )
+    return identity, saved

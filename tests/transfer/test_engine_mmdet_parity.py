@@ -1,0 +1,154 @@
+"""The same weights in both libraries give the same detections and losses: a recipe means the same in both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from mmdet_toy import CLASSES, FAMILIES, job_of, toy_dataset
+
+pytest.importorskip("detectron2")
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from transfer.engines.detectron2.config import build_cfg
+from transfer.engines.detectron2.data import PredictionImages, train_batches
+from transfer.engines.detectron2.prediction import predict as detectron2_predict
+from transfer.engines.mmdet.config import build_config
+from transfer.engines.mmdet.data import training_batches
+from transfer.engines.mmdet.model import build_detector
+from transfer.engines.mmdet.prediction import predict as mmdet_predict
+from transfer.export.detectron2 import detectron2_name
+
+pytestmark = pytest.mark.detectron2
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def by_size_first(tensor: torch.Tensor, sizes: int, ratios: int) -> torch.Tensor:
+    """Channels of an anchor head: mmdet counts ratios first, Detectron2 sizes."""
+    shape = (ratios, sizes, -1, *tensor.shape[1:])
+    return tensor.reshape(shape).transpose(0, 1).reshape(tensor.shape)
+
+
+def detectron2_names(recipe) -> dict[str, str]:
+    """Beginning of a name in mmdet's detector → in Detectron2's; backbone apart."""
+    if recipe.regions:
+        names = {
+            "rpn_head.rpn_conv": "proposal_generator.rpn_head.conv",
+            "rpn_head.rpn_cls": "proposal_generator.rpn_head.objectness_logits",
+            "rpn_head.rpn_reg": "proposal_generator.rpn_head.anchor_deltas",
+            "roi_head.bbox_head.fc_cls": "roi_heads.box_predictor.cls_score",
+            "roi_head.bbox_head.fc_reg": "roi_heads.box_predictor.bbox_pred",
+            "roi_head.bbox_head.shared_fcs.0": "roi_heads.box_head.fc1",
+            "roi_head.bbox_head.shared_fcs.1": "roi_heads.box_head.fc2",
+            "roi_head.mask_head.convs.0.conv": "roi_heads.mask_head.mask_fcn1",
+            "roi_head.mask_head.upsample": "roi_heads.mask_head.deconv",
+            "roi_head.mask_head.conv_logits": "roi_heads.mask_head.predictor",
+            "roi_head.shared_head.norm": "roi_heads.res5.norm",
+        }
+    else:
+        fcos = recipe.family == "fcos"
+        names = {
+            "bbox_head.retina_cls": "head.cls_score",
+            "bbox_head.conv_cls": "head.cls_score",
+            "bbox_head.retina_reg": "head.bbox_pred",
+            "bbox_head.conv_reg": "head.bbox_pred",
+            "bbox_head.conv_centerness": "head.ctrness",
+        }
+        for tower, theirs in (("cls_convs", "cls_subnet"), ("reg_convs", "bbox_subnet")):
+            for index in range(recipe.dense.convs):
+                place = index * (3 if fcos else 2)
+                names[f"bbox_head.{tower}.{index}.conv"] = f"head.{theirs}.{place}"
+                names[f"bbox_head.{tower}.{index}.gn"] = f"head.{theirs}.{place + 1}"
+    first = 2 if recipe.regions else 3
+    for index in range(6 - first):
+        for ours, theirs in (("lateral_convs", "fpn_lateral"), ("fpn_convs", "fpn_output")):
+            names[f"neck.{ours}.{index}.conv"] = f"backbone.{theirs}{first + index}"
+            names[f"neck.{ours}.{index}.bn"] = f"backbone.{theirs}{first + index}.norm"
+    for index, level in ((3, "p6"), (4, "p7")):
+        if not recipe.regions:
+            names[f"neck.fpn_convs.{index}.conv"] = f"backbone.top_block.{level}"
+    return names
+
+
+def copy_weights(model, other, recipe) -> None:
+    """Fill all of Detectron2's tensors from mmdet's."""
+    names, filled, inside = detectron2_names(recipe), {}, other.state_dict()
+    trunk = "backbone.bottom_up" if recipe.neck == "fpn" else "backbone"
+    sizes = len(recipe.anchor_sizes) if recipe.neck == "c4" else 1 if recipe.regions else recipe.dense.octaves
+    for name, tensor in model.state_dict().items():
+        part, _, leaf = name.rpartition(".")
+        anchored = part.endswith(("rpn_cls", "rpn_reg", "retina_cls", "retina_reg"))
+        if part.startswith("backbone."):
+            theirs = f"{trunk}.{detectron2_name(name.removeprefix('backbone.'))}"
+        elif part.startswith("roi_head.shared_head.layer4"):
+            theirs = f"roi_heads.{detectron2_name(name.removeprefix('roi_head.shared_head.'))}"
+        elif part in names:
+            theirs = f"{names[part]}.{leaf}"
+        else:
+            assert name.startswith("bbox_head.scales"), name
+            continue
+        if theirs in inside:
+            filled[theirs] = by_size_first(tensor, sizes, len(recipe.anchor_ratios)) if anchored else tensor
+    other.load_state_dict(filled)  # strict: nothing may be missing
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return toy_dataset(tmp_path_factory.mktemp("images"))
+
+
+def both(name, dataset, tmp_path, **changes):
+    """A job and a detector with lively heads in either library."""
+    recipe = replace(FAMILIES[name], score_threshold=0.005, max_detections=20, **changes)
+    job = job_of(dataset, tmp_path, recipe)
+    model = build_detector(build_config(recipe, job.backbone, CLASSES), job.backbone, 5)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if any(part in key for part in ("rpn_", "fc_", "conv_", "retina_", "upsample")) and parameter.ndim > 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    cfg = build_cfg(job)
+    other = build_model(cfg)
+    copy_weights(model, other, recipe)
+    return job, model, cfg, other
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_both_find_the_same(name, dataset, tmp_path):
+    job, model, cfg, other = both(name, dataset, tmp_path)
+    ours, theirs = mmdet_predict(job, model), detectron2_predict(PredictionImages(cfg, dataset), job, other)
+    assert len(ours) == len(theirs) > 10
+    orders = [np.lexsort((np.round(found.scores, 4), found.image_ids)) for found in (ours, theirs)]
+    # Two proposals that are equally good in one library may be ranked the other way round in the other.
+    for field, tolerance in (("image_ids", 0.0), ("scores", 1e-4), ("boxes", 0.02)):
+        first, second = (getattr(found, field)[order] for found, order in zip((ours, theirs), orders, strict=True))
+        assert np.mean(np.abs(first - second) <= tolerance) > 0.9, field
+    if job.recipe.masks:
+        same = [ours.masks[one] == theirs.masks[other] for one, other in zip(*orders, strict=True)]
+        assert np.mean(same) > 0.9  # a pixel on the threshold may fall either way
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("retinanet fpn", ("loss_cls", "loss_box_reg")), ("fcos fpn", ("loss_fcos_cls", "loss_fcos_ctr"))],
+)
+def test_losses_are_in_the_same_proportion(name, parts, dataset, tmp_path):
+    """Proportions, because the normalisers differ; one image of 96 × 64 has no padding."""
+    one = replace(dataset, images=dataset.images[1:2])
+    job, model, cfg, other = both(name, one, tmp_path, train_sizes=(64,), batch=1, norm="FrozenBN")
+    (batch,) = training_batches(job, 0, 0, 1)
+    values = model.train()(**model.data_preprocessor(batch, True), mode="loss")
+    names = ("loss_cls", "loss_bbox" if name.startswith("retina") else "loss_centerness")
+    ours = [float(sum(values[key]) if isinstance(values[key], list) else values[key]) for key in names]
+    with EventStorage():
+        losses = other.train()(next(train_batches(cfg, job, 0, 0, 1)))
+    theirs = [float(losses[part]) for part in parts]
+    assert ours[0] / ours[1] == pytest.approx(theirs[0] / theirs[1], rel=1e-3)
