@@ -81,6 +81,8 @@ def detection_task(
     names, offered = list(presets), [*protocols.values(), *(recipe.detector for _, recipe in presets.values())]
 
     def check(recipe: DetectionRecipe, backbone: Backbone, device: str, allow_slow: bool) -> None:
+        if recipe.overfit < 0:
+            raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
         check_detector(recipe.detector, backbone, device, names, allow_slow, offered)
 
     def check_data(

@@ -132,6 +132,7 @@ def test_bad_annotations_get_one_clear_message(case, coco, tmp_path, capsys):
         (["--fraction", "1.5"], "fraction"),
         (["--detector.roi-batch", "7"], "nothing reads it in a retinanet with fpn"),
         (["--overfit", "9999"], "too few images"),
+        (["--overfit", "-3"], "give a number of images"),
     ],
 )
 def test_bad_options_get_one_clear_message(more, message, coco, tmp_path, capsys):
