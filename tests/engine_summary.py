@@ -1,12 +1,14 @@
 """Run the tests of both engines against the installed libraries and write what was seen to `tests/engines.md`.
 
-    python tests/engine_summary.py      (or: make engines)
+    python tests/engine_summary.py                       (or: make engines)
+    python tests/engine_summary.py --report junit.xml    from a run of the tests that wrote one already
 
 The file is committed with every change to an engine. It says which versions the tests met, and how they ended.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,15 +56,24 @@ def outcomes(report: Path) -> dict[str, Counter[str]]:
     return table
 
 
-def main() -> int:
-    """Run, write, and give pytest's exit status."""
+def run(report: Path) -> int:
+    """Run the tests; pytest's exit status."""
     paths = sorted(str(path.relative_to(ROOT)) for pattern in FILES for path in ROOT.glob(pattern))
     paths = [path for path in paths if Path(path).name.startswith("test_")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "8", f"--junitxml={report}"]
+    return subprocess.run([*command, *paths], cwd=ROOT, check=False).returncode
+
+
+def main() -> int:
+    """Run (or read), write, and give pytest's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", type=Path)
+    given: Path | None = parser.parse_args().report
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "8", f"--junitxml={report}"]
-        status = subprocess.run([*command, *paths], cwd=ROOT, check=False).returncode
+        report = given or Path(folder) / "report.xml"
+        status = 0 if given else run(report)
         table = outcomes(report)
+    table = {name: count for name, count in table.items() if any(fnmatch(name, pattern) for pattern in FILES)}
     total: Counter[str] = sum(table.values(), Counter())
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -69,7 +81,7 @@ def main() -> int:
     lines = [
         "# Tests of the engines, as last run",
         "",
-        f"By `make engines`, {datetime.now(UTC):%Y-%m-%d}, on the code after commit {commit}, "
+        f"Written {datetime.now(UTC):%Y-%m-%d} at commit {commit}, "
         f"{platform.machine()}, no GPU: "
         + ", ".join(f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped")),
         "",
