@@ -18,8 +18,8 @@ from transfer.detector import DetectorRecipe
 MOCO = VOC_C4
 # Barlow Twins (arXiv 2103.03230, appendix): as MoCo, lr 0.1 and a warm-up from 1/3 over 1000 iterations.
 BARLOW_TWINS = dataclasses.replace(MOCO, lr=0.1, warmup_iterations=1_000, warmup_factor=0.333)
-# VICReg (arXiv 2105.04906, appendix): the weight of the RPN's loss is what it states of its own.
-VICREG = dataclasses.replace(MOCO, rpn_loss_weight=0.2)
+# VICReg (arXiv 2105.04906, appendix): as Barlow Twins, and a weight of 0.2 for the RPN's loss.
+VICREG = dataclasses.replace(BARLOW_TWINS, rpn_loss_weight=0.2)
 
 # VOC07 alone has 5,011 of the 16,551 images of VOC07+12: as many passes over them, 24,000 · 5,011 / 16,551 iterations.
 SHARE = 5_011 / 16_551
@@ -30,7 +30,9 @@ MOCO_07 = dataclasses.replace(
 )
 
 _BARLOW = dict.fromkeys(("lr", "warmup_iterations", "warmup_factor"), "Barlow Twins, arXiv 2103.03230, appendix")
-_VICREG = {"rpn_loss_weight": "VICReg, arXiv 2105.04906, appendix; what else it may have changed is not known to us"}
+_VICREG = dict.fromkeys(
+    ("lr", "warmup_iterations", "warmup_factor", "rpn_loss_weight"), "VICReg, arXiv 2105.04906, appendix"
+)
 _SHORTER = dict.fromkeys(
     ("iterations", "steps"), f"{OURS}: MoCo's 24,000 iterations in proportion to the images, 5,011 of 16,551"
 )

@@ -1,1 +1,1 @@
-"""Instance segmentation tasks: one file per task. None has been written yet."""
+"""Instance segmentation tasks, one file each."""
