@@ -199,6 +199,8 @@ def _refuse_useless(splits: DetectionSplits) -> None:
             found=f"{len(shared)} shared, for example {', '.join(shared[:3])}",
             todo="choose splits that have no image in common",
         )
+    if all((image.crowd | image.difficult).all() for image in splits.test.images):
+        raise DataError(f"{splits.test.name} has no object to find", found=f"{len(splits.test)} images")
     if not len(splits.train.for_training()):
         raise DataError(f"{splits.train.name} has no boxes to train on", found=f"{len(splits.train)} images")
 

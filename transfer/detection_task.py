@@ -81,6 +81,12 @@ def detection_task(
     names, offered = list(presets), [*protocols.values(), *(recipe.detector for _, recipe in presets.values())]
 
     def check(recipe: DetectionRecipe, backbone: Backbone, device: str, allow_slow: bool) -> None:
+        if recipe.detector.masks != first.masks:
+            room = "detection" if first.masks else "segmentation"
+            raise UserError(
+                f"this task trains {'with' if first.masks else 'without'} masks, {recipe.detector.family} does not",
+                todo=f"leave --detector.family out, or use {room}/run_coco.sh",
+            )
         if recipe.overfit < 0:
             raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
         check_detector(recipe.detector, backbone, device, names, allow_slow, offered)
