@@ -12,6 +12,7 @@ import functools
 import gc
 import importlib
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from transfer.datasets.detection import DetectionDataset, Detections
 from transfer.datasets.masks import sized
 from transfer.errors import DataError, UserError
 from transfer.metrics.detections import demand_scorable, mask_areas
+
+logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it reports every step of every evaluation
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
