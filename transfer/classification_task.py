@@ -76,7 +76,7 @@ def classification_task(
     check: Callable[[Any, Backbone, Loaded, str, bool], None],
     multilabel: bool = False,
     departures: tuple[Difference, ...] = (),
-    adapt: Callable[[Any, str, int], Any] = lambda recipe, device, processes: recipe,
+    adapt: Callable[[Any, str, int, int | None], Any] = lambda recipe, *_: recipe,
     version: int = 1,
 ) -> Task:
     """A task on the set `dataset` of `transfer.datasets.catalogue`, or on a user's own images in its place.

@@ -78,7 +78,11 @@ def run_command(arguments: Sequence[str]) -> int:
     device = _peek(rest, "device") or ("cuda" if torch.cuda.is_available() else "cpu")
     protocol = _peek(rest, "protocol") or next(iter(task.protocols))
     preset = _peek(rest, "preset")
-    starting = starting_recipe(task, protocol, preset, device, world_size())
+    batch = _peek(rest, task.batch_option) if task.batch_option else None
+    typed_batch = (
+        int(batch) if batch and batch.isdecimal() and int(batch) else None
+    )  # else the parser or a check says so
+    starting = starting_recipe(task, protocol, preset, device, world_size(), typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
     _check_machine(device, options.workers)
     typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
@@ -148,8 +152,10 @@ def _run_all(typed: _Typed, processes: World) -> int:
     return int(any(record.status != "finished" for record in made))
 
 
-def starting_recipe(task: Task, protocol: str, preset: str | None, device: str, processes: int = 1) -> Any:
-    """The preset as it is, or the published protocol adapted to this device and so many processes.
+def starting_recipe(
+    task: Task, protocol: str, preset: str | None, device: str, processes: int = 1, batch: int | None = None
+) -> Any:
+    """The preset as it is, or the published protocol adapted to this device, so many processes and a typed batch.
 
     Raises:
         UserError: no such protocol or preset.
@@ -157,7 +163,7 @@ def starting_recipe(task: Task, protocol: str, preset: str | None, device: str, 
     if protocol not in task.protocols:
         raise UserError(f"no protocol is called {protocol!r}", todo=f"choose one of {', '.join(task.protocols)}")
     if preset is None:
-        return task.adapt(task.protocols[protocol], device, processes)
+        return task.adapt(task.protocols[protocol], device, processes, batch)
     if preset not in task.presets:
         lines = "\n".join(f"{name}: {line}" for name, (line, _) in task.presets.items())
         raise UserError(

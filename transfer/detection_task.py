@@ -84,7 +84,8 @@ def detection_task(
         if recipe.detector.masks != first.masks:
             room = "detection" if first.masks else "segmentation"
             raise UserError(
-                f"this task trains {'with' if first.masks else 'without'} masks, {recipe.detector.family} does not",
+                f"{recipe.detector.family} is another task's detector",
+                found=f"this one is about {'masks' if first.masks else 'boxes alone'}",
                 todo=f"leave --detector.family out, or use {room}/run_coco.sh",
             )
         if recipe.overfit < 0:
@@ -115,6 +116,7 @@ def detection_task(
         fingerprints=fingerprints,
         data_differences=lambda options: data_differences(options, official_name),
         adapt=adapt,
+        batch_option="detector.batch",
         check=check,
         check_data=check_data,
         run=run,
@@ -123,11 +125,14 @@ def detection_task(
     )
 
 
-def adapt(recipe: DetectionRecipe, device: str, processes: int) -> DetectionRecipe:
-    """On GPUs the published recipe is rescaled to their number; a CPU gets it as it is, and is then refused."""
-    if device == "cpu":
+def adapt(recipe: DetectionRecipe, device: str, processes: int, batch: int | None) -> DetectionRecipe:
+    """On GPUs the published recipe is rescaled to their number, everywhere to a batch that was typed.
+
+    A CPU otherwise gets it as it is, and is then refused.
+    """
+    if batch is None and device == "cpu":
         return recipe
-    return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes))
+    return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes, batch))
 
 
 def scale(recipe: DetectionRecipe, gpus: int, batch: int | None, arch: str) -> tuple[DetectionRecipe, list[str]]:

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from transfer.architectures import architecture
 from transfer.commands import starting_recipe
 from transfer.errors import UserError
-from transfer.task import Task, flatten, load_task, recipe_differences
+from transfer.task import ROOT, Task, flatten, load_task, recipe_differences
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,29 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
     recipe, lines = task.scale(published, gpus, options.batch, options.arch)
     rows = _changed(published, recipe)
     width = max((len(key) for key, _, _ in rows), default=0)
-    typed = [
-        f"--{key.replace('_', '-')} {_text(ours)}"
-        for key, _, ours in _changed(task.adapt(published, "cuda", gpus), recipe)
-    ]
+    typed = [_script(options.task)]
+    if protocol != next(iter(task.protocols)):
+        typed.append(f"--protocol {protocol}")
+    if options.batch is not None:
+        typed.append(f"--{task.batch_option} {options.batch}")
     machine = f"{gpus} GPU{'s' if gpus > 1 else ''}"
     return "\n".join(
         [
             f"{options.task}, protocol {protocol}, on {machine}" + ("" if rows else ": as published"),
             *(f"  {key:<{width}}  {_text(ours)}  (published: {_text(theirs)})" for key, theirs, ours in rows),
             *(f"  {line}" for line in lines),
-            f"  to run it: TORCHRUN={gpus} bash …/run_….sh CKPT {' '.join(typed)}".rstrip(),
+            f"  to run it: TORCHRUN={gpus} bash {' '.join(typed)}",
         ]
     )
+
+
+def _script(name: str) -> str:
+    """What a user types for the task: its script, the word that chooses among several, and a checkpoint."""
+    room, ending = name.split(".")
+    stems = [file.stem.removeprefix("run_") for file in (ROOT / room).glob("run_*.sh")]
+    stem = max((stem for stem in stems if f"{ending}_".startswith(f"{stem}_")), key=len)
+    word = ending.removeprefix(stem).removeprefix("_")
+    return " ".join([f"{room}/run_{stem}.sh", *([word] if word else []), "CKPT"])
 
 
 def _changed(published: Any, recipe: Any) -> list[tuple[str, Any, Any]]:

@@ -77,8 +77,10 @@ class Task:
         load_data: options → data object; raises `DataError`.
         fingerprints: data object → one fingerprint dict per split.
         data_differences: options → differences from the published data.
-        adapt: (published recipe, device, processes) → the recipe as this machine starts from it, rescaled for fewer
-            processes than published; what is typed on the command line is applied after that and never rescaled.
+        adapt: (published recipe, device, processes, batch) → the recipe as this machine starts from it, rescaled for
+            fewer processes than published or for the batch that was typed (None if none was); what else is typed is
+            applied after that and never rescaled.
+        batch_option: name of the option that is the batch, if the recipe is rescaled by it.
         check: (recipe, backbone, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here; asked
             before the data are read.
         check_data: (recipe, backbone, data, device, allow_slow) does the same once they are.
@@ -99,11 +101,12 @@ class Task:
     load_data: Callable[[Any], Any]
     fingerprints: Callable[[Any], dict[str, dict[str, object]]]
     data_differences: Callable[[Any], tuple[Difference, ...]]
-    adapt: Callable[[Any, str, int], Any]
+    adapt: Callable[[Any, str, int, int | None], Any]
     check: Callable[[Any, Backbone, str, bool], None]
     run: Callable[[RunContext], TaskOutcome]
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     check_data: Callable[[Any, Backbone, Any, str, bool], None] = lambda *_: None
+    batch_option: str = ""
     scale: Callable[[Any, int, int | None, str], tuple[Any, list[str]]] | None = None
 
 

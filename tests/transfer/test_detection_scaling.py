@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transfer.__main__ import main
+from transfer.commands import starting_recipe
 from transfer.detection_scaling import expectation, images_normalised, norm_differences, rescaled
 from transfer.detection_task import check_detector
 from transfer.detector import DetectorRecipe, unread
@@ -62,8 +63,30 @@ def test_recipe_for_one_gpu_says_what_changes_and_what_to_type():
     assert "not measured here" in text
     text = recipe_command(["detection.voc", "--gpus", "1", "--batch", "16"])
     assert "on 1 GPU: as published" in text
-    assert "--detector.batch 16" in text
-    assert "--detector.lr 0.02" in text
+    assert "TORCHRUN=1 bash detection/run_voc.sh CKPT --detector.batch 16" in text
+    text = recipe_command(["segmentation.coco_fpn", "--protocol", "2x", "--gpus", "4"])
+    assert "TORCHRUN=4 bash segmentation/run_coco.sh fpn CKPT --protocol 2x" in text
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_typed_batch_takes_rate_and_schedule_with_it(device):
+    task = load_task("detection.voc")
+    assert starting_recipe(task, "moco", None, device, 2, 16) == task.protocols["moco"]
+    four = starting_recipe(task, "moco", None, device, 2, 4).detector
+    assert (four.batch, four.lr, four.iterations, four.steps) == (4, 0.005, 96_000, (72_000, 88_000))
+    small = task.presets["cpu"][1]
+    assert starting_recipe(task, "moco", "cpu", device, 2, 4) == small  # a preset is taken as it is
+
+
+def test_the_batch_is_read_from_the_command_line(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(
+        "transfer.commands.starting_recipe", lambda *given: seen.append(given[-1]) or starting_recipe(*given)
+    )
+    for typed in (["--detector.batch", "4"], ["--detector.batch=8"], []):
+        main(["run", "detection.voc", "random:resnet18", "--device", "cpu", "--engine", "none", *typed])
+    assert seen == [4, 8, None]
+    assert "no engine 'none'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

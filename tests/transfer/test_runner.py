@@ -46,7 +46,7 @@ def plan(do, *, seed=0, recipe=None, backbone=None, sha="d" * 64) -> Plan:
         load_data=lambda options: None,
         fingerprints=lambda data: {},
         data_differences=lambda options: (),
-        adapt=lambda recipe, device, processes: recipe,
+        adapt=lambda recipe, *_: recipe,
         check=lambda *a: None,
         run=do,
     )

@@ -150,7 +150,7 @@ TASK = classification_task(
     },
     sources=SOURCES,
     run=run,
-    adapt=lambda recipe, device, processes: dataclasses.replace(recipe, solver="batched"),
+    adapt=lambda recipe, *_: dataclasses.replace(recipe, solver="batched"),
     check=lambda recipe, backbone, loaded, device, allow_slow: None,
     multilabel=True,
 )
