@@ -24,7 +24,8 @@ from transfer.detection_data import (
     load_splits,
 )
 from transfer.detection_scaling import expectation, norm_differences, norm_in_words, rescaled
-from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe, unread
+from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
+from transfer.detector_checks import dead, out_of_range, unbuildable
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
 from transfer.metrics.coco_ap import CocoApOptions, CocoResult, evaluate_coco
@@ -32,7 +33,7 @@ from transfer.metrics.curves import draw_curves
 from transfer.metrics.voc_ap import VocApOptions, VocResult, evaluate_voc
 from transfer.misses import draw_misses
 from transfer.patience import refuse_if_endless
-from transfer.task import Difference, RunContext, Task, TaskOutcome, flatten
+from transfer.task import Difference, RunContext, Task, TaskOutcome
 from transfer.world import world_size
 
 # Backward costs about twice the forward pass.
@@ -298,9 +299,9 @@ def check_detector(
 ) -> None:
     """Raise `UserError` if the recipe makes no sense, or would not end on this CPU.
 
-    `offered` are the task's protocols and presets; what they hold is nobody's typing error.
+    `offered` are the task's protocols and presets.
     """
-    problems = [*_senseless(recipe, world_size()), *_dead(recipe, offered)]
+    problems = [*out_of_range(recipe, world_size()), *unbuildable(recipe, device), *dead(recipe, offered)]
     if problems:
         raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")
     if device == "cpu":
@@ -308,39 +309,3 @@ def check_detector(
         gmacs = images * gmacs_per_image(recipe, backbone.arch) * FORWARD_AND_BACKWARD
         what = f"{recipe.iterations:,} iterations of {recipe.batch} images"
         refuse_if_endless(backbone, gmacs, what, presets, allow_slow)
-
-
-def _senseless(recipe: DetectorRecipe, processes: int) -> list[str]:
-    """Values that no engine can run, found before anything is built."""
-    at_least_one = (
-        *("batch", "test_size", "max_size", "roi_batch", "rpn_batch", "roi_resolution", "mask_resolution"),
-        *("max_detections", "fpn_channels"),
-    )
-    at_least_zero = ("iterations", "warmup_iterations", "precise_bn", "freeze_at", "evaluate_every", "clip_gradients")
-    problems = [f"{name} is {getattr(recipe, name)}" for name in at_least_one if getattr(recipe, name) < 1]
-    problems += [f"{name} is {getattr(recipe, name)}" for name in at_least_zero if getattr(recipe, name) < 0]
-    if recipe.freeze_at > len(STAGES) + 1:
-        problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
-    if not recipe.lr > 0:
-        problems.append(f"lr is {recipe.lr}")
-    if not recipe.train_sizes or min(recipe.train_sizes) < 1:
-        problems.append(f"train_sizes is {recipe.train_sizes}")
-    if list(recipe.steps) != sorted(recipe.steps):
-        problems.append(f"steps {recipe.steps} are not in order")
-    if recipe.neck == "fpn" and len(recipe.anchor_sizes) != 5:
-        problems.append(f"FPN wants five anchor_sizes, one per level, got {len(recipe.anchor_sizes)}")
-    if recipe.neck == "c4" and not recipe.regions:
-        problems.append(f"{recipe.family} has a pyramid (--detector.neck fpn), no C4 head")
-    if recipe.batch % processes:
-        problems.append(f"a batch of {recipe.batch} cannot be shared by {processes} processes")
-    return problems
-
-
-def _dead(recipe: DetectorRecipe, offered: Sequence[DetectorRecipe]) -> list[str]:
-    """Values that were typed and that nothing would read: a wrong recipe, or a misunderstanding."""
-    ours, known = flatten(recipe), [flatten(DetectorRecipe()), *(flatten(one) for one in offered)]
-    return [
-        f"{name} is {ours[name]}, but nothing reads it in a {recipe.family} with {recipe.neck}"
-        for name in unread(recipe)
-        if all(ours[name] != other[name] for other in known)
-    ]

@@ -13,7 +13,7 @@ from transfer.detection_task import check_detector
 from transfer.detector import DetectorRecipe, unread
 from transfer.errors import UserError
 from transfer.recipe_command import recipe_command
-from transfer.task import flatten, load_task
+from transfer.task import flatten, load_task, task_names
 
 MOCO = load_task("detection.voc").protocols["moco"].detector
 
@@ -127,6 +127,28 @@ def test_a_value_that_nothing_would_read_is_an_error(family, neck, name, value):
 def test_unread_values_are_values(family):
     recipe = DetectorRecipe(family=family, neck="fpn")
     assert set(unread(recipe)) <= set(flatten(recipe))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("flip", 3.0), ("nms", -1.0), ("score_threshold", 7.0), ("momentum", 5.0), ("gamma", -1.0)),
+        *(("rpn_positive", 9.0), ("rpn_pre_nms_train", 0), ("weight_decay", float("nan")), ("anchor_ratios", ())),
+        *(("lr", float("nan")), ("steps", (9, 3)), ("freeze_at", 6), ("train_sizes", (0,)), ("batch", 0)),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(name, value):
+    with pytest.raises(UserError, match="cannot be run") as error:
+        check_detector(dataclasses.replace(MOCO, **{name: value}), None, "cuda", [], False)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("task", [name for name in task_names() if name.startswith(("detection.", "segmentation."))])
+def test_protocols_and_presets_pass_their_own_checks(task):
+    declared = load_task(task)
+    recipes = [*declared.protocols.values(), *(recipe for _, recipe in declared.presets.values())]
+    for recipe in recipes:
+        declared.check(recipe, None, "cuda", False)
 
 
 def test_a_batch_must_be_shared_equally(monkeypatch):

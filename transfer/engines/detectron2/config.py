@@ -10,10 +10,10 @@ from transfer.architectures import architecture, stage_channels
 from transfer.backbone import Backbone
 from transfer.datasets.detection import DetectionDataset
 from transfer.detector import DetectionJob, DetectorRecipe
+from transfer.detector_checks import demand_buildable, demand_masks
 from transfer.engines.detectron2.fcos import FCOS_BACKBONE, FCOS_DETECTOR
 from transfer.engines.detectron2.heads import C4_HEADS, C4_HEADS_EXTRA_NORM
 from transfer.engines.detectron2.watched import WatchedCfg
-from transfer.errors import EngineError
 
 BACKBONE_FILE = "backbone.pkl"
 
@@ -29,7 +29,8 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
         EngineError: the recipe asks for what Detectron2 cannot build, or for masks from images without any.
     """
     recipe, classes = job.recipe, len(job.train.classes)
-    _refuse_what_cannot_be_built(job)
+    demand_buildable(recipe, job.device)
+    demand_masks(job)
     settings = _model(job) | _resnet(job.backbone, recipe, job.world.size)
     if recipe.regions:
         settings |= _c4(recipe) if recipe.neck == "c4" else _region_pyramid(recipe)
@@ -70,34 +71,6 @@ def mask_format(dataset: DetectionDataset) -> str:
     """
     masks = (mask for image in dataset.images for mask in image.masks or ())
     return "bitmask" if any(not mask.polygons for mask in masks) else "polygon"
-
-
-def _refuse_what_cannot_be_built(job: DetectionJob) -> None:
-    recipe = job.recipe
-    if recipe.neck == "fpn" and len(recipe.anchor_sizes) != len(_REGION_LEVELS):
-        raise EngineError(
-            "an FPN detector has one anchor size per level",
-            found=f"{len(recipe.anchor_sizes)} anchor sizes for {len(_REGION_LEVELS)} levels",
-            todo="give five anchor sizes, finest level first",
-        )
-    if recipe.neck == "c4" and not recipe.regions:
-        raise EngineError(f"Detectron2 has no {recipe.family} without a pyramid", todo="--detector.neck fpn")
-    if recipe.family == "fcos" and recipe.fpn_channels % 32:
-        raise EngineError(
-            "FCOS's heads have group norms of 32 groups",
-            found=f"fpn_channels is {recipe.fpn_channels}",
-            todo="give --detector.fpn-channels a multiple of 32",
-        )
-    if recipe.amp == "fp16" and job.device == "cpu":
-        raise EngineError(
-            "Detectron2 trains in fp16 on GPUs only (its AMPTrainer)", todo="--detector.amp bf16 or off works on a CPU"
-        )
-    if recipe.masks and recipe.iterations and not job.train.has_masks:
-        raise EngineError(
-            "a Mask R-CNN is trained on masks",
-            found=f"{job.train.name} has images without any",
-            todo="give a data set with masks, or choose --detector.family faster_rcnn",
-        )
 
 
 def _model(job: DetectionJob) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from mmengine.config import Config
 
 from transfer.backbone import Backbone
 from transfer.detector import DetectorRecipe
+from transfer.detector_checks import demand_buildable
 from transfer.engines.mmdet import regions
-from transfer.engines.mmdet.dense import GROUPS, dense
+from transfer.engines.mmdet.dense import dense
 from transfer.engines.mmdet.optimiser import TransferOptimWrapper
-from transfer.engines.mmdet.trunk import LEVELS
 from transfer.errors import EngineError
 
 _TYPES = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet", "fcos": "FCOS"}
@@ -37,7 +37,7 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
     Raises:
         EngineError: the recipe asks for something that MMDetection cannot express.
     """
-    _refuse_what_cannot_be_built(recipe)
+    demand_buildable(recipe)
     if not recipe.regions:
         model = dense(recipe, backbone, len(classes), processes)
     elif recipe.neck == "c4":
@@ -83,23 +83,6 @@ def differences(recipe: DetectorRecipe) -> Differences:
             ("regions less than a pixel wide, as mask targets", "stretched to the mask", "taken for a pixel wide")
         )
     return tuple(found)
-
-
-def _refuse_what_cannot_be_built(recipe: DetectorRecipe) -> None:
-    if recipe.neck == "fpn" and len(recipe.anchor_sizes) != LEVELS:
-        raise EngineError(
-            "with FPN there is one anchor size for each of its five levels",
-            found=f"{len(recipe.anchor_sizes)} sizes: {recipe.anchor_sizes}",
-            todo="give five sizes, for example --detector.anchor-sizes 32 64 128 256 512",
-        )
-    if recipe.neck == "c4" and not recipe.regions:
-        raise EngineError(f"MMDetection has no {recipe.family} without a pyramid", todo="--detector.neck fpn")
-    if recipe.family == "fcos" and recipe.fpn_channels % GROUPS:
-        raise EngineError(
-            f"FCOS's heads have group norms of {GROUPS} groups",
-            found=f"fpn_channels is {recipe.fpn_channels}",
-            todo=f"give --detector.fpn-channels a multiple of {GROUPS}",
-        )
 
 
 def _preprocessor(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:

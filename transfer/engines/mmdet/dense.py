@@ -11,10 +11,10 @@ from typing import Any
 
 from transfer.backbone import Backbone
 from transfer.detector import DetectorRecipe
+from transfer.detector_checks import GROUPS
 from transfer.engines.mmdet import trunk
 
 STRIDES = (8, 16, 32, 64, 128)
-GROUPS = 32  # of FCOS's group norms
 
 
 def dense(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:

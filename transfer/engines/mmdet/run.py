@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from transfer.detector import DetectionJob, DetectionOutcome
+from transfer.detector_checks import demand_buildable, demand_masks
 from transfer.engines.mmdet.config import build_config, differences
 from transfer.engines.mmdet.model import build_detector, verify_detector
 from transfer.engines.mmdet.prediction import predict
 from transfer.engines.mmdet.rehearsal import rehearse
 from transfer.engines.mmdet.statistics import renew_statistics
 from transfer.engines.mmdet.training import train
-from transfer.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,8 @@ def run(job: DetectionJob) -> DetectionOutcome:
     With 0 iterations nothing is trained: the fresh heads predict on the checkpoint's own batch-norm statistics.
     """
     recipe = job.recipe
-    _refuse_what_cannot_be_trained(job)
+    demand_buildable(recipe, job.device)
+    demand_masks(job)
     config = build_config(recipe, job.backbone, job.train.classes, job.world.size)
     model = build_detector(config, job.backbone, job.seed)
     verification = verify_detector(model, job.backbone)
@@ -37,15 +38,3 @@ def run(job: DetectionJob) -> DetectionOutcome:
         renewed = renew_statistics(job, model)
         logger.info("PreciseBN: %d layers from %d batches", renewed, recipe.precise_bn)
     return DetectionOutcome(predict(job, model), verification, differences(recipe), notes)
-
-
-def _refuse_what_cannot_be_trained(job: DetectionJob) -> None:
-    recipe = job.recipe
-    if recipe.amp == "fp16" and job.device == "cpu":
-        raise EngineError("fp16 is for GPUs", todo="--detector.amp bf16 or off works on a CPU")
-    if recipe.masks and recipe.iterations and not job.train.has_masks:
-        raise EngineError(
-            "a Mask R-CNN is trained on masks",
-            found=f"{job.train.name} has images without any",
-            todo="give a data set with masks, or choose --detector.family faster_rcnn",
-        )

@@ -7,9 +7,9 @@ from typing import Any
 from transfer.architectures import STAGES, architecture, stage_channels
 from transfer.backbone import Backbone
 from transfer.detector import DetectorRecipe
+from transfer.detector_checks import LEVELS
 from transfer.export.mmdet import style_of
 
-LEVELS = 5  # p2 … p6 for regions, p3 … p7 without
 SYNCHRONISED = "NaiveSyncBN"
 
 
