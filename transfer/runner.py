@@ -139,6 +139,7 @@ def _lead(plan: Plan, runs: Path, overwrite: bool, world: World, announce: Calla
             found = records.read_record(path)
             if found.status == "finished":
                 announce(False)
+                _demand_as_many_processes(found, plan, world)
                 return _reuse(found, path, plan, runs)
             logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
         if overwrite and not redo.exists():
@@ -178,7 +179,7 @@ def _attempt(plan: Plan, context: RunContext) -> Record:
     try:
         outcome = plan.task.run(context)
         if context.world.size > 1:
-            outcome = dataclasses.replace(outcome, notes=(*outcome.notes, f"{context.world.size} processes"))
+            outcome = dataclasses.replace(outcome, notes=(*outcome.notes, _processes(context.world.size)))
         return _record(plan, run_id, code, time.perf_counter() - began, outcome=outcome)
     except UserError as error:
         logger.error("%s", error)
@@ -243,6 +244,27 @@ def _record(
         seconds=round(seconds, 1),
         utc=records.utc_now(),
     )
+
+
+def _processes(size: int) -> str:
+    """The note of a run of several processes."""
+    return f"{size} processes"
+
+
+def _demand_as_many_processes(found: Record, plan: Plan, world: World) -> None:
+    """An engine's processes draw and normalise apart from each other: their number decides the numbers.
+
+    Other tasks give the same with any.
+    """
+    if not plan.engine or (world.size == 1 and not any(note.endswith(" processes") for note in found.notes)):
+        return
+    if _processes(world.size) not in found.notes:
+        raise UserError(
+            f"run {found.run_id} is finished, by another number of processes",
+            found=next((note for note in found.notes if note.endswith(" processes")), "1 process")
+            + f", now {world.size}",
+            todo="start as many, choose another --runs folder, or give --overwrite to do it again",
+        )
 
 
 def _reuse(found: Record, path: Path, plan: Plan, runs: Path) -> Record:

@@ -98,6 +98,22 @@ def test_a_run_leaves_one_record_and_is_found_again(tmp_path):
     assert len(records_in(tmp_path)) == 1
 
 
+def test_an_engines_run_of_two_processes_does_not_answer_for_one(tmp_path):
+    pytest.importorskip("mmdet")
+
+    def in_two(context):
+        return TaskOutcome({"AP": 50.0}, notes=("2 processes",))
+
+    run(dataclasses.replace(plan(in_two), engine="mmdet"), tmp_path)
+    with pytest.raises(UserError, match="by another number of processes") as error:
+        run(dataclasses.replace(plan(finish), engine="mmdet"), tmp_path)
+    assert "2 processes, now 1" in str(error.value)
+    run(dataclasses.replace(plan(in_two), seed=1), tmp_path)
+    assert run(dataclasses.replace(plan(finish), seed=1), tmp_path).metrics == {
+        "AP": 50.0
+    }  # no engine: the same number
+
+
 def test_what_may_be_mistaken_about_the_weights_is_in_the_record(tmp_path):
     backbone = dataclasses.replace(random_backbone("resnet18", 0), same_padding=True, notes=("from elsewhere",))
     record = run(plan(finish, backbone=backbone.with_lints(lints_of(backbone))), tmp_path)
