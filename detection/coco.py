@@ -7,7 +7,7 @@ A column each, because their numbers must not be compared with each other's. The
 from __future__ import annotations
 
 from transfer.detection_data import official_coco
-from transfer.detection_presets import coco_presets
+from transfer.detection_presets import cpu_presets
 from transfer.detection_protocols import (
     COCO_C4,
     COCO_C4_SOURCES,
@@ -35,7 +35,7 @@ def _task(detector: str, protocol: DetectorRecipe, sources: Sources) -> Task:
         official=official_coco,
         official_name="COCO train2017 → val2017",
         protocols={"1x": protocol, "2x": twice},
-        presets=coco_presets(protocol),
+        presets=cpu_presets(protocol),
         sources={
             "1x": task_sources(DetectionRecipe(protocol), sources),
             "2x": task_sources(DetectionRecipe(twice), sources, TWO_TIMES_SOURCES),

@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 
 from transfer.detection_data import official_voc
-from transfer.detection_presets import CPU_FPN, smoke
+from transfer.detection_presets import cpu_presets
 from transfer.detection_protocols import OURS, VOC_C4, VOC_C4_SOURCES, task_sources
 from transfer.detection_task import DetectionRecipe, detection_task
-from transfer.detector import DetectorRecipe
 
 MOCO = VOC_C4
 # Barlow Twins (arXiv 2103.03230, appendix): as MoCo, lr 0.1 and a warm-up from 1/3 over 1000 iterations.
@@ -37,21 +36,6 @@ _SHORTER = dict.fromkeys(
     ("iterations", "steps"), f"{OURS}: MoCo's 24,000 iterations in proportion to the images, 5,011 of 16,551"
 )
 
-
-def _presets() -> dict[str, tuple[str, DetectionRecipe]]:
-    small: DetectorRecipe = CPU_FPN
-    return {
-        "smoke": (
-            "two CPU cores, about 2 minutes: shows that everything works, the numbers mean little",
-            DetectionRecipe(smoke(small)),
-        ),
-        "cpu": (
-            "two CPU cores, about 10 minutes: a small FPN detector that learns small data sets",
-            DetectionRecipe(small),
-        ),
-    }
-
-
 TASKS = {
     "": detection_task(
         title="Faster R-CNN R50-C4 on Pascal VOC (07+12 → test2007, or any data set of your own)",
@@ -59,7 +43,7 @@ TASKS = {
         official=official_voc((("VOC2007", "trainval"), ("VOC2012", "trainval"))),
         official_name="VOC trainval07+12 → test2007",
         protocols={"moco": MOCO, "barlowtwins": BARLOW_TWINS, "vicreg": VICREG},
-        presets=_presets(),
+        presets=cpu_presets(MOCO),
         sources={
             "moco": task_sources(DetectionRecipe(MOCO), VOC_C4_SOURCES),
             "barlowtwins": task_sources(DetectionRecipe(BARLOW_TWINS), VOC_C4_SOURCES, _BARLOW),
@@ -72,7 +56,7 @@ TASKS = {
         official=official_voc((("VOC2007", "trainval"),)),
         official_name="VOC trainval07 → test2007",
         protocols={"moco_equal_epochs": MOCO_07},
-        presets=_presets(),
+        presets=cpu_presets(MOCO),
         sources={"moco_equal_epochs": task_sources(DetectionRecipe(MOCO_07), VOC_C4_SOURCES, _SHORTER)},
     ),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from transfer.detection_data import official_coco
-from transfer.detection_presets import coco_presets
+from transfer.detection_presets import cpu_presets
 from transfer.detection_protocols import (
     COCO_C4,
     COCO_C4_SOURCES,
@@ -44,7 +44,7 @@ def _task(
         official=official_coco,
         official_name="COCO train2017 → val2017",
         protocols={name: recipe for name, (recipe, _) in protocols.items()},
-        presets=coco_presets(presets_of),
+        presets=cpu_presets(presets_of),
         sources={name: task_sources(DetectionRecipe(recipe), *layers) for name, (recipe, layers) in protocols.items()},
     )
 

@@ -21,3 +21,13 @@ def test_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"MSBREG_TEST_DATA names {folder}, which is not a folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The toy sets, made once; tests that change something copy `toy / "voc"` first."""
+    from transfer.toy import make_toy
+
+    folder = tmp_path_factory.mktemp("toy") / "toy"
+    make_toy(folder, seed=0)
+    return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from transfer.datasets.coco import read_coco
-from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.datasets.detection import DetectionDataset
 from transfer.datasets.fraction import part_of
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, voc_classes
 from transfer.errors import DataError
@@ -231,7 +231,7 @@ def easiest(dataset: DetectionDataset, count: int) -> DetectionSplits:
     Raises:
         DataError: there are fewer images with objects.
     """
-    usable = [image for image in dataset.for_training().images if not _crowded(dataset, image)]
+    usable = [image for image in dataset.with_objects().images if not image.crowd.any()]
     if len(usable) < count:
         raise DataError(
             f"{dataset.name} has too few images to overfit {count}",
@@ -248,7 +248,3 @@ def easiest(dataset: DetectionDataset, count: int) -> DetectionSplits:
         notes=(*dataset.notes, note),
     )
     return DetectionSplits(part, dataclasses.replace(part, notes=()))
-
-
-def _crowded(dataset: DetectionDataset, image: DetectionImage) -> bool:
-    return bool(dataset.images[image.image_id - 1].crowd.any())

@@ -73,20 +73,20 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
     )
 
 
-def coco_presets(protocol: DetectorRecipe) -> dict[str, tuple[str, DetectionRecipe]]:
-    """Presets of a COCO task, with the family of its protocol."""
+def cpu_presets(protocol: DetectorRecipe) -> dict[str, tuple[str, DetectionRecipe]]:
+    """Presets of a task, with the family of its protocol."""
     detector = small(protocol)
     return {
         "smoke": (
-            "two CPU cores, some 2 minutes: shows that everything works, the numbers mean little",
+            "two CPU cores, about 2 minutes: shows that everything works, the numbers mean little",
             DetectionRecipe(smoke(detector)),
         ),
         "cpu": (
-            "two CPU cores, some 10 minutes: a small detector that learns small data sets",
+            "two CPU cores, about 10 minutes: a small detector that learns small data sets",
             DetectionRecipe(detector),
         ),
         "overfit": (
-            "two CPU cores, some 5 minutes: learns 8 of the training images by heart and reports on those",
+            "two CPU cores, about 6 minutes: learns 8 of the training images by heart and reports on those",
             DetectionRecipe(overfitting(detector), overfit=8),
         ),
     }

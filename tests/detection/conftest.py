@@ -7,16 +7,6 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory):
-    """The toy sets, made once; tests that change something copy `toy / "voc"` first."""
-    from transfer.toy import make_toy
-
-    folder = tmp_path_factory.mktemp("toy") / "toy"
-    make_toy(folder, seed=0)
-    return folder
-
-
 @pytest.fixture
 def voc(toy, tmp_path):
     """A private copy of the toy detection set, its validation split cut to four images to predict on."""
