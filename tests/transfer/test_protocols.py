@@ -34,7 +34,8 @@ STATED = {
         for percent in (1, 10)
     },
     ("transfer.places205_linear", "vicreg"): {
-        "sgd.epochs": 28, "sgd.lr": 0.003, "sgd.weight_decay": 1e-4, "sgd.batch": 256,
+        "sgd.epochs": 28, "sgd.lr": 0.003, "sgd.weight_decay": 1e-4, "sgd.batch": 256, "sgd.schedule": "steps",
+        "sgd.milestones": (4, 8, 12), "sgd.factor": 0.1,
     },
     ("transfer.places205_linear", "barlowtwins"): {
         "sgd.epochs": 14, "sgd.lr": 0.01, "sgd.weight_decay": 5e-4, "sgd.momentum": 0.9, "sgd.factor": 0.1,
