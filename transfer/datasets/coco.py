@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from transfer.datasets.box_limits import BoxLimits, Corners
+from transfer.datasets.coco_layout import coco_splits
 from transfer.datasets.coco_masks import MaskReader
 from transfer.datasets.coco_records import CocoImage, CocoRecords, Json, read_records
 from transfer.datasets.detection import DetectionDataset, DetectionImage
@@ -23,6 +24,8 @@ from transfer.datasets.mask_files import area_of
 from transfer.datasets.masks import Mask
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
+
+__all__ = ["OFFICIAL_COUNTS", "coco_splits", "read_coco"]
 
 logger = logging.getLogger(__name__)
 
