@@ -164,9 +164,9 @@ def open_list(file: Path, labelled: bool, root: Path | None = None) -> ImageFile
     """Images in the order of a text file: a path a line, then (after white space) a label, if any.
 
     Paths are relative to `root` (default: the folder of the list) or absolute, and may hold spaces. A line that ends
-    like an image, or names a file as it stands, is all path. Bare names of ImageNet, as in google-research/simclr, imagenet_subsets/*.txt, are also
-    found where ImageNet keeps them (n01440764_10026.JPEG in n01440764/). Labels are class numbers from 0 if all are
-    whole numbers, otherwise names of classes; without `labelled` they are not read.
+    like an image, or names a file as it stands, is all path. Bare names of ImageNet, as in google-research/simclr,
+    imagenet_subsets/*.txt, are also found where ImageNet keeps them (n01440764_10026.JPEG in n01440764/). Labels are
+    class numbers from 0 if all are whole numbers, otherwise names of classes; without `labelled` they are not read.
 
     Raises:
         DataError: no line, files that are missing or named twice, or lines without a label where it is wanted.

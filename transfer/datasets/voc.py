@@ -169,15 +169,20 @@ def _wrong_counts(parts: Sequence[Part], counts: Sequence[int]) -> list[str]:
     return notes
 
 
-def _other_pictures(read: Iterable[tuple[Entry, _Annotation]]) -> list[str]:
-    found = [f"{entry.xml.name} names {annotation.other}" for entry, annotation in read if annotation.other]
-    if not found:
-        return []
-    which = counted(len(found), "annotation names", "annotations name")
-    return [
-        f"{which} another picture that is there too, and {'was' if len(found) == 1 else 'were'} taken for "
-        f"the image of the same name as the XML: {few(found)}"
-    ]
+def _other_pictures(read: Sequence[tuple[Entry, _Annotation]]) -> list[str]:
+    """One note for images left out beside one of the same name, one for annotations that name another image."""
+    notes = []
+    twins = [f"{name} ({entry.image.name} is read)" for entry, _ in read for name in entry.twins]
+    if twins:
+        which = counted(len(twins), "image", "images")
+        notes.append(f"{which} of the same name as another left out, as <filename> says: {few(twins)}")
+    others = [f"{entry.xml.name} names {found.other}" for entry, found in read if found.other]
+    if others:
+        which = counted(len(others), "annotation names", "annotations name")
+        notes.append(
+            f"{which} in <filename> another image that is there; read is the one of the XML's own name: {few(others)}"
+        )
+    return notes
 
 
 # -- what is in them ---------------------------------------------------------------------------------------------

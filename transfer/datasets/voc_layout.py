@@ -45,6 +45,7 @@ class Entry:
         root: the folder that folders with masks lie in.
         stem: path of image and annotation without ending, as masks are named.
         xml, image: the files.
+        twins: images of the same name with other endings, that <filename> in the XML does not mean.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Entry:
     stem: str
     xml: Path
     image: Path
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,14 @@ def entries_of(parts: Sequence[Part]) -> list[list[Entry]]:
     """
     problems: list[DataError] = []
     found = [_entries_of(absolute(root), split, problems) for root, split in parts]
-    raise_together(problems, "lists and folders do not fit together")
+    where = ", ".join(f"{root} {split}" for root, split in parts)
+    raise_together(problems, f"faults in the files of {where}")
     seen = Counter(entry.name for entries in found for entry in entries)
     twice = [name for name, times in seen.items() if times > 1]
     if twice:
         raise DataError(
             f"{counted(len(twice), 'image is', 'images are')} listed more than once",
-            found=f"{few(twice)}\nin {', '.join(f'{root} {split}' for root, split in parts)}",
+            found=f"{few(twice)}\nin {where}",
             todo="list every image once; folders read together need different names and splits without overlap",
         )
     return found
@@ -119,7 +122,7 @@ def voc_splits(root: Path) -> list[str]:
         return []
     folders = [child for place in (root, root / IMAGES) if place.is_dir() for child in place.iterdir()]
     names = {child.name for child in folders if child.is_dir() and not child.name.startswith(".")}
-    return sorted(name for name in names if any(files.paired() for files, _, _ in _split_folders(root, name)))
+    return sorted(name for name in names if any(place.files.paired() for place in _split_folders(root, name)))
 
 
 def absolute(root: Path) -> Path:
@@ -220,83 +223,102 @@ def image_of(listed: Listed, files: Files, xml: Path | None) -> str:
 
 def _entries_of(root: Path, split: str, problems: list[DataError]) -> list[Entry]:
     if has_lists(root):
-        files, path = files_in(root / IMAGES, root / ANNOTATIONS), _split_file(root, split)
-        return _entries(read_list(path, files), files, root, (root.name, root, ""), split, problems)
-    found = [] if (root / LISTS).is_dir() else list(_split_folders(root, split))
-    if not found:
-        splits = voc_splits(root)
-        if splits:
-            raise DataError(
-                f"no split {split!r} in {root}", found=f"splits there: {few(splits, 20)}", todo="choose one of these"
-            )
-        raise DataError(f"no VOC data set in {root}", found=_what_is_there(root), todo=LAYOUT)
+        path = _split_file(root, split)
+        place = _Place(files_in(root / IMAGES, root / ANNOTATIONS), root.name, root, "", f"the names out of {path}")
+        return _entries(read_list(path, place.files), place, split, problems)
+    places = [] if (root / LISTS).is_dir() else list(_split_folders(root, split))
+    if not places:
+        raise _no_split(root, split)
     # Annotations without any image are still taken: what is missing is said then.
-    files, base, prefix = next((one for one in found if one[0].paired()), found[0])
-    listed = [Listed(stem) for stem in sorted(files.images.keys() | files.annotations.keys())]
-    return _entries(listed, files, root, (f"{root.name}/{split}", base, prefix), split, problems)
+    place = next((one for one in places if one.files.paired()), places[0])
+    stems = sorted(place.files.images.keys() | place.files.annotations.keys())
+    return _entries([Listed(stem) for stem in stems], place, split, problems)
 
 
-def _entries(
-    listed: Sequence[Listed],
-    files: Files,
-    root: Path,
-    names: tuple[str, Path, str],
-    split: str,
-    problems: list[DataError],
-) -> list[Entry]:
-    """Entries with names below `names[0]`, masks below `names[1]` under stems that begin with `names[2]`."""
-    missing = False
-    for kind, there, folder, endings in (
-        ("images", files.images, files.image_folder, ENDINGS),
-        ("annotations", files.annotations, files.annotation_folder, (".xml",)),
-    ):
-        absent = [one.stem for one in listed if one.stem not in there]
-        if absent:
-            missing = True
-            problems.append(_missing(absent, len(listed), kind, there, folder, endings, split, root))
-    if missing:
-        return []
-    entries = []
+@dataclass(frozen=True)
+class _Place:
+    """Attributes: files of a split; name, that images' names begin with; masks, the folder of folders with masks;
+    prefix, that names of masks begin with; remedy, for what is missing: "take " + this."""
+
+    files: Files
+    name: str
+    masks: Path
+    prefix: str
+    remedy: str
+
+
+def _entries(listed: Sequence[Listed], place: _Place, split: str, problems: list[DataError]) -> list[Entry]:
+    files = place.files
+    kinds: dict[tuple[bool, bool], list[str]] = {}
     for one in listed:
+        kinds.setdefault((one.stem in files.images, one.stem in files.annotations), []).append(one.stem)
+    missing = [
+        _missing(absent, len(listed), split, has_image, has_annotation, place)
+        for (has_image, has_annotation), absent in kinds.items()
+        if not (has_image and has_annotation)
+    ]
+    problems += missing
+    entries = []
+    for one in listed if not missing else []:
         annotations = files.annotations[one.stem]
         xml = files.annotation_folder / annotations[0]
         try:
             if len(annotations) > 1:
-                found = few(annotations)
-                raise DataError(f"{one.stem} has several annotations in {root}", found=found, todo="keep one of them")
-            image = files.image_folder / image_of(one, files, xml)
+                what = f"{one.stem} has several annotations in {files.annotation_folder}"
+                raise DataError(what, found=few(annotations), todo="keep one of them")
+            image = image_of(one, files, xml)
         except DataError as error:
             problems.append(error)
-        else:
-            entries.append(Entry(f"{names[0]}/{one.stem}", names[1], names[2] + one.stem, xml, image))
+            continue
+        twins = tuple(name for name in files.images[one.stem] if name != image) if one.file is None else ()
+        stem = place.prefix + one.stem
+        entries.append(Entry(f"{place.name}/{one.stem}", place.masks, stem, xml, files.image_folder / image, twins))
     return entries
 
 
 def _missing(
-    absent: Sequence[str],
-    total: int,
-    kind: str,
-    there: dict[str, list[str]],
-    folder: Path,
-    endings: tuple[str, ...],
-    split: str,
-    root: Path,
+    absent: Sequence[str], total: int, split: str, has_image: bool, has_annotation: bool, place: _Place
 ) -> DataError:
-    alike = {stem.lower(): files[0] for stem, files in there.items()}
+    """Names of a split that lack an image, an annotation, or both."""
+    files = place.files
+    lacking = [
+        (kind, str(folder), there)
+        for has, kind, folder, there in (
+            (has_annotation, "annotations", files.annotation_folder, files.annotations),
+            (has_image, "images", files.image_folder, files.images),
+        )
+        if not has
+    ]
+    kinds = " and ".join(kind for kind, _, _ in lacking)
+    folders = " and ".join(dict.fromkeys(folder for _, folder, _ in lacking))
+    alike = {stem.lower(): names[0] for _, _, there in lacking for stem, names in there.items()}
     shown = [f"{name} (there is {alike[name.lower()]})" if name.lower() in alike else name for name in absent]
-    place = f"of {_split_file(root, split)}" if has_lists(root) else "of the folder, with image or XML"
     return DataError(
-        f"{len(absent)} of {total} {kind} of split {split!r} are missing in {folder}",
+        f"{len(absent)} of {total} {kinds} of split {split!r} are missing in {folders}",
         found=f"no file for {few(shown)}",
-        todo=f"complete the folder or take the names out {place} ({kind} end in {' '.join(endings)};\n"
-        "a picture without objects needs an XML without <object>)",
+        todo=f"complete the folder or take {place.remedy}\n"
+        f"images end in {' '.join(ENDINGS)}; a picture without objects needs an XML too, without <object>",
     )
 
 
-def _split_folders(root: Path, split: str) -> Iterator[tuple[Files, Path, str]]:
-    """Where a split without a list may lie: its files, the folder of its masks, and what their names begin with."""
-    own = root / split
-    for image_folder, annotation_folder, base, prefix in (
+def _no_split(root: Path, split: str) -> DataError:
+    splits = voc_splits(root)
+    if not splits:
+        return DataError(f"no VOC data set in {root}", found=_what_is_there(root), todo=LAYOUT)
+    deeper = [str(root / name) for name in splits if split in voc_splits(root / name)]
+    return DataError(
+        f"no split {split!r} in {root}",
+        found=f"splits there: {few(splits, 20)}" + (f"\nit is in {few(deeper)}" if deeper else ""),
+        todo="choose one of these" + (", or name that folder" if deeper else ""),
+    )
+
+
+def _split_folders(root: Path, split: str) -> Iterator[_Place]:
+    """Where a split without a list may lie."""
+    own, name = root / split, f"{root.name}/{split}"
+    if (own / LISTS).is_dir():
+        return  # a data set of its own: `root` is the folder of several
+    for image_folder, annotation_folder, masks, prefix in (
         (own, own, own, ""),
         (own / IMAGES, own / ANNOTATIONS, own, ""),
         (root / IMAGES / split, root / ANNOTATIONS / split, root, f"{split}/"),
@@ -304,7 +326,7 @@ def _split_folders(root: Path, split: str) -> Iterator[tuple[Files, Path, str]]:
         if image_folder.is_dir() and annotation_folder.is_dir():
             files = files_in(image_folder, annotation_folder)
             if files.annotations:
-                yield files, base, prefix
+                yield _Place(files, name, masks, prefix, "what has no partner out of it")
 
 
 def _collect(folder: Path, images: dict[str, list[str]], annotations: dict[str, list[str]]) -> None:
