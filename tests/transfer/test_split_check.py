@@ -297,10 +297,11 @@ def test_objects_are_counted_by_reason(tmp_path: Path) -> None:
         "train": {"annotated": 6, "marked iscrowd": 2, "without area": 1, "trained_on": 3, "images_trained_on": 2},
         "test": {"annotated": 3, "marked iscrowd": 1, "to_find": 2, "images_to_find": 2},
     }
-    assert found.notes[:2] == (
-        "train: trained on 3 of 6 objects, in 2 of 3 images; not counted are 2 marked iscrowd, 1 without area",
-        "test: measured on 2 of 3 objects, in 2 of 2 images; not counted are 1 marked iscrowd",
+    starts = (
+        "train: trained on 3 of 6 objects, in 2 of 3 images; not counted are 2 marked iscrowd, 1 without area; iscrowd",
+        "test: measured on 2 of 3 objects, in 2 of 2 images; not counted are 1 marked iscrowd; iscrowd 1 marks crowds",
     )
+    assert all(note.startswith(start) for note, start in zip(found.notes, starts, strict=True))
     assert fingerprints(found)["train"]["boxes"] == 5, "as in the records there are"
 
 
