@@ -238,11 +238,14 @@ def test_medians_that_lie_apart(train: list[float], test: list[float], odd: bool
         ({"a": 500, "b": 500}, {"a": 3, "b": 97}, True),
         ({"a": 20, "b": 980}, {"a": 300, "b": 700}, True),
         ({"a": 2, "b": 2}, {"a": 1, "b": 19}, False),
+        # Long tails, and as many of each to report on: every class differs.
+        ({"a": 10000, "b": 10000, "c": 100, "d": 100}, {"a": 10, "b": 10, "c": 1000, "d": 1000}, True),
     ],
 )
 def test_shares_of_classes(train: dict[str, int], test: dict[str, int], odd: bool) -> None:
     notes = compare(summed("train", classes=train), [summed("test", classes=test)])
-    assert any("differ in 'a'" in note for note in notes) == odd
+    assert any("differ in the share of " in note and "'a' " in note for note in notes) == odd
+    assert len(notes) <= 1, "one line, however many classes differ"
 
 
 @pytest.mark.parametrize(("train", "test", "odd"), [(100, 900, False), (100, 1000, True), (5000, 10, False)])

@@ -166,8 +166,13 @@ def _odd(train: SplitSummary, other: SplitSummary) -> Iterator[str]:
         )
     if train.images * FEWER <= other.images:
         yield f"{train.name} has {train.images:,} images, {other.name} {other.images:,}: exchanged?"
-    for name, here, there in _shifted(train.classes, other.classes):
-        yield f"{both} differ in {name!r}: {100 * here:.2g} % and {100 * there:.2g} % of the {train.counted_in}s"
+    shifted = [
+        f"{name!r} {100 * here:.2g} % and {100 * there:.2g} %"
+        for name, here, there in _shifted(train.classes, other.classes)
+    ]
+    if shifted:
+        number = counted(len(shifted), "class", "classes")
+        yield f"{both} differ in the share of {number} in the {train.counted_in}s: {few(shifted, 3)}"
     for what in train.values:
         if what in other.values and _apart(train.values[what], other.values[what]):
             yield f"{both} differ in {what}: {_range(train.values[what])} and {_range(other.values[what])}"
