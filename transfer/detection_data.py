@@ -131,6 +131,35 @@ def load_splits(options: DetectionData, official: Official, masks: bool) -> Dete
     return splits
 
 
+def load_test(options: DetectionData, masks: bool) -> DetectionDataset:
+    """The test side alone: what detections made elsewhere are scored on. No split to train on is asked for.
+
+    Args:
+        options: `voc_root` and `test`, or `test_json` and `test_images`.
+        masks: whether there are masks to be scored.
+
+    Raises:
+        DataError: something is missing or malformed; the message says what and where.
+    """
+    if (options.voc_root is None) == (options.test_json is None):
+        what = "no data set is named" if options.voc_root is None else "--voc-root and --test-json both name the data"
+        raise DataError(what, todo="give --voc-root DIR --test SPLIT, or --test-json FILE --test-images DIR")
+    if options.voc_root is not None:
+        if options.test is None or options.test_images is not None:
+            raise DataError("--voc-root wants --test SPLIT and nothing else", todo="--voc-root DIR --test SPLIT")
+        parts = [(options.voc_root, options.test)]
+        return _voc(parts, f"{options.voc_root.resolve().name}_{options.test}", voc_classes(parts), options, masks)
+    if options.test_json is None or options.test_images is None or options.test is not None:
+        raise DataError("--test-json wants --test-images and nothing else", todo="--test-json FILE --test-images DIR")
+    return read_coco(
+        options.test_json,
+        options.test_images,
+        options.test_json.stem,
+        clip_boxes=options.clip_boxes,
+        masks=masks,
+    )
+
+
 def _demand_one_place(options: DetectionData) -> None:
     coco = {
         "--train-json": options.train_json,
