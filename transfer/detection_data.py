@@ -13,7 +13,7 @@ import numpy as np
 from transfer.datasets.coco import read_coco
 from transfer.datasets.detection import DetectionDataset
 from transfer.datasets.fraction import part_of
-from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, voc_classes
+from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
 from transfer.errors import DataError
 from transfer.task import ROOT, Difference
 
@@ -185,13 +185,9 @@ def _own_voc(options: DetectionData, masks: bool) -> DetectionSplits:
     assert options.voc_root is not None
     assert options.train is not None
     assert options.test is not None
-    train, test = [(options.voc_root, options.train)], [(options.voc_root, options.test)]
-    classes = tuple(sorted({*voc_classes(train), *voc_classes(test)}))
     name = options.voc_root.resolve().name
-    return DetectionSplits(
-        _voc(train, f"{name}_{options.train}", classes, options, masks),
-        _voc(test, f"{name}_{options.test}", classes, options, masks),
-    )
+    sets = [(f"{name}_{split}", [(options.voc_root, split)]) for split in (options.train, options.test)]
+    return DetectionSplits(*read_voc_sets(sets, clip_boxes=options.clip_boxes, masks=masks))
 
 
 def _own_coco(options: DetectionData, masks: bool) -> DetectionSplits:

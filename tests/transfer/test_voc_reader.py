@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transfer.datasets import voc
-from transfer.datasets.voc import VOC_CLASSES, read_voc, voc_classes
+from transfer.datasets.voc import VOC_CLASSES, read_voc, read_voc_sets
 from transfer.errors import DataError
 
 CAT = ("cat", 11, 21, 60, 70)
@@ -105,11 +104,6 @@ def test_other_suffixes(root: Path, suffix: str) -> None:
     assert read_voc([(root, "train")], "animals").images[0].path.name == f"a{suffix}"
 
 
-def test_jpg_is_preferred_to_png_of_the_same_name(root: Path) -> None:
-    Image.new("RGB", (5, 5)).save(root / "JPEGImages" / "a.png")
-    assert read_voc([(root, "train")], "animals").images[0].path.name == "a.jpg"
-
-
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
 def test_size_comes_from_the_image_where_the_annotation_has_none(root: Path, size: str) -> None:
     (root / "Annotations" / "a.xml").write_text(f"<annotation>{size}{box_xml(*CAT)}</annotation>")
@@ -135,9 +129,10 @@ def test_parts_of_objects_are_no_objects(root: Path) -> None:
 def test_class_names_are_united_over_train_and_test(root: Path) -> None:
     write_image(root, "t", box_xml("ant", 1, 1, 9, 9))
     write_split(root, "test", "t")
-    parts = [(root, "train"), (root, "test")]
-    assert voc_classes(parts) == ("ant", "cat")
-    assert read_voc(parts[:1], "animals", voc_classes(parts)).images[0].labels.tolist() == [1]
+    train, test = read_voc_sets([("one", [(root, "train")]), ("two", [(root, "test")])])
+    assert (train.name, test.name) == ("one", "two")
+    assert train.classes == test.classes == ("ant", "cat")
+    assert (train.images[0].labels.tolist(), test.images[0].labels.tolist()) == ([1], [0])
 
 
 def test_official_splits_are_counted(tmp_path: Path) -> None:
@@ -255,7 +250,7 @@ def test_missing_annotation(root: Path) -> None:
 
 
 def test_names_listed_twice(root: Path) -> None:
-    write_split(root, "train", "a\nb\na 1\n")
+    write_split(root, "train", "a\nb\na.jpg\n")
     error = refusal(root)
     assert "more than once" in error.what
     assert "Animals/a" in error.found
@@ -354,7 +349,7 @@ def test_bccd_counts_are_those_published_less_two_boxes_without_area(test_data: 
     note = read_voc([(tmp_path / "BCCD", "trainval")], "bccd").notes[0]
     assert "BloodImage_00338 (504, 337, 504, 337)" in note
     assert "BloodImage_00343 (181, 329, 181, 329)" in note
-    assert voc.voc_classes([(tmp_path / "BCCD", "test")]) == ("Platelets", "RBC", "WBC")
+    assert read_voc([(tmp_path / "BCCD", "test")], "bccd").classes == ("Platelets", "RBC", "WBC")
 
 
 @pytest.mark.data

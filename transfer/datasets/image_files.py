@@ -7,7 +7,7 @@ import re
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -126,8 +126,12 @@ def _folder_labels(names: Sequence[str]) -> tuple[list[int], list[str]]:
     return [numbers[name.partition("/")[0]] for name in names], classes
 
 
-def walk(root: Path, endings: Counter[str] | None = None) -> Iterator[str]:
-    """Paths below `root` of all images, in no order; endings of other files are counted in `endings`.
+def walk(
+    root: Path, endings: Counter[str] | None = None, wanted: Callable[[str], bool] = is_image_name
+) -> Iterator[str]:
+    """Paths below `root` of all `wanted` names, in no order; endings of other files are counted in `endings`.
+
+    Links are followed; names that begin with a dot are left out.
 
     Raises:
         DataError: a folder cannot be listed, or a link leads back to a folder above it.
@@ -150,7 +154,7 @@ def walk(root: Path, endings: Counter[str] | None = None) -> Iterator[str]:
                 continue
             if entry.is_dir():
                 waiting.append((f"{folder}{entry.name}/", above | {identity}))
-            elif is_image_name(entry.name):
+            elif wanted(entry.name):
                 yield folder + entry.name
             elif endings is not None:
                 endings[os.path.splitext(entry.name)[1].lower()] += 1
@@ -160,9 +164,9 @@ def open_list(file: Path, labelled: bool, root: Path | None = None) -> ImageFile
     """Images in the order of a text file: a path a line, then (after white space) a label, if any.
 
     Paths are relative to `root` (default: the folder of the list) or absolute, and may hold spaces. A line that ends
-    like an image is all path. Bare names of ImageNet, as in google-research/simclr, imagenet_subsets/*.txt, are also
-    found where ImageNet keeps them (n01440764_10026.JPEG in n01440764/). Labels are class numbers from 0 if all are
-    whole numbers, otherwise names of classes; without `labelled` they are not read.
+    like an image, or names a file as it stands, is all path. Bare names of ImageNet, as in google-research/simclr,
+    imagenet_subsets/*.txt, are also found where ImageNet keeps them (n01440764_10026.JPEG in n01440764/). Labels are
+    class numbers from 0 if all are whole numbers, otherwise names of classes; without `labelled` they are not read.
 
     Raises:
         DataError: no line, files that are missing or named twice, or lines without a label where it is wanted.
@@ -170,7 +174,7 @@ def open_list(file: Path, labelled: bool, root: Path | None = None) -> ImageFile
     root = root if root is not None else file.parent
     if not root.is_dir():
         raise DataError(f"no folder {root}, to which the paths in {file} are relative")
-    paths, texts = _lines(file, labelled)
+    paths, texts = _lines(file, labelled, root)
     if not paths:
         raise DataError(f"{file} names no image", found="no line with a path", todo="write one path a line")
     sizes = array("q")
@@ -195,7 +199,7 @@ def open_list(file: Path, labelled: bool, root: Path | None = None) -> ImageFile
     return ImageFiles(root, Names(paths), labels, classes, sizes)
 
 
-def _lines(file: Path, labelled: bool) -> tuple[list[str], list[str]]:
+def _lines(file: Path, labelled: bool, root: Path) -> tuple[list[str], list[str]]:
     """Paths, and, if `labelled`, as many labels."""
     paths, texts, bare = [], [], []
     seen: dict[str, str] = {}
@@ -207,6 +211,9 @@ def _lines(file: Path, labelled: bool) -> tuple[list[str], list[str]]:
         if "\0" in line:
             raise DataError(f"{file} is not text in UTF-8", found=f"a zero byte in line {number}")
         path, label = _parts(line.strip())
+        # "IMG 1" may be a name. After what ends like an image it is a label: no look at a million files for that.
+        if label and not is_image_name(path) and _place(root, line.strip()) is not None:
+            path, label = line.strip(), ""
         if not path:
             continue
         paths.append(path)

@@ -1,17 +1,14 @@
 """VOC XML → `DetectionDataset`: strict about what cannot be trusted, explicit about what it mended.
 
-Layout (PASCAL VOC devkit, also what Detectron2 and MMDetection document): `ROOT/Annotations/<name>.xml`,
-`ROOT/ImageSets/Main/<split>.txt` with one name a line, `ROOT/JPEGImages/<name>.jpg`.
+`transfer/datasets/voc_layout.py` says which files are read, this module what is in them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,13 +19,15 @@ import numpy as np
 from transfer.datasets.box_limits import BoxLimits, Corners
 from transfer.datasets.detection import DetectionDataset, DetectionImage
 from transfer.datasets.headers import READERS, image_size
+from transfer.datasets.voc_layout import Entry, Part, absolute, entries_of, voc_splits
 from transfer.datasets.voc_masks import Objects, VocMasks
-from transfer.datasets.wording import counted, few
+from transfer.datasets.voc_xml import only, only_text, read_tree
+from transfer.datasets.wording import counted, few, raise_together
 from transfer.errors import DataError
 
-logger = logging.getLogger(__name__)
+__all__ = ["VOC_CLASSES", "Part", "read_voc", "read_voc_sets", "voc_splits"]
 
-Part = tuple[Path, str]  # (root of one VOC folder, split)
+logger = logging.getLogger(__name__)
 
 # The devkit's order (VOCinit.m), alphabetical but for its own spelling of "diningtable" and "pottedplant".
 VOC_CLASSES = (
@@ -47,19 +46,8 @@ OFFICIAL_COUNTS = {
     ("VOC2012", "trainval"): 11_540,
 }
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # in order of preference if one name has several files
-
-LAYOUT = (
-    "a VOC folder holds Annotations/*.xml, ImageSets/Main/<split>.txt and JPEGImages/*.jpg\n"
-    "--data-root DIR names the folder in which VOC2007 and VOC2012 lie, --voc-root DIR any one folder in this layout"
-)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    xml: Path
-    image: Path
+# Words for flags that tools write beside 0 and 1 (`Unspecified`: the development kit's own).
+FLAGS = {"": False, "unspecified": False, "false": False, "no": False, "true": True, "yes": True}
 
 
 @dataclass(frozen=True)
@@ -74,6 +62,7 @@ class _Annotation:
     width: int
     height: int
     objects: tuple[_Object, ...]
+    other: str  # another picture beside this one that <filename> names, or ""
 
 
 def read_voc(
@@ -102,34 +91,64 @@ def read_voc(
     Raises:
         DataError: folder, split, image, annotation or mask missing or malformed, unknown class, box outside the image.
     """
-    entries = _entries(parts)
-    annotations = _read_all(entries)
-    names = classes if classes is not None else _class_names(annotations, parts)
-    limits, mask_reader = BoxLimits(clip_boxes), VocMasks() if masks else None
-    if mask_reader is not None:
-        mask_reader.demand_files(_objects(*both) for both in zip(entries, annotations, strict=True))
-    order = sorted(range(len(entries)), key=lambda index: entries[index].name)
-    images = tuple(
-        _image(position + 1, entries[index], annotations[index], names, limits, mask_reader)
-        for position, index in enumerate(order)
-    )
-    notes = (*_wrong_counts(parts), *limits.notes(), *(mask_reader.notes() if mask_reader is not None else ()))
-    for note in notes:
-        logger.warning("%s: %s", name, note)
-    return DetectionDataset(name=name, classes=tuple(names), images=images, notes=notes)
+    return read_voc_sets([(name, parts)], classes, clip_boxes, masks=masks)[0]
 
 
-def voc_classes(parts: Sequence[Part]) -> tuple[str, ...]:
-    """The class names that occur in the annotations of `parts`, sorted; give it training and test parts together.
+def read_voc_sets(
+    sets: Sequence[tuple[str, Sequence[Part]]],
+    classes: tuple[str, ...] | None = None,
+    clip_boxes: bool = False,
+    *,
+    masks: bool = False,
+) -> list[DetectionDataset]:
+    """Several data sets, (name, parts) each, with the same classes: without `classes` those in any of them, sorted.
+
+    The other arguments are those of `read_voc`.
 
     Raises:
-        DataError: as `read_voc`, or there is no object at all.
+        DataError: as `read_voc`; what is wrong with several files is said in one message.
     """
-    return _class_names(_read_all(_entries(parts)), parts)
+    listed = [entries_of(parts) for _, parts in sets]
+    entries = [sorted((entry for part in found for entry in part), key=lambda entry: entry.name) for found in listed]
+    read = [_read_all(own) for own in entries]
+    problems = [problem for own in read for problem in own if isinstance(problem, DataError)]
+    what = (
+        f"of {counted(sum(map(len, entries)), 'image', 'images')} have a broken file or an annotation that does not fit"
+    )
+    usable = [
+        [(entry, found) for entry, found in zip(*both, strict=True) if not isinstance(found, DataError)]
+        for both in zip(entries, read, strict=True)
+    ]
+    if masks or (classes is None and not any(annotation.objects for own in usable for _, annotation in own)):
+        raise_together(problems, what)  # masks or classes may be missing because of these files
+    names = classes if classes is not None else _class_names(usable, [part for _, parts in sets for part in parts])
+    datasets = []
+    for (name, parts), found, own in zip(sets, listed, usable, strict=True):
+        limits, mask_reader = BoxLimits(clip_boxes), VocMasks() if masks else None
+        if mask_reader is not None:
+            mask_reader.demand_files(_objects(*both) for both in own)
+        images = []
+        for position, (entry, annotation) in enumerate(own, 1):
+            try:
+                images.append(_image(position, entry, annotation, names, limits, mask_reader))
+            except DataError as error:
+                problems.append(error)
+        notes = (
+            *_wrong_counts(parts, list(map(len, found))),
+            *_other_pictures(own),
+            *limits.notes(),
+            *(mask_reader.notes() if mask_reader is not None else ()),
+        )
+        datasets.append(DetectionDataset(name=name, classes=tuple(names), images=tuple(images), notes=notes))
+    raise_together(problems, what)
+    for dataset in datasets:
+        for note in dataset.notes:
+            logger.warning("%s: %s", dataset.name, note)
+    return datasets
 
 
-def _class_names(annotations: Iterable[_Annotation], parts: Sequence[Part]) -> tuple[str, ...]:
-    names = tuple(sorted({item.label for annotation in annotations for item in annotation.objects}))
+def _class_names(sets: Iterable[Iterable[tuple[Entry, _Annotation]]], parts: Sequence[Part]) -> tuple[str, ...]:
+    names = tuple(sorted({item.label for own in sets for _, annotation in own for item in annotation.objects}))
     if not names:
         raise DataError(
             "class names cannot be read from annotations without objects",
@@ -139,135 +158,87 @@ def _class_names(annotations: Iterable[_Annotation], parts: Sequence[Part]) -> t
     return names
 
 
-# -- which files -------------------------------------------------------------------------------------------------
-
-
-def _entries(parts: Sequence[Part]) -> list[_Entry]:
-    """All images of all parts; every missing file is found here, before anything is parsed."""
-    entries = [entry for root, split in parts for entry in _entries_of(_absolute(root), split)]
-    seen = Counter(entry.name for entry in entries)
-    twice = [name for name, times in seen.items() if times > 1]
-    if twice:
-        raise DataError(
-            f"{counted(len(twice), 'image is', 'images are')} listed more than once",
-            found=f"{few(twice)}\nin {', '.join(f'{root} {split}' for root, split in parts)}",
-            todo="list every image once; folders read together need different names and splits without overlap",
-        )
-    return entries
-
-
-def _entries_of(root: Path, split: str) -> list[_Entry]:
-    names = _split_names(root, split)
-    images = _files_by_stem(root / "JPEGImages", IMAGE_SUFFIXES)
-    annotations = _files_by_stem(root / "Annotations", (".xml",))
-    for kind, files, folder in (("images", images, "JPEGImages"), ("annotations", annotations, "Annotations")):
-        missing = [name for name in names if name not in files]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(names)} {kind} of split {split!r} are missing in {root / folder}",
-                found=f"no file for {few(missing)}",
-                todo="complete the folder or take the names out of "
-                f"{_split_file(root, split)} (names have no suffix there)",
-            )
-    return [_Entry(f"{root.name}/{name}", annotations[name], images[name]) for name in names]
-
-
-def _split_names(root: Path, split: str) -> list[str]:
-    """Names in a split file; the −1/0/1 column of per-class files, blank lines and a byte-order mark are ignored."""
-    lists = root / "ImageSets" / "Main"
-    if not lists.is_dir() or not (root / "Annotations").is_dir() or not (root / "JPEGImages").is_dir():
-        raise DataError(f"no VOC data set in {root}", found=_what_is_there(root), todo=LAYOUT)
-    path = _split_file(root, split)
-    if not path.is_file():
-        splits = sorted(file.stem for file in lists.glob("*.txt"))
-        raise DataError(
-            f"no split {split!r} in {root}",
-            found=f"splits there: {few(splits, 20)}" if splits else f"no .txt file in {lists}",
-            todo=f"choose one of these, or write {path} with one image name a line",
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}", found=str(error), todo="one image name a line, UTF-8") from error
-    names = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
-    if not names:
-        raise DataError(f"split {split!r} is empty", found=f"no names in {path}", todo="one image name a line")
-    return names
-
-
-def _absolute(root: Path) -> Path:
-    # Not `Path.absolute`, which keeps ".." as the folder's name.
-    return Path(os.path.abspath(root))
-
-
-def _split_file(root: Path, split: str) -> Path:
-    return root / "ImageSets" / "Main" / f"{split}.txt"
-
-
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Stem → file; one listing of the folder instead of one look-up per image."""
-    ranked = [
-        (suffixes.index(path.suffix.lower()), path) for path in folder.iterdir() if path.suffix.lower() in suffixes
-    ]
-    return {path.stem: path for _, path in sorted(ranked, reverse=True)}
-
-
-def _what_is_there(root: Path) -> str:
-    if not root.exists():
-        nearest = next(parent for parent in root.parents if parent.exists())
-        return f"the folder does not exist; {nearest} holds {few(sorted(p.name for p in nearest.iterdir()), 12)}"
-    if not root.is_dir():
-        return "a file, not a folder"
-    inside = [path for path in sorted(root.iterdir()) if path.is_dir() and (path / "ImageSets" / "Main").is_dir()]
-    hint = f"\nin VOC layout are: {few([str(path) for path in inside])}" if inside else ""
-    return f"it holds {few(sorted(path.name for path in root.iterdir()), 12) or 'nothing'}{hint}"
-
-
-def _wrong_counts(parts: Sequence[Part]) -> list[str]:
+def _wrong_counts(parts: Sequence[Part], counts: Sequence[int]) -> list[str]:
     notes = []
-    for root, split in parts:
-        folder = _absolute(root)
-        official = OFFICIAL_COUNTS.get((folder.name, split))
-        found = len(_split_names(folder, split)) if official else None
+    for (root, split), found in zip(parts, counts, strict=True):
+        folder = absolute(root)
+        official = OFFICIAL_COUNTS.get((folder.name, split), found)
         if found != official:
             notes.append(f"{folder.name} {split} has {found} images here, the official split has {official}")
+    return notes
+
+
+def _other_pictures(read: Sequence[tuple[Entry, _Annotation]]) -> list[str]:
+    """One note for images left out beside one of the same name, one for annotations that name another image."""
+    notes = []
+    twins = [f"{name} ({entry.image.name} is read)" for entry, _ in read for name in entry.twins]
+    if twins:
+        which = counted(len(twins), "image", "images")
+        notes.append(f"{which} of the same name as another left out, as <filename> says: {few(twins)}")
+    others = [f"{entry.xml.name} names {found.other}" for entry, found in read if found.other]
+    if others:
+        which = counted(len(others), "annotation names", "annotations name")
+        notes.append(
+            f"{which} in <filename> another image that is there; read is the one of the XML's own name: {few(others)}"
+        )
     return notes
 
 
 # -- what is in them ---------------------------------------------------------------------------------------------
 
 
-def _read_all(entries: Sequence[_Entry]) -> list[_Annotation]:
+def _read_all(entries: Sequence[Entry]) -> list[_Annotation | DataError]:
+    """What is in each file, or what is wrong with it."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(_read_annotation, entries))
+        return list(pool.map(_read_or_problem, entries))
 
 
-def _read_annotation(entry: _Entry) -> _Annotation:
+def _read_or_problem(entry: Entry) -> _Annotation | DataError:
     try:
-        tree = ET.parse(entry.xml).getroot()
-    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: undeclared or unknown encodings
-        raise DataError(f"broken XML in {entry.xml}", found=str(error), todo="repair or re-export this file") from error
-    except OSError as error:
-        raise DataError(f"cannot read {entry.xml}", found=str(error), todo="check the file's permissions") from error
-    if tree.tag != "annotation":
-        raise DataError(f"{entry.xml} is no VOC annotation", found=f"<{tree.tag}> instead of <annotation>", todo=LAYOUT)
-    objects = tuple(_object(entry.xml, number, node) for number, node in enumerate(tree.findall("object"), 1))
+        return _read_annotation(entry)
+    except DataError as error:
+        return error
+
+
+def _read_annotation(entry: Entry) -> _Annotation:
+    tree, xml = read_tree(entry.xml), str(entry.xml)
+    nodes = tree.findall("object")
+    deeper = sum(1 for node in tree.iter() if node.tag.lower() == "object") - len(nodes)
+    if deeper:
+        raise DataError(
+            f"{xml} has objects where VOC has none",
+            found=f"{counted(deeper, '<object>', '<object>')} not directly below <annotation>, or in capitals",
+            todo="re-export this file as Pascal VOC XML",
+        )
+    objects = tuple(_object(entry.xml, number, node) for number, node in enumerate(nodes, 1))
     width, height = image_size(entry.image)
-    annotated = tuple(_number(entry.xml, f"size/{side}", tree.findtext(f"size/{side}")) for side in ("width", "height"))
+    size = only(tree, "size", xml)
+    annotated = tuple(
+        _number(entry.xml, f"size/{side}", only_text(size, side, xml) if size is not None else "")
+        for side in ("width", "height")
+    )
     # Some tools leave the size out or write zeros; then the image alone decides.
-    if all(annotated) and annotated != (width, height):
+    if any(said and said != real for said, real in zip(annotated, (width, height), strict=True)):
         raise DataError(
             f"{entry.xml} was made for an image of another size",
             found=f"size {annotated[0]:g} × {annotated[1]:g} in the XML, {width} × {height} in {entry.image}",
             todo="put back the image that was annotated, or correct <size> if the boxes fit this one",
         )
-    return _Annotation(width, height, objects)
+    return _Annotation(width, height, objects, _other_picture(tree, entry))
 
 
-def _number(xml: Path, what: str, text: str | None) -> float:
+def _other_picture(tree: ET.Element, entry: Entry) -> str:
+    """A file beside the image that <filename> names instead; renamed sets have old names there, of files long gone."""
+    said = re.split(r"[\\/]", tree.findtext("filename") or "")[-1].strip()
+    if said in ("", ".", "..", entry.image.name) or "\0" in said:
+        return ""
+    return said if (entry.image.parent / said).is_file() else ""
+
+
+def _number(xml: Path, what: str, text: str) -> float:
     """0 for a tag that is absent or empty."""
     try:
-        value = float(text) if text and text.strip() else 0.0
+        value = float(text) if text and "_" not in text else (math.nan if text else 0.0)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -275,35 +246,55 @@ def _number(xml: Path, what: str, text: str | None) -> float:
     return value
 
 
+def _flag(xml: Path, what: str, text: str) -> bool:
+    """0 or 1 as a number or a word; False for a tag that is absent or empty."""
+    if text.lower() in FLAGS:
+        return FLAGS[text.lower()]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if value not in (0.0, 1.0):
+        raise DataError(
+            f"{what} is no flag in {xml}",
+            found=repr(text),
+            todo="write 1 or 0 (read as well: True, False, yes, no, Unspecified)",
+        )
+    return bool(value)
+
+
 def _object(xml: Path, number: int, node: ET.Element) -> _Object:
-    label, box = (node.findtext("name") or "").strip(), node.find("bndbox")
+    where = f"object {number} in {xml}"
+    label, box = only_text(node, "name", where), only(node, "bndbox", where)
     if not label or box is None:
         missing = "bndbox" if label else "name"
         raise DataError(
-            f"object {number} in {xml} has no <{missing}>",
+            f"{where} has no <{missing}>",
             found=f"<object> with {', '.join(f'<{child.tag}>' for child in node) or 'nothing in it'}",
-            todo="complete or remove this object",
+            todo="complete or remove this object"
+            + ("; polygons and rotated boxes are not read, export upright boxes" if label else ""),
         )
+    where = f"object {number} ({label}) in {xml}"
     corners = []
     for tag in ("xmin", "ymin", "xmax", "ymax"):
-        text = box.findtext(tag)
-        if not text or not text.strip():
-            raise DataError(f"object {number} ({label}) in {xml} has no <{tag}>", todo="complete or remove this object")
+        text = only_text(box, tag, where)
+        if not text:
+            raise DataError(f"{where} has no <{tag}>", todo="complete or remove this object")
         corners.append(_number(xml, f"{tag} of object {number} ({label})", text))
-    difficult = _number(xml, f"difficult of object {number} ({label})", node.findtext("difficult"))
-    return _Object(label, (corners[0], corners[1], corners[2], corners[3]), bool(difficult))
+    difficult = _flag(xml, f"difficult of object {number} ({label})", only_text(node, "difficult", where))
+    return _Object(label, (corners[0], corners[1], corners[2], corners[3]), difficult)
 
 
 # -- from annotation to arrays -----------------------------------------------------------------------------------
 
 
-def _objects(entry: _Entry, annotation: _Annotation) -> Objects:
-    return Objects(entry.image, annotation.width, annotation.height, len(annotation.objects))
+def _objects(entry: Entry, annotation: _Annotation) -> Objects:
+    return Objects(entry, annotation.width, annotation.height, len(annotation.objects))
 
 
 def _image(
     image_id: int,
-    entry: _Entry,
+    entry: Entry,
     annotation: _Annotation,
     classes: tuple[str, ...],
     limits: BoxLimits,
@@ -336,7 +327,7 @@ def _image(
     return image if mask_reader is None else mask_reader.added(image, _objects(entry, annotation), numbers)
 
 
-def _box(entry: _Entry, annotation: _Annotation, item: _Object, limits: BoxLimits) -> Corners | None:
+def _box(entry: Entry, annotation: _Annotation, item: _Object, limits: BoxLimits) -> Corners | None:
     """0-based corners with exclusive ends inside the image, or None for a box with nothing in it."""
     xmin, ymin, xmax, ymax = item.corners
     text = f"{entry.name} ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"

@@ -9,11 +9,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from transfer.datasets.detection import DetectionDataset
 from transfer.datasets.image_files import ImageFiles
-from transfer.datasets.image_index import Names, some
+from transfer.datasets.image_index import Names
 from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, ImageSplits, LabelledImages
-from transfer.datasets.listed import listed_split, read_columns
-from transfer.datasets.voc import IMAGE_SUFFIXES, LAYOUT, read_voc, voc_classes
+from transfer.datasets.listed import listed_split
+from transfer.datasets.voc import read_voc_sets
+from transfer.datasets.voc_layout import (
+    ANNOTATIONS,
+    IMAGES,
+    LAYOUT,
+    LISTS,
+    Files,
+    Listed,
+    absolute,
+    files_in,
+    image_of,
+    read_flags,
+)
 from transfer.errors import DataError
 
 MEANINGS = {"1": PRESENT, "0": DIFFICULT, "-1": ABSENT}  # VOC devkit, section on the classification task
@@ -38,17 +51,21 @@ def read_voc_labels(
     Raises:
         DataError: folders, lists, images or annotations are missing or malformed, or the lists of a split differ.
     """
-    lists = root / "ImageSets" / "Main"
-    if not lists.is_dir() or not (root / "JPEGImages").is_dir():
+    lists = root / LISTS
+    if not lists.is_dir() or not (root / IMAGES).is_dir():
         raise DataError(f"no VOC data set in {root}", found=_holds(root), todo=LAYOUT)
     files = set(os.listdir(lists))
     named = _named_classes(files, train) & _named_classes(files, test)
     listed = classes if classes is not None else tuple(sorted(named))
     if listed and named >= set(listed):
-        train_part, test_part = (_from_lists(root, split, listed) for split in (train, test))
+        there = files_in(root / IMAGES, root / ANNOTATIONS if (root / ANNOTATIONS).is_dir() else None)
+        train_part, test_part = (_from_lists(root, split, listed, there) for split in (train, test))
     else:
-        annotated = classes if classes is not None else voc_classes([(root, train), (root, test)])
-        train_part, test_part = (_from_annotations(root, split, annotated) for split in (train, test))
+        # Boxes do not matter here: what reaches beyond an image is clipped, not refused.
+        sets = [(_name(root, split), [(root, split)]) for split in (train, test)]
+        train_part, test_part = (
+            _from_annotations(root, read) for read in read_voc_sets(sets, classes, clip_boxes=True)
+        )
     return ImageSplits(train_part, None, test_part, own)
 
 
@@ -63,49 +80,43 @@ def _named_classes(files: set[str], split: str) -> set[str]:
     return {file.removesuffix(ending) for file in files if file.endswith(ending)}
 
 
-def _from_lists(root: Path, split: str, classes: Sequence[str]) -> LabelledImages:
-    names: list[str] = []
+def _from_lists(root: Path, split: str, classes: Sequence[str], there: Files) -> LabelledImages:
+    paths: list[str] = []
     columns: list[NDArray[np.int8]] = []
     for label in classes:
-        file = root / "ImageSets" / "Main" / f"{label}_{split}.txt"
-        rows = read_columns(file, 2, "a name and 1, 0 or -1 a line")
-        odd = [" ".join(row) for row in rows if row[1] not in MEANINGS]
-        if odd:
-            what = f"{len(odd)} of {len(rows)} lines of {file} do not end in 1, 0 or -1"
-            raise DataError(what, found=some(odd), todo="a name and 1, 0 or -1 a line")
-        found = [row[0] for row in rows]
-        if columns and found != names:
+        file = root / LISTS / f"{label}_{split}.txt"
+        rows = read_flags(file, there)
+        found = [_image(one, there) for one, _ in rows]
+        if columns and found != paths:
             raise DataError(
                 f"{file} does not list the images of {classes[0]}_{split}.txt in the same order",
-                found=f"{len(found)} and {len(names)} images",
+                found=f"{len(found)} and {len(paths)} images",
                 todo="all classes must list the same images",
             )
-        names = found
-        columns.append(np.array([MEANINGS[row[1]] for row in rows], dtype=np.int8))
-    source = f"{root / 'ImageSets' / 'Main'}/*_{split}.txt"
-    paths = _with_suffixes(root / "JPEGImages", names)
+        paths = found
+        columns.append(np.array([MEANINGS[flag] for _, flag in rows], dtype=np.int8))
+    source = f"{root / LISTS}/*_{split}.txt"
     labels = np.stack(columns, axis=1)
-    return listed_split(_name(root, split), root / "JPEGImages", paths, labels, classes, source=source)
+    return listed_split(_name(root, split), root / IMAGES, paths, labels, classes, source=source)
 
 
-def _with_suffixes(folder: Path, names: Sequence[str]) -> list[str]:
-    """File names; ".jpg" for images that are not there, whose absence the caller reports."""
-    there = set(os.listdir(folder))
-    return [next((name + end for end in IMAGE_SUFFIXES if name + end in there), name + ".jpg") for name in names]
+def _image(listed: Listed, there: Files) -> str:
+    if listed.stem not in there.images:  # reported with all that are missing
+        return f"{listed.stem}.jpg"
+    annotations = there.annotations.get(listed.stem, [])
+    return image_of(listed, there, there.annotation_folder / annotations[0] if len(annotations) == 1 else None)
 
 
-def _from_annotations(root: Path, split: str, classes: tuple[str, ...]) -> LabelledImages:
-    name = _name(root, split)
-    # Boxes do not matter here: what reaches beyond an image is clipped, not refused.
-    found = read_voc([(root, split)], name, classes, clip_boxes=True)
-    labels = np.full((len(found.images), len(classes)), ABSENT, dtype=np.int8)
-    for row, image in zip(labels, found.images, strict=True):
+def _from_annotations(root: Path, read: DetectionDataset) -> LabelledImages:
+    labels = np.full((len(read.images), len(read.classes)), ABSENT, dtype=np.int8)
+    for row, image in zip(labels, read.images, strict=True):
         row[image.labels[image.difficult]] = DIFFICULT
         row[image.labels[~image.difficult]] = PRESENT
-    folder = root / "JPEGImages"
-    images = ImageFiles(folder, Names(image.path.name for image in found.images), None, [])
+    folder = root / IMAGES
+    paths = (image.path.relative_to(absolute(folder)).as_posix() for image in read.images)
+    images = ImageFiles(folder, Names(paths), None, [])
     note = "labels derived from the annotations: there are no files by class"
-    return LabelledImages(name, images, labels, classes, notes=(note, *found.notes))
+    return LabelledImages(read.name, images, labels, read.classes, notes=(note, *read.notes))
 
 
 def _name(root: Path, split: str) -> str:

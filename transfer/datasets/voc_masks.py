@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +16,24 @@ from pathlib import Path
 import numpy as np
 
 from transfer.datasets.detection import DetectionImage
+from transfer.datasets.listed import absent
 from transfer.datasets.mask_files import area_of, read_object, read_values
 from transfer.datasets.masks import Mask
+from transfer.datasets.voc_layout import INSTANCES, SEGMENTS, Entry
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
 
-INSTANCES, SEGMENTS = "InstanceMasks", "SegmentationObject"
 VOID = 255
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What one image's XML says. Attributes: image, width, height of the picture; total: number of <object>."""
+    """What one image's XML says. Attributes: entry: its files; width, height of the picture; total: of <object>."""
 
-    image: Path
+    entry: Entry
     width: int
     height: int
     total: int
-
-    @property
-    def root(self) -> Path:
-        """The VOC folder."""
-        return self.image.parent.parent
 
 
 @dataclass
@@ -55,12 +50,11 @@ class VocMasks:
         """
         by_root: dict[Path, list[Objects]] = {}
         for picture in pictures:
-            by_root.setdefault(picture.root, []).append(picture)
+            by_root.setdefault(picture.entry.root, []).append(picture)
         for root, own in by_root.items():
             folder = _folder(root)
-            there = set(os.listdir(folder))
             wanted = [name for picture in own for name in _file_names(picture, folder)]
-            missing = [name for name in wanted if name not in there]
+            missing = absent(folder, wanted)
             if missing:
                 raise DataError(
                     f"{len(missing)} of {len(wanted)} masks are missing in {folder}",
@@ -95,11 +89,11 @@ class VocMasks:
     def _read(self, picture: Objects, numbers: Sequence[int]) -> list[Mask | None]:
         if not numbers:
             return []
-        folder = _folder(picture.root)
+        folder, stem = _folder(picture.entry.root), picture.entry.stem
         if folder.name == INSTANCES:
             return [_instance(picture, folder, number) for number in numbers]
-        path = folder / f"{picture.image.stem}.png"
-        values = read_values(path, picture.width, picture.height, picture.image.name)
+        path = folder / f"{stem}.png"
+        values = read_values(path, picture.width, picture.height, picture.entry.image.name)
         unknown = [str(value) for value in np.unique(values[values != VOID]).tolist() if value > picture.total]
         if unknown:
             raise DataError(
@@ -113,7 +107,7 @@ class VocMasks:
             pixels = values == number
             masks.append(Mask.from_pixels(pixels) if pixels.any() else None)
             if masks[-1] is None:
-                self.hidden.append(f"{picture.root.name}/{picture.image.stem} object {number}")
+                self.hidden.append(f"{picture.entry.name} object {number}")
         return masks
 
     def notes(self) -> list[str]:
@@ -135,13 +129,13 @@ def _folder(root: Path) -> Path:
 
 
 def _file_names(picture: Objects, folder: Path) -> list[str]:
-    stem = picture.image.stem
+    stem = picture.entry.stem
     if folder.name == SEGMENTS:
         return [f"{stem}.png"] if picture.total else []
     return [f"{stem}_{number}.png" for number in range(1, picture.total + 1)]
 
 
 def _instance(picture: Objects, folder: Path, number: int) -> Mask:
-    path = folder / f"{picture.image.stem}_{number}.png"
-    what = f"object {number} of {picture.image.name}"
+    path = folder / f"{picture.entry.stem}_{number}.png"
+    what = f"object {number} of {picture.entry.image.name}"
     return Mask.from_pixels(read_object(path, picture.width, picture.height, what))
