@@ -107,8 +107,9 @@ def test_crowds(coco: CocoFolder) -> None:
     dataset = coco.read()
     assert dataset.images[1].crowd.tolist() == [False, False, True]
     assert [image.name for image in dataset.for_training().images] == ["a", "b"]
-    (note,) = dataset.notes
-    assert note.startswith("1 crowd with polygons instead of run lengths: annotation 21")
+    ignored, polygons = dataset.notes
+    assert ignored.startswith("2 crowds in 2 images (iscrowd 1), not trained on and ignored by the evaluation; CVAT")
+    assert polygons.startswith("1 crowd with polygons instead of run lengths: annotation 21")
 
 
 def test_folders_below_the_images_folder(coco: CocoFolder) -> None:
@@ -222,7 +223,7 @@ def test_whatever_is_kept_lies_inside_and_is_never_lost_unsaid(
     tmp_path_factory: pytest.TempPathFactory, box: tuple[int, int, int, int]
 ) -> None:
     coco = CocoFolder(tmp_path_factory.mktemp("set"))
-    coco.document["annotations"] = [annotation(1, 7, 2, bbox=list(box))]
+    coco.document["annotations"] = [annotation(1, 7, 2, bbox=list(box), area=box[2] * box[3])]
     dataset = coco.read(masks=False, clip_boxes=True)
     boxes = dataset.images[1].boxes
     x, y, width, height = box
@@ -295,7 +296,10 @@ def test_real_images_have_the_counts_of_their_source(real: Path) -> None:
         assert (len(dataset), sum(counts.values()), used, crowds) == expected
         assert len(dataset.classes) == 80
         assert dataset.category_ids[-1] == 90
-        assert dataset.notes == ()
+        images_with = sum(image.crowd.any() for image in dataset.images)
+        assert dataset.notes == (
+            f"{crowds} crowds in {images_with} images (iscrowd 1), not trained on and ignored by the evaluation",
+        )
         agrees_with_pycocotools(dataset, path)
         for image in dataset.images:
             assert image.masks is not None

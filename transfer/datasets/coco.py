@@ -1,13 +1,13 @@
 """COCO instances JSON → `DetectionDataset`: strict about what cannot be trusted, explicit about what it mended.
 
-Layout: one JSON file (cocodataset.org: "Object Detection" data format) and one folder of images. Detectron2 reads the
-same files (detectron2/data/datasets/coco.py), and so does pycocotools.
+Layout: one JSON file (cocodataset.org: "Object Detection" data format) and one folder of images, which may be the same.
+Detectron2 reads the same files (detectron2/data/datasets/coco.py), and so does pycocotools.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from transfer.datasets.box_limits import BoxLimits, Corners
+from transfer.datasets.coco_areas import DRAWN, AreaCheck
+from transfer.datasets.coco_images import locate
+from transfer.datasets.coco_layout import coco_splits
 from transfer.datasets.coco_masks import MaskReader
 from transfer.datasets.coco_records import CocoImage, CocoRecords, Json, read_records
 from transfer.datasets.detection import DetectionDataset, DetectionImage
@@ -24,7 +27,12 @@ from transfer.datasets.masks import Mask
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
 
+__all__ = ["OFFICIAL_COUNTS", "coco_splits", "read_coco"]
+
 logger = logging.getLogger(__name__)
+
+SHOWN = 5  # objects of one kind of fault that are named; all are counted
+MANY_CROWDS = 0.1  # of the objects: COCO's own photographs have 13 of 967 (tests' real images)
 
 # Images per official file (cocodataset.org).
 OFFICIAL_COUNTS = {
@@ -46,12 +54,15 @@ def read_coco(
 ) -> DetectionDataset:
     """One data set from a COCO instances file and the folder of its images.
 
-    Images are sorted by name (`file_name` without suffix), classes by their category id. Images without annotations are
-    kept, their detections count as false. Every image file is looked for and the size in its header compared with the
-    JSON's before anything else is done: a folder that was resized would otherwise show in the middle of a training.
+    Images are sorted by name (`file_name` without suffix), classes by their category id. A name that is no file of the
+    images folder is read as `transfer.datasets.coco_images` says, and noted; it never leads to one of two files. Images
+    without annotations are kept, their detections count as false. Every image file is looked for and the size in its
+    header compared with the JSON's before anything else is done: a folder that was resized would otherwise show in the
+    middle of a training.
 
     Boxes without area are dropped, boxes at most one pixel beyond the image are clipped; both are logged and listed in
-    the data set's notes. Where `area` is missing, that of the mask is taken, without masks that of the box.
+    the data set's notes, as are crowds. Where `area` is missing, that of the mask is taken, without masks that of the
+    box; areas that cannot be right are kept, as pycocotools keeps them, and noted.
 
     Args:
         annotations: the JSON file.
@@ -62,19 +73,23 @@ def read_coco(
         classes_like: a data set, for example the one to train on, whose class names and category ids this must have.
 
     Raises:
-        DataError: a file is missing or malformed, an annotation makes no sense, the categories differ.
+        DataError: a file is missing or malformed, annotations make no sense (all of a kind are counted), the categories
+            differ.
     """
-    records = read_records(annotations, masks)
+    like = None if classes_like is None else dict(zip(classes_like.category_ids, classes_like.classes, strict=True))
+    records = read_records(annotations, masks, like)
     if classes_like is not None:
         _demand_same_classes(records, classes_like)
     if masks:
         _demand_segmentations(records)
-    paths = _image_files(images, records)
+    records, paths, renamed = locate(images, records)
+    _demand_sizes(records, paths)
     reading = _Reading(records, BoxLimits(clip_boxes), MaskReader(annotations.parent, clip_boxes), masks)
     rows = tuple(
         reading.image(position, image, paths[image.source_id]) for position, image in enumerate(records.images, 1)
     )
-    notes = (*_wrong_count(records), *reading.notes())
+    reading.demand_no_faults()
+    notes = (*_wrong_count(records), *records.notes, *renamed, *reading.notes())
     for note in notes:
         logger.warning("%s: %s", name, note)
     classes, ids = tuple(records.categories.values()), tuple(records.categories)
@@ -122,20 +137,8 @@ def _wrong_count(records: CocoRecords) -> list[str]:
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def _image_files(folder: Path, records: CocoRecords) -> dict[int, Path]:
-    """Image id → file; all of them exist and have the JSON's size. One listing of a folder, not one look-up a file."""
-    folder = Path(os.path.abspath(folder))
-    if not folder.is_dir():
-        raise DataError(f"no folder of images {folder}", todo=f"name the folder of the images of {records.path}")
-    paths = {image.source_id: folder / image.file_name for image in records.images}
-    there = {parent: _names(parent) for parent in {path.parent for path in paths.values()}}
-    missing = [image.file_name for image in records.images if _absent(paths[image.source_id], there)]
-    if missing:
-        raise DataError(
-            f"{len(missing):,} of {len(paths):,} images of {records.path} are missing in {folder}",
-            found=f"no file for {few(missing)}\n{folder} holds {few(sorted(_names(folder))) or 'nothing'}",
-            todo="complete the folder, or name the one that `file_name` is relative to",
-        )
+def _demand_sizes(records: CocoRecords, paths: dict[int, Path]) -> None:
+    """All files have the JSON's size."""
     wrong = other_sizes([(paths[image.source_id], image.width, image.height) for image in records.images])
     if wrong:
         raise DataError(
@@ -143,18 +146,18 @@ def _image_files(folder: Path, records: CocoRecords) -> dict[int, Path]:
             found="\n".join(wrong[:5]),
             todo="put back the images that were annotated, not resized, cropped or turned",
         )
-    return paths
-
-
-def _names(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
-
-
-def _absent(path: Path, there: dict[Path, set[str]]) -> bool:
-    return path.name not in there[path.parent]
 
 
 # -- objects -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Faults:
+    """Objects with one kind of fault."""
+
+    first: DataError
+    number: int = 0
+    lines: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -166,23 +169,31 @@ class _Reading:
     masks: MaskReader
     with_masks: bool
     without_area: list[str] = field(default_factory=list)
+    crowds: Counter[str] = field(default_factory=Counter)
+    faults: dict[str, _Faults] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.objects = sum(len(own) for own in self.records.objects.values())
+        self.area_check = AreaCheck(every=max(1, self.objects // DRAWN))
         self.labels = {number: label for label, number in enumerate(self.records.categories)}
 
     def image(self, position: int, image: CocoImage, path: Path) -> DetectionImage:
         """Takes the image's annotations out of `records`, so that they are not kept beside the arrays."""
         boxes, labels, crowd, areas, masks = [], [], [], [], []
         for entry in self.records.objects.pop(image.source_id):
-            box = self._box(entry, image)
-            if box is None:
+            try:
+                found = self._object(entry, image)
+            except DataError as error:
+                self._fault(entry, error)
                 continue
-            is_crowd = self._crowd(entry)
-            mask = self._mask(entry, is_crowd, image) if self.with_masks else None
+            if found is None:
+                continue
+            box, is_crowd, area, mask = found
+            self.crowds[image.name] += is_crowd
             boxes.append(box)
             labels.append(self.labels[entry["category_id"]])
             crowd.append(is_crowd)
-            areas.append(self._area(entry, box, mask))
+            areas.append(area)
             masks.append(mask)
         return DetectionImage(
             image_id=position,
@@ -200,13 +211,61 @@ class _Reading:
         )
 
     def notes(self) -> list[str]:
-        """What was mended."""
-        notes = [*self.limits.notes(), *self.masks.notes()]
+        """What was mended, what is not trained on and what is odd."""
+        notes = [*self.limits.notes(), *self._crowd_notes(), *self.masks.notes(), *self.area_check.notes()]
         if self.without_area:
             whose = "masks" if self.with_masks else "boxes"
             count = counted(len(self.without_area), "object has", "objects have")
             notes.append(f"{count} no `area`, those of the {whose} were taken: {few(self.without_area)}")
         return notes
+
+    def _crowd_notes(self) -> list[str]:
+        crowds, images = self.crowds.total(), len(+self.crowds)
+        if not crowds:
+            return []
+        note = f"{counted(crowds, 'crowd', 'crowds')} in {counted(images, 'image', 'images')} (iscrowd 1)"
+        note += ", not trained on and ignored by the evaluation"
+        if crowds > MANY_CROWDS * self.objects:
+            note += "; CVAT writes this flag for masks: set it to 0 where they are single objects"
+        return [note]
+
+    def demand_no_faults(self) -> None:
+        """Refuses the file by its first kind of fault.
+
+        Raises:
+            DataError: objects of that kind are there; it says how many and which.
+        """
+        for faults in self.faults.values():
+            error = faults.first
+            if faults.number == 1:
+                raise error
+            more = f"\nand {faults.number - len(faults.lines):,} more" if faults.number > len(faults.lines) else ""
+            raise DataError(
+                f"{faults.number:,} objects with a fault of one kind in {self.records.path}, the first: {error.what}",
+                found="\n".join(faults.lines) + more,
+                todo=error.todo,
+            )
+
+    def _fault(self, entry: Json, error: DataError) -> None:
+        """What is to do tells the kinds apart: `what` names the object."""
+        faults = self.faults.setdefault(error.todo, _Faults(error))
+        faults.number += 1
+        if len(faults.lines) < SHOWN:
+            short = self._short(entry)
+            faults.lines.append(error.found if short in error.found else f"{short}: {error.found}")
+
+    def _object(self, entry: Json, image: CocoImage) -> tuple[Corners, bool, float, Mask | None] | None:
+        """Box, crowd flag, area and mask; None if nothing of the box is in the image."""
+        box = self._box(entry, image)
+        if box is None:
+            return None
+        crowd = self._crowd(entry)
+        mask = self._mask(entry, crowd, image) if self.with_masks else None
+        area = self._area(entry, box, mask)
+        x, y, width, height = entry["bbox"]
+        if not crowd and entry.get("area") is not None and box == (x, y, x + width, y + height):
+            self.area_check.look(self._short(entry), area, box, mask)
+        return box, crowd, area, mask
 
     def _box(self, entry: Json, image: CocoImage) -> Corners | None:
         values = entry.get("bbox")
