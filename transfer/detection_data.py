@@ -148,7 +148,7 @@ def load_test(options: DetectionData, masks: bool) -> DetectionDataset:
         if options.test is None or options.test_images is not None:
             raise DataError("--voc-root wants --test SPLIT and nothing else", todo="--voc-root DIR --test SPLIT")
         parts = [(options.voc_root, options.test)]
-        return _voc(parts, f"{options.voc_root.resolve().name}_{options.test}", voc_classes(parts), options, masks)
+        return _voc(parts, f"{options.voc_root.resolve().name}_{options.test}", None, options, masks)
     if options.test_json is None or options.test_images is None or options.test is not None:
         raise DataError("--test-json wants --test-images and nothing else", todo="--test-json FILE --test-images DIR")
     return read_coco(
@@ -209,7 +209,7 @@ def _own_coco(options: DetectionData, masks: bool) -> DetectionSplits:
 
 
 def _voc(
-    parts: list[Part], name: str, classes: tuple[str, ...], options: DetectionData, masks: bool
+    parts: list[Part], name: str, classes: tuple[str, ...] | None, options: DetectionData, masks: bool
 ) -> DetectionDataset:
     return read_voc(parts, name=name, classes=classes, clip_boxes=options.clip_boxes, masks=masks)
 

@@ -8,6 +8,7 @@ its corners tell how it has been turned; `number_of` reads them back.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import random
 import zlib
@@ -90,6 +91,7 @@ class Made:
         layout: a word for messages.
         options: of `DetectionData`, or of the reader of labelled images.
         pictures: all of them.
+        classes: names in the order of the labels.
         fault: "" or what is wrong with it on purpose.
         blamed: names of which the refusal must say one.
         may_ask: it may be refused with a question about EXIF, because a frame cannot be told from the sizes.
@@ -101,6 +103,7 @@ class Made:
     layout: str
     options: dict[str, Any]
     pictures: list[Picture]
+    classes: tuple[str, ...]
     fault: str = ""
     blamed: tuple[str, ...] = ()
     may_ask: bool = False
@@ -188,6 +191,7 @@ def stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
 
 FORMATS = {
     ".jpg": "JPEG",
+    ".ppm": "PPM",
     ".jpeg": "JPEG",
     ".png": "PNG",
     ".bmp": "BMP",
@@ -199,6 +203,7 @@ MODES = {
     "JPEG": ("L", "RGB", "RGB", "CMYK"),
     "PNG": ("1", "L", "RGB", "RGBA", "P", "I;16"),
     "BMP": ("L", "RGB", "P"),
+    "PPM": ("L", "RGB"),
     "WEBP": ("RGB", "RGBA"),
     "TIFF": ("L", "RGB", "CMYK", "I;16"),
 }
@@ -212,13 +217,22 @@ def _save(picture: Picture, path: Path, draw: random.Random) -> None:
     grey = stored_pixels(_drawn(picture.number, picture.size), picture.orientation)
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "P":
+        image = Image.fromarray(grey).convert("RGB").quantize(8)
     else:
-        image = Image.fromarray(grey).convert("RGB").convert(mode)
+        image = Image.fromarray(grey).convert("RGB").convert(mode, dither=Image.Dither.NONE)
+    if mode == "RGBA" and form == "PNG":  # what lies under transparent pixels counts
+        image.putalpha(Image.fromarray(255 - grey))
     more: dict[str, Any] = {"quality": 95} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
     if picture.orientation > 1:
         exif = Image.Exif()
         exif[0x0112] = picture.orientation
         more["exif"] = exif
+    if form in ("PNG", "WEBP", "TIFF") and mode in ("L", "RGB") and draw.random() < 0.1:
+        # Of several frames the first counts; the second is another picture.
+        other = _drawn(255 - picture.number, picture.size)
+        frame = Image.fromarray(stored_pixels(other, picture.orientation)).convert(mode)
+        more |= {"save_all": True, "append_images": [frame]}
     image.save(path, form, **more)
 
 
@@ -260,6 +274,10 @@ CSV_FAULTS = ("image missing", "no label", "one image twice")
 SHARE_OF_FAULTS = 0.35
 
 
+def _can_be(text: str, encoding: str) -> bool:
+    return text.encode(encoding, "ignore").decode(encoding, "ignore") == text
+
+
 class _Maker:
     def __init__(self, seed: int, folder: Path) -> None:
         self.seed, self.folder = seed, folder
@@ -287,7 +305,8 @@ class _Maker:
             frame = "stored" if self.stored else "seen"
         may_ask = bool(detection and unknown and not frame)
         blamed = self.blamed if self.fault else ()
-        return Made(self.seed, self.kind, layout, options, self.pictures, self.fault, blamed, may_ask, frame)
+        classes = tuple(self.names if self.kind == "coco" else sorted(self.names))
+        return Made(self.seed, self.kind, layout, options, self.pictures, classes, self.fault, blamed, may_ask, frame)
 
     def _pictures(self) -> None:
         """Every split has each class once at least, in its first picture."""
@@ -337,7 +356,14 @@ class _Maker:
             path.write_bytes(b"")
         elif self.fault == "image is text":
             path.write_bytes(b"404: not found\n" * 3)
-        self.blamed = (picture.file, picture.stem)
+        self.blamed = (picture.file, picture.stem, picture.file.replace("/", "\\"))
+
+    def _litter(self, folder: Path) -> None:
+        """Files that operating systems and people leave among images."""
+        draw = self.draw
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in draw.sample((".DS_Store", "Thumbs.db", "README.txt", "._IMG.jpg", ".hidden.png", "notes.csv"), 2):
+            (folder / name).write_bytes(b"\0\5\26\7 not an image")
 
     def _shuffled(self, values: list[Any]) -> list[Any]:
         return self.draw.sample(values, len(values))
@@ -360,14 +386,18 @@ class _Maker:
             for picture in self.pictures:
                 picture.stem = picture.stem.replace("/", "_")
             self._untwin()
+        # Another image of the same name: <filename> says which one was annotated.
+        twins = [p for p in self.pictures if draw.random() < 0.3] if not self.fault and draw.random() < 0.2 else []
         for picture in self.pictures:
             images, annotations = (
                 (root / picture.split, root / picture.split) if beside else (root / "JPEGImages", root / "Annotations")
             )
             _save(picture, images / picture.file, draw)
+            if picture in twins:
+                _save(dataclasses.replace(picture, number=255 - picture.number), images / f"{picture.stem}.ppm", draw)
             xml = annotations / f"{picture.stem}.xml"
             xml.parent.mkdir(parents=True, exist_ok=True)
-            content = self._xml(picture, self.fault if picture is victim else "")
+            content = self._xml(picture, self.fault if picture is victim else "", picture in twins)
             xml.write_bytes(content)
             if picture is victim and self.fault:
                 if self.fault.startswith("image "):
@@ -378,8 +408,11 @@ class _Maker:
                     xml.unlink()
                 if self.fault == "annotation cut":
                     xml.write_bytes(content[: 2 * len(content) // 3])
+        self._litter(root / self.splits[0] if beside else root / "JPEGImages")
         if not beside:
             self._lists(root, victim)
+            if draw.random() < 0.3:  # an image that no list names
+                _save(Picture(255, "", "not listed", ".png", (30, 20)), root / "JPEGImages" / "not listed.png", draw)
         train, test = self.splits
         return "VOC, XML beside images" if beside else "VOC", {"voc_root": root, "train": train, "test": test}
 
@@ -415,7 +448,7 @@ class _Maker:
             text = ends.join(self._shuffled(lines)) + draw.choice(("", ends, ends + ends))
             (folder / f"{split}.txt").write_bytes(text.encode(draw.choice(("utf-8", "utf-8", "utf-8-sig"))))
 
-    def _xml(self, picture: Picture, fault: str) -> bytes:
+    def _xml(self, picture: Picture, fault: str, named: bool) -> bytes:
         draw = self.draw
         nodes = [
             self._object(picture, thing, fault if place == 0 else "") for place, thing in enumerate(picture.things)
@@ -429,12 +462,11 @@ class _Maker:
         if not self.size_given and draw.random() < 0.5:
             parts = ["<size><width>0</width><height>0</height><depth>0</depth></size>"]
         base = escape(picture.file.rpartition("/")[2])
-        parts += draw.choice(([], ["<folder>x</folder>"])) + draw.choice(([], [f"<filename>{base}</filename>"]))
+        parts += draw.choice(([], ["<folder>x</folder>"])) + draw.choice(([], [f"<filename>{base}</filename>"])[named:])
         parts += draw.choice(([], [f"<path>C:\\data\\{base}</path>"], ["<segmented>0</segmented>"]))
         text = f"<annotation>{''.join(parts + self._shuffled(nodes))}</annotation>"
         forms = ["plain", "plain", "declared", "mark", "utf-16"]
-        if not any(ord(char) > 255 for char in text):
-            forms.append("latin-1")
+        forms += [one for one in ("latin-1", "gbk", "shift_jis") if _can_be(text, one)]
         form = draw.choice(forms)
         if form == "plain":
             return text.encode()
@@ -478,17 +510,21 @@ class _Maker:
         root = self.folder / draw.choice(("set", "my coco", "données.v2"))
         self.fault = draw.choice(DETECTION_FAULTS + COCO_FAULTS) if faulty else ""
         victim = draw.choice([picture for picture in self.pictures if picture.things])
-        documents = self._documents(victim)
+        folders = []
+        for split in self.splits:
+            shared = "" if layout == "annotations and one folder of images" else split
+            folders.append(root / split if layout == "folder per split" else root / "images" / shared)
+        documents = self._documents(victim, folders)
         places = []
-        for split, document in zip(self.splits, documents, strict=True):
-            if layout == "folder per split":
-                images, file = root / split, root / split / "_annotations.coco.json"
-            else:
-                images = root / "images" / ("" if layout == "annotations and one folder of images" else split)
-                file = root / "annotations" / f"instances_{split}.json"
+        for split, images, document in zip(self.splits, folders, documents, strict=True):
+            per_split = layout == "folder per split"
+            file = (
+                root / split / "_annotations.coco.json" if per_split else root / f"annotations/instances_{split}.json"
+            )
             for picture in self.pictures:
                 if picture.split == split:
                     _save(picture, images / picture.file, draw)
+            self._litter(images)
             file.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(document, ensure_ascii=draw.random() < 0.5, indent=draw.choice((None, 1)))
             content = text.encode(draw.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16")))
@@ -508,7 +544,7 @@ class _Maker:
         options = {"train_json": train_json, "train_images": train_images, "test_json": test_json}
         return f"COCO, {layout}", options | {"test_images": test_images}
 
-    def _documents(self, victim: Picture) -> list[dict[str, Any]]:
+    def _documents(self, victim: Picture, folders: list[Path]) -> list[dict[str, Any]]:
         """One for each split; the forms of ids and numbers are the same in both."""
         draw = self.draw
         form = {key: draw.choice(("int", "int", "int", "text", "point")) for key in ("image", "category", "annotation")}
@@ -518,16 +554,15 @@ class _Maker:
         categories = (
             sorted(set(categories)) if len(set(categories)) == len(categories) else list(range(len(self.names)))
         )
-        draw.shuffle(categories)
-        number_of_class = dict(zip(self.names, categories, strict=True))
+        number_of_class = dict(zip(self.names, categories, strict=True))  # both in rising order of the ids
         roboflow = 0 not in categories and draw.random() < 0.2
 
         def written(value: int, how: str) -> int | float | str:
             return str(value) if how == "text" else float(value) if how == "point" else value
 
         documents = []
-        backslashes = draw.random() < 0.25
-        for split in self.splits:
+        backslashes, prefixed = draw.random() < 0.25, draw.random() < 0.15
+        for split, folder in zip(self.splits, folders, strict=True):
             own = self._shuffled([picture for picture in self.pictures if picture.split == split])
             ids = draw.sample(range(start["image"], start["image"] + 30), len(own))
             images, annotations = [], []
@@ -535,7 +570,10 @@ class _Maker:
                 width, height = picture.annotated_size
                 if self.fault == "wrong size" and picture is victim:
                     width += 3
-                name = picture.file.replace("/", "\\") if backslashes else picture.file
+                name = (
+                    f"{folder.name}/{picture.file}" if prefixed and folder.name in ("images", split) else picture.file
+                )
+                name = name.replace("/", "\\") if backslashes else name
                 entry = {
                     "id": written(number, form["image"]),
                     "file_name": name,
@@ -554,6 +592,7 @@ class _Maker:
             if victim.split == split:
                 self._spoil(images, annotations, own.index(victim), written, form)
             kinds = [{"id": written(n, form["category"]), "name": name} for name, n in number_of_class.items()]
+            draw.shuffle(kinds)
             if roboflow:
                 kinds = [kind | {"supercategory": "things"} for kind in kinds]
                 kinds.insert(0, {"id": written(0, form["category"]), "name": "things", "supercategory": "none"})

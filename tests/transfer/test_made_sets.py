@@ -58,6 +58,7 @@ def detection(made: Made) -> dict[str, dict[int, Any]]:
     """Split → number in the pixels → size and objects."""
     more = {"exif": made.frame} if made.frame else {}
     splits = load_splits(DetectionData(**made.options, **more), nothing_official, masks=False)
+    assert splits.train.classes == splits.test.classes == made.classes
     names = list(dict.fromkeys(picture.split for picture in made.pictures))
     return {name: objects_by_number(side) for name, side in zip(names, (splits.train, splits.test), strict=True)}
 
@@ -84,6 +85,7 @@ def objects(dataset: DetectionDataset, image: DetectionImage) -> Told:
 def classification(made: Made) -> dict[str, dict[int, Any]]:
     """Split → number in the pixels → class."""
     splits = read_csv(made.options["csv"]) if "csv" in made.options else read_image_folder(made.options["root"])
+    assert splits.train.classes == splits.test.classes == made.classes
     names = list(dict.fromkeys(picture.split for picture in made.pictures))
     return {name: labels_by_number(side) for name, side in zip(names, (splits.train, splits.test), strict=True)}
 
