@@ -2,4 +2,4 @@
 
 from transfer.fine_grained import tasks
 
-TASKS = tasks(None, "Own images (--image-folder or --csv)", metric="top1")
+TASKS = tasks(None, "Own images (--dataset, --image-folder or --csv)", metric="top1")

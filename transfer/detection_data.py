@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from transfer.datasets.coco import read_coco
 from transfer.datasets.detection import DetectionDataset
+from transfer.datasets.detection_account import account, summary
 from transfer.datasets.fraction import part_of
+from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, recognise
+from transfer.datasets.listed import VAL_AS_TEST
+from transfer.datasets.split_check import compare
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
+from transfer.datasets.wording import few
 from transfer.errors import DataError
 from transfer.task import ROOT, Difference
+
+logger = logging.getLogger(__name__)
+
+INSTEAD = "--voc-root DIR, or --train-json FILE --train-images DIR --test-json FILE --test-images DIR"
+TEST_SIDE = "give --dataset DIR --test SPLIT, or --voc-root DIR --test SPLIT, or --test-json FILE --test-images DIR"
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,10 @@ class DetectionData:
     Attributes:
         data_root: folder of the official sets: VOC2007/ and VOC2012/, or coco/ with annotations/, train2017/, val2017/
             (default: $DETECTRON2_DATASETS, else datasets/ here).
-        voc_root: a data set of your own in VOC layout (Annotations, ImageSets/Main, JPEGImages).
-        train: with --voc-root: the split to train on.
-        test: with --voc-root: the split to report on.
+        dataset: a data set of your own, a folder in VOC or COCO layout; which of them is recognised and said.
+        voc_root: the same, to be read in VOC layout.
+        train: with --dataset or --voc-root: the split to train on (default: the one that is called so).
+        test: with --dataset or --voc-root: the split to report on (default: the one called so, else the validation's).
         train_json: a data set of your own in COCO layout: its training annotations.
         train_images: with --train-json: the folder of its images.
         test_json: with --train-json: the annotations to report on.
@@ -38,6 +50,7 @@ class DetectionData:
     """
 
     data_root: Path | None = None
+    dataset: Path | None = None
     voc_root: Path | None = None
     train: str | None = None
     test: str | None = None
@@ -56,15 +69,23 @@ class DetectionData:
     @property
     def own(self) -> bool:
         """Whether the data are another set than the protocol's."""
-        return self.voc_root is not None or self.train_json is not None
+        return any(place is not None for place in (self.dataset, self.voc_root, self.train_json))
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionSplits:
-    """The two sides of a run; class names and their order are the same in both."""
+    """The two sides of a run; class names and their order are the same in both.
+
+    Attributes:
+        train, test: the sides.
+        notes: what is odd about the two beside each other, and what of them does not count; for the record.
+        objects: of each side how many objects were annotated, left out for which reason, and used.
+    """
 
     train: DetectionDataset
     test: DetectionDataset
+    notes: tuple[str, ...] = ()
+    objects: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 Official = Callable[[DetectionData, bool], DetectionSplits]  # (options, masks wanted) → the protocol's own splits
@@ -118,46 +139,144 @@ def load_splits(options: DetectionData, official: Official, masks: bool) -> Dete
     Raises:
         DataError: something is missing or malformed; the message says what and where.
     """
-    _demand_one_place(options)
-    if options.voc_root is not None:
-        splits = _own_voc(options, masks)
-    elif options.train_json is not None:
-        splits = _own_coco(options, masks)
-    else:
+    own = own_set(options)
+    if own is None:
         splits = official(options, masks)
-    _refuse_useless(splits)
+    else:
+        logger.info("%s", own.said)
+        splits = own.read(options, masks)
+    refuse_shared(splits)
+    accounts = {"train": account(splits.train, to_train=True), "test": account(splits.test, to_train=False)}
+    for each in accounts.values():
+        each.demand_some()
+    notes = (
+        *(own.notes if own is not None else ()),
+        *(line for each in accounts.values() for line in each.notes()),
+        *compare(summary(splits.train, to_train=True), [summary(splits.test, to_train=False)]),
+    )
+    splits = dataclasses.replace(splits, notes=notes, objects={side: one.details() for side, one in accounts.items()})
     if options.fraction != 1.0:
-        splits = dataclasses.replace(splits, train=part_of(splits.train, options.fraction, options.fraction_seed))
+        part = part_of(splits.train, options.fraction, options.fraction_seed)
+        objects = {**splits.objects, "train": account(dataclasses.replace(part, left_out={}), to_train=True).details()}
+        splits = dataclasses.replace(splits, train=part, objects=objects)
     return splits
 
 
-def load_test(options: DetectionData, masks: bool) -> DetectionDataset:
-    """The test side alone: what detections made elsewhere are scored on. No split to train on is asked for.
+def load_test(options: DetectionData, masks: bool) -> tuple[DetectionDataset, Kind]:
+    """The test side alone, and its layout: what detections made elsewhere are scored on; none to train on is needed.
 
     Args:
-        options: `voc_root` and `test`, or `test_json` and `test_images`.
+        options: `dataset` or `voc_root`, with or without `test`; or `test_json` and `test_images`.
         masks: whether there are masks to be scored.
 
     Raises:
         DataError: something is missing or malformed; the message says what and where.
     """
-    if (options.voc_root is None) == (options.test_json is None):
-        what = "no data set is named" if options.voc_root is None else "--voc-root and --test-json both name the data"
-        raise DataError(what, todo="give --voc-root DIR --test SPLIT, or --test-json FILE --test-images DIR")
-    if options.voc_root is not None:
-        if options.test is None or options.test_images is not None:
-            raise DataError("--voc-root wants --test SPLIT and nothing else", todo="--voc-root DIR --test SPLIT")
-        parts = [(options.voc_root, options.test)]
-        return _voc(parts, f"{options.voc_root.resolve().name}_{options.test}", None, options, masks)
-    if options.test_json is None or options.test_images is None or options.test is not None:
-        raise DataError("--test-json wants --test-images and nothing else", todo="--test-json FILE --test-images DIR")
-    return read_coco(
-        options.test_json,
-        options.test_images,
-        options.test_json.stem,
-        clip_boxes=options.clip_boxes,
-        masks=masks,
-    )
+    files = options.test_json, options.test_images
+    given = [place for place in (options.dataset, options.voc_root, options.test_json) if place is not None]
+    if len(given) != 1 or (files[0] is None) != (files[1] is None) or (files[0] is not None and options.test):
+        what = "more than one option names the data" if len(given) > 1 else "no data set is named"
+        raise DataError(what if len(given) != 1 else "options that do not go together", todo=TEST_SIDE)
+    clip = options.clip_boxes
+    root = options.dataset or options.voc_root
+    if root is None:
+        assert options.test_json is not None
+        assert options.test_images is not None
+        name = options.test_json.stem
+        return read_coco(options.test_json, options.test_images, name, clip_boxes=clip, masks=masks), "coco"
+    if options.voc_root is not None and options.test:
+        layout = Layout("voc", "VOC layout", root, ())  # what is wrong with it, the reader says
+    else:
+        wanted: tuple[Kind, ...] = ("voc", "coco") if options.dataset is not None else ("voc",)
+        layout = recognise(root, wanted, TEST_SIDE, None, options.test)
+    test = chosen_test(layout, options.test)
+    logger.info("%s is read as %s: %r", root, layout.title, test)
+    name = f"{root.resolve().name}_{test}"
+    if layout.kind == "voc":
+        return read_voc([(root, test)], name, clip_boxes=clip, masks=masks), "voc"
+    annotations, images = layout.coco[test]
+    return read_coco(annotations, images, name, clip_boxes=clip, masks=masks), "coco"
+
+
+@dataclass(frozen=True)
+class OwnSet:
+    """Where a set of one's own lies.
+
+    Attributes:
+        title: for the record, "BCCD train → test".
+        said: what it was taken for.
+        names: of the data set to train on and of the one to report on.
+        voc: root and the two splits, in VOC layout.
+        coco: annotations and folder of images of each, in COCO layout.
+        notes: for the record.
+    """
+
+    title: str
+    said: str
+    names: tuple[str, str]
+    voc: tuple[Part, Part] | None = None
+    coco: tuple[tuple[Path, Path], tuple[Path, Path]] | None = None
+    notes: tuple[str, ...] = ()
+
+    def read(self, options: DetectionData, masks: bool) -> DetectionSplits:
+        """Read both sides.
+
+        Raises:
+            DataError: see `read_voc` and `read_coco`.
+        """
+        if self.voc is not None:
+            sets = [(name, [part]) for name, part in zip(self.names, self.voc, strict=True)]
+            train, test = read_voc_sets(sets, clip_boxes=options.clip_boxes, masks=masks)
+            return DetectionSplits(train, test)
+        assert self.coco is not None
+        (train_json, train_images), (test_json, test_images) = self.coco
+        clip = options.clip_boxes
+        train = read_coco(train_json, train_images, self.names[0], clip_boxes=clip, masks=masks)
+        test = read_coco(test_json, test_images, self.names[1], clip_boxes=clip, masks=masks, classes_like=train)
+        return DetectionSplits(train, test)
+
+
+def own_set(options: DetectionData) -> OwnSet | None:
+    """The set that the options name, recognised; None where it is the protocol's own.
+
+    Raises:
+        DataError: options contradict each other, the folder is in no layout or in two, or its splits are not clear.
+    """
+    _demand_one_place(options)
+    if options.train_json is not None:
+        assert options.train_images is not None
+        assert options.test_json is not None
+        assert options.test_images is not None
+        names = options.train_json.stem, options.test_json.stem
+        files = (options.train_json, options.train_images), (options.test_json, options.test_images)
+        return OwnSet(f"{names[0]} → {names[1]}", f"reading {files[0][0]} and {files[1][0]}", names, coco=files)
+    root = options.dataset or options.voc_root
+    if root is None:
+        return None
+    wanted: tuple[Kind, ...] = ("voc", "coco") if options.dataset is not None else ("voc",)
+    if options.voc_root is not None and options.train and options.test:
+        layout = Layout("voc", "VOC layout", root, ())  # what is wrong with it, the reader says
+    else:
+        layout = recognise(root, wanted, INSTEAD, options.train, options.test)
+    train, test = chosen(layout, options.train, options.test)
+    name = root.resolve().name
+    said = f"{root} is read as {layout.title}: train on {train!r}, report on {test!r}"
+    note = (VAL_AS_TEST,) if options.test is None and is_validation(test) else ()
+    if layout.kind == "voc":
+        parts = (root, train), (root, test)
+        return OwnSet(f"{name} {train} → {test}", said, (f"{name}_{train}", f"{name}_{test}"), voc=parts, notes=note)
+    absent = [split for split in (train, test) if split not in layout.coco]
+    if absent:
+        raise DataError(
+            f"no split {absent[0]!r} in {root}",
+            found=f"splits there: {few(layout.splits, 20)}",
+            todo="choose one of these with --train and --test",
+        )
+    files = layout.coco[train], layout.coco[test]
+    names = files[0][0].stem, files[1][0].stem
+    if names[0] == names[1]:  # Roboflow calls them all _annotations.coco.json
+        names = f"{name}_{train}", f"{name}_{test}"
+    return OwnSet(f"{name} {train} → {test}", said, names, coco=files, notes=note)
 
 
 def _demand_one_place(options: DetectionData) -> None:
@@ -171,51 +290,32 @@ def _demand_one_place(options: DetectionData) -> None:
     if given and len(given) < len(coco):
         missing = [name for name in coco if name not in given]
         raise DataError(f"{', '.join(given)} given without {', '.join(missing)}", todo="give all four, or none")
-    if options.voc_root is None and (options.train or options.test):
-        raise DataError("--train and --test name splits of the data set at --voc-root", todo="give --voc-root DIR")
-    if options.voc_root is not None and not (options.train and options.test):
-        raise DataError("--voc-root also wants --train SPLIT and --test SPLIT")
-    places = {"--data-root": options.data_root, "--voc-root": options.voc_root, "--train-json": options.train_json}
+    folder = options.dataset or options.voc_root
+    if folder is None and (options.train or options.test):
+        raise DataError("--train and --test name splits of a folder", todo="give --dataset DIR, or --voc-root DIR")
+    places = {
+        "--data-root": options.data_root,
+        "--dataset": options.dataset,
+        "--voc-root": options.voc_root,
+        "--train-json": options.train_json,
+    }
     named = [name for name, value in places.items() if value is not None]
     if len(named) > 1:
         raise DataError(f"{' and '.join(named)} both name the data", todo="give one of them")
 
 
-def _own_voc(options: DetectionData, masks: bool) -> DetectionSplits:
-    assert options.voc_root is not None
-    assert options.train is not None
-    assert options.test is not None
-    name = options.voc_root.resolve().name
-    sets = [(f"{name}_{split}", [(options.voc_root, split)]) for split in (options.train, options.test)]
-    return DetectionSplits(*read_voc_sets(sets, clip_boxes=options.clip_boxes, masks=masks))
-
-
-def _own_coco(options: DetectionData, masks: bool) -> DetectionSplits:
-    assert options.train_json is not None
-    assert options.train_images is not None
-    assert options.test_json is not None
-    assert options.test_images is not None
-    clip = options.clip_boxes
-    train = read_coco(options.train_json, options.train_images, options.train_json.stem, clip_boxes=clip, masks=masks)
-    test = read_coco(
-        options.test_json,
-        options.test_images,
-        options.test_json.stem,
-        clip_boxes=clip,
-        masks=masks,
-        classes_like=train,
-    )
-    return DetectionSplits(train, test)
-
-
 def _voc(
-    parts: list[Part], name: str, classes: tuple[str, ...] | None, options: DetectionData, masks: bool
+    parts: list[Part], name: str, classes: tuple[str, ...], options: DetectionData, masks: bool
 ) -> DetectionDataset:
     return read_voc(parts, name=name, classes=classes, clip_boxes=options.clip_boxes, masks=masks)
 
 
-def _refuse_useless(splits: DetectionSplits) -> None:
-    """A number on images that were trained on says nothing; without boxes there is nothing to train on."""
+def refuse_shared(splits: DetectionSplits) -> None:
+    """A number on images that were trained on says nothing.
+
+    Raises:
+        DataError: a file is on both sides.
+    """
     train_files = {os.path.realpath(image.path) for image in splits.train.images}
     shared = sorted(image.name for image in splits.test.images if os.path.realpath(image.path) in train_files)
     if shared:
@@ -224,10 +324,6 @@ def _refuse_useless(splits: DetectionSplits) -> None:
             found=f"{len(shared)} shared, for example {', '.join(shared[:3])}",
             todo="choose splits that have no image in common",
         )
-    if all((image.crowd | image.difficult).all() for image in splits.test.images):
-        raise DataError(f"{splits.test.name} has no object to find", found=f"{len(splits.test)} images")
-    if not len(splits.train.for_training()):
-        raise DataError(f"{splits.train.name} has no boxes to train on", found=f"{len(splits.train)} images")
 
 
 def fingerprints(splits: DetectionSplits) -> dict[str, dict[str, object]]:
@@ -238,10 +334,9 @@ def fingerprints(splits: DetectionSplits) -> dict[str, dict[str, object]]:
 def data_differences(options: DetectionData, official: str) -> tuple[Difference, ...]:
     """Another data set than the protocol's (`official`), or a part of it, is the first difference to name."""
     found: list[Difference] = []
-    if options.voc_root is not None:
-        found.append(("data", official, f"{options.voc_root.resolve().name} {options.train} → {options.test}"))
-    if options.train_json is not None and options.test_json is not None:
-        found.append(("data", official, f"{options.train_json.stem} → {options.test_json.stem}"))
+    own = own_set(options)
+    if own is not None:
+        found.append(("data", official, own.title))
     if options.fraction != 1.0:
         share = f"{100 * options.fraction:g} % (seed {options.fraction_seed})"
         found.append(("training images", "all", share))
@@ -271,5 +366,12 @@ def easiest(dataset: DetectionDataset, count: int) -> DetectionSplits:
         name=f"{dataset.name}_overfit_{count}",
         images=tuple(sorted(chosen, key=lambda image: image.name)),
         notes=(*dataset.notes, note),
+        left_out={},
+        clipped=0,
     )
-    return DetectionSplits(part, dataclasses.replace(part, notes=()))
+    test = dataclasses.replace(part, notes=())
+    objects = {
+        "train": account(part, to_train=True).details(),
+        "test": account(test, to_train=False).details(),
+    }
+    return DetectionSplits(part, test, objects=objects)

@@ -188,10 +188,10 @@ def run_detection(context: RunContext, published: DetectorRecipe, leading: Metri
     norms = norm_differences(published, recipe.detector, context.world.size)
     return TaskOutcome(
         metrics=measured.metrics(),
-        details={"detections": len(outcome.detections)} | measured.per_class(),
+        details={"detections": len(outcome.detections), "objects": dict(splits.objects)} | measured.per_class(),
         verification=dataclasses.asdict(outcome.verification),
         differences=architecture + norms + outcome.differences,
-        notes=(*splits.train.notes, *splits.test.notes, *outcome.notes, *measured.notes()),
+        notes=(*splits.train.notes, *splits.test.notes, *splits.notes, *outcome.notes, *measured.notes()),
     )
 
 

@@ -20,7 +20,7 @@ from transfer.detection_data import DetectionData, load_test
 from transfer.errors import UserError
 from transfer.metrics import coco_ap, voc_ap
 from transfer.metrics.coco_ap import CocoApOptions, evaluate_coco
-from transfer.metrics.result_list import Layout, have_masks, load_results, match_results, with_last_pixel
+from transfer.metrics.result_list import have_masks, load_results, match_results, with_last_pixel
 from transfer.metrics.voc_ap import VocApOptions, evaluate_voc
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,9 @@ class Score:
 
     Attributes:
         detections: the result list.
-        voc_root: a data set in VOC layout (Annotations, ImageSets/Main, JPEGImages).
-        test: with --voc-root: the split that the detector was run on.
+        dataset: a data set, a folder in VOC or COCO layout; which of them is recognised and said.
+        voc_root: the same, to be read in VOC layout.
+        test: with --dataset or --voc-root: the split that the detector was run on (default: the one that is called so).
         test_json: a data set in COCO layout: its annotations.
         test_images: with --test-json: the folder of its images.
         clip_boxes: cut annotated boxes that reach beyond their image back to it, instead of stopping.
@@ -59,13 +60,14 @@ class Score:
         voc: whose rule VOC AP follows. detectron2: scores are rounded to 3 decimals and boxes to 1, and a match needs
             more than the threshold; so are the published tables and this project's records made. devkit: nothing is
             rounded and the threshold itself is enough (VOCevaldet.m).
-        classes: with --voc-root: the detector's class names in the order of its numbers from 1.
+        classes: of a set in VOC layout: the detector's class names in the order of its numbers from 1.
         boxes: score the boxes alone, whatever masks the list has.
         json: keep the numbers in this file.
         debug: show tracebacks.
     """
 
     detections: Positional[Path]
+    dataset: Path | None = None
     voc_root: Path | None = None
     test: str | None = None
     test_json: Path | None = None
@@ -138,14 +140,14 @@ def score(options: Score) -> tuple[Scored, DetectionDataset]:
     if masks:
         logger.info("%s has masks, so the data set's are read too; --boxes leaves them out", options.detections)
     given = DetectionData(
+        dataset=options.dataset,
         voc_root=options.voc_root,
         test=options.test,
         test_json=options.test_json,
         test_images=options.test_images,
         clip_boxes=options.clip_boxes,
     )
-    dataset = load_test(given, masks)
-    layout: Layout = "voc" if options.voc_root is not None else "coco"
+    dataset, layout = load_test(given, masks)
     inclusive = options.pixels == "inclusive"
     found = match_results(
         rows, options.detections, dataset, layout, classes=options.classes, last_pixel=inclusive, masks=masks

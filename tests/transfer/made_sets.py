@@ -90,6 +90,7 @@ class Made:
         kind: "voc", "coco" or "labels".
         layout: a word for messages.
         options: of `DetectionData`, or of the reader of labelled images.
+        root: the folder of the whole set.
         pictures: all of them.
         classes: names in the order of the labels.
         fault: "" or what is wrong with it on purpose.
@@ -102,6 +103,7 @@ class Made:
     kind: str
     layout: str
     options: dict[str, Any]
+    root: Path
     pictures: list[Picture]
     classes: tuple[str, ...]
     fault: str = ""
@@ -210,7 +212,7 @@ MODES = {
 TURNABLE = ("JPEG", "PNG", "WEBP")  # as which Pillow writes EXIF
 
 
-def _save(picture: Picture, path: Path, draw: random.Random) -> None:
+def _save(picture: Picture, path: Path, draw: random.Random, frames: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     form = FORMATS[picture.ending.lower()]
     mode = draw.choice(MODES[form])
@@ -228,7 +230,7 @@ def _save(picture: Picture, path: Path, draw: random.Random) -> None:
         exif = Image.Exif()
         exif[0x0112] = picture.orientation
         more["exif"] = exif
-    if form in ("PNG", "WEBP", "TIFF") and mode in ("L", "RGB") and draw.random() < 0.1:
+    if form in ("PNG", "WEBP", "TIFF") and mode in ("L", "RGB") and frames and draw.random() < 0.1:
         # Of several frames the first counts; the second is another picture.
         other = _drawn(255 - picture.number, picture.size)
         frame = Image.fromarray(stored_pixels(other, picture.orientation)).convert(mode)
@@ -305,8 +307,11 @@ class _Maker:
             frame = "stored" if self.stored else "seen"
         may_ask = bool(detection and unknown and not frame)
         blamed = self.blamed if self.fault else ()
+        (root,) = self.folder.iterdir()
         classes = tuple(self.names if self.kind == "coco" else sorted(self.names))
-        return Made(self.seed, self.kind, layout, options, self.pictures, classes, self.fault, blamed, may_ask, frame)
+        return Made(
+            self.seed, self.kind, layout, options, root, self.pictures, classes, self.fault, blamed, may_ask, frame
+        )
 
     def _pictures(self) -> None:
         """Every split has each class once at least, in its first picture."""
@@ -392,7 +397,7 @@ class _Maker:
             images, annotations = (
                 (root / picture.split, root / picture.split) if beside else (root / "JPEGImages", root / "Annotations")
             )
-            _save(picture, images / picture.file, draw)
+            _save(picture, images / picture.file, draw, not self.fault)
             if picture in twins:
                 _save(dataclasses.replace(picture, number=255 - picture.number), images / f"{picture.stem}.ppm", draw)
             xml = annotations / f"{picture.stem}.xml"
@@ -523,7 +528,7 @@ class _Maker:
             )
             for picture in self.pictures:
                 if picture.split == split:
-                    _save(picture, images / picture.file, draw)
+                    _save(picture, images / picture.file, draw, not self.fault)
             self._litter(images)
             file.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(document, ensure_ascii=draw.random() < 0.5, indent=draw.choice((None, 1)))
@@ -668,7 +673,7 @@ class _Maker:
         for picture in self.pictures:
             picture.stem = f"{picture.split}/{picture.label}/{picture.stem}"
             path = root / picture.file
-            _save(picture, path, draw)
+            _save(picture, path, draw, not self.fault)
             if picture is victim and self.fault.startswith("image "):
                 self._damage(picture, path)
             entry = {"path": picture.file, "label": picture.label, "split": picture.split}

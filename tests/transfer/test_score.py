@@ -295,7 +295,8 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes | None, said: str) -
     [
         [],
         ["--test", "test"],
-        ["--voc-root", "DIR"],
+        ["--dataset", "DIR", "--voc-root", "DIR"],
+        ["--dataset", "DIR"],
         ["--test-json", "FILE"],
         ["--voc-root", "DIR", "--test", "t", "--test-json", "FILE", "--test-images", "DIR"],
         ["--test-json", "FILE", "--test-images", "DIR", "--iou", "50"],
@@ -303,7 +304,7 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes | None, said: str) -
 )
 def test_options_that_name_no_data_set(tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "found.json").write_text("[]")
-    with pytest.raises(UserError, match=r"--voc-root|--test-json|no data set|--iou 50"):
+    with pytest.raises(UserError, match=r"names the data|no data set|do not go together|is no folder|--iou 50"):
         measured(tmp_path, options)
 
 

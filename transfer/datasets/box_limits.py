@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
@@ -56,6 +57,18 @@ class BoxLimits:
         if beyond > ROUNDING:
             (self.clipped if beyond > TOLERANCE else self.nudged).append(text)
         return x1, y1, x2, y2
+
+    def counts(self, hidden: int = 0) -> dict[str, Any]:
+        """`left_out` and `clipped` of a `DetectionDataset`; `hidden` is the number of objects without a pixel."""
+        dropped = {
+            "without area": len(self.empty),
+            "outside of the image": len(self.outside),
+            "without a pixel": hidden,
+        }
+        return {
+            "left_out": {reason: count for reason, count in dropped.items() if count},
+            "clipped": len(self.nudged) + len(self.clipped),
+        }
 
     def notes(self) -> list[str]:
         """One note for each kind of mending."""

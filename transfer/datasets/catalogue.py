@@ -12,6 +12,7 @@ from transfer.datasets.birds import read_birdsnap, read_cub200
 from transfer.datasets.imagenet import read_imagenet
 from transfer.datasets.inat18 import read_inat18
 from transfer.datasets.labelled import ImageSplits, LabelledImages
+from transfer.datasets.layouts import chosen, recognise
 from transfer.datasets.listed import checked, noted
 from transfer.datasets.own_images import read_csv, read_image_folder
 from transfer.datasets.places205 import read_places205
@@ -29,6 +30,8 @@ from transfer.datasets.torchvision_sets import (
 )
 from transfer.datasets.voc import VOC_CLASSES
 from transfer.datasets.voc_labels import read_voc_labels
+from transfer.datasets.voc_layout import has_lists
+from transfer.datasets.wording import few
 from transfer.errors import DataError
 from transfer.task import ROOT, Difference
 
@@ -162,6 +165,7 @@ class ClassificationData:
     Attributes:
         data_root: folder that holds the sets (default: $DETECTRON2_DATASETS, else datasets/ here).
         download: let torchvision fetch the set if it is missing; `python -m transfer data` says for which it can.
+        dataset: own images instead, a folder in one of the layouts below; which of them is recognised and said.
         image_folder: own images instead, DIR/train/<class>/… and DIR/test/<class>/…, or a folder in VOC layout.
         csv: own images instead, a CSV file with the columns path, split and a label.
         csv_label: with --csv: the column that holds the label.
@@ -176,6 +180,7 @@ class ClassificationData:
 
     data_root: Path | None = None
     download: bool = False
+    dataset: Path | None = None
     image_folder: Path | None = None
     csv: Path | None = None
     csv_label: str = "label"
@@ -213,6 +218,8 @@ def load(name: str | None, options: ClassificationData) -> ImageSplits:
             two splits hold the same files.
     """
     _refuse_contradictions(name, options)
+    if options.dataset is not None:
+        options = _recognised(options, options.dataset)
     if options.csv is not None:
         return read_csv(
             options.csv, options.csv_label, levels=options.csv_levels, root=options.csv_root,
@@ -226,19 +233,46 @@ def load(name: str | None, options: ClassificationData) -> ImageSplits:
             return checked(read_voc_labels(folder, options.train or "trainval", options.test or "test", own=True))
         return read_image_folder(folder, options.train, options.val, options.test)
     if name is None:
-        raise DataError("which images?", todo="give --image-folder DIR (DIR/train/<class>/…) or --csv FILE")
+        raise DataError("which images?", todo="give --dataset DIR (DIR/train/<class>/…, or a CSV file in it)")
     return read_set(name, data_root(options.data_root), options.download)
 
 
+def _recognised(options: ClassificationData, root: Path) -> ClassificationData:
+    """The options that name the set at `root` explicitly.
+
+    Raises:
+        DataError: it is in none of the layouts, or in several.
+    """
+    layout = recognise(
+        root, ("folders", "voc", "csv"), "--image-folder DIR, or --csv FILE", options.train, options.test
+    )
+    if layout.kind == "voc" and not has_lists(root):
+        raise DataError(
+            f"{root} is {layout.title}: labels of images are read from ImageSets/Main alone",
+            found=f"splits there: {few(layout.splits, 20)}",
+            todo="lay it out as VOC does, or in folders by class; detection tasks read it as it is",
+        )
+    logger.info("%s is read as %s: %s", root, layout.title, few(layout.splits, 10))
+    if layout.kind == "csv":
+        return replace(options, dataset=None, csv=layout.csv)
+    if layout.kind == "voc":
+        train, test = chosen(layout, options.train, options.test)
+        options = replace(options, train=train, test=test)
+    return replace(options, dataset=None, image_folder=root)
+
+
 def _refuse_contradictions(name: str | None, options: ClassificationData) -> None:
-    own = {"--image-folder": options.image_folder, "--csv": options.csv}
+    own = {"--dataset": options.dataset, "--image-folder": options.image_folder, "--csv": options.csv}
     given = [option for option, value in own.items() if value is not None]
     if len(given) > 1 or (given and options.data_root is not None):
         others = given + (["--data-root"] if options.data_root is not None else [])
         raise DataError(f"{' and '.join(others)} both name the data", todo="give one of them")
     if not given and any((options.train, options.val, options.test)):
-        raise DataError("--train, --val and --test name splits of own images", todo="give --image-folder or --csv")
-    if options.csv is None and (options.csv_levels or options.csv_root or options.csv_label != "label"):
+        raise DataError(
+            "--train, --val and --test name splits of own images", todo="give --dataset, --image-folder or --csv"
+        )
+    table = options.csv or options.dataset  # in which there may be one
+    if table is None and (options.csv_levels or options.csv_root or options.csv_label != "label"):
         raise DataError("--csv-label, --csv-levels and --csv-root say how to read a CSV file", todo="give --csv FILE")
     if options.unreadable < 0:
         raise DataError("--unreadable counts images", found=str(options.unreadable), todo="give 0 or more")
@@ -290,7 +324,7 @@ def _counted(split: LabelledImages, images: int, classes: int) -> LabelledImages
 
 def data_differences(name: str | None, options: ClassificationData) -> tuple[Difference, ...]:
     """Other images than the protocol's are the first difference to name."""
-    own = options.image_folder or options.csv
+    own = options.dataset or options.image_folder or options.csv
     if own is None:
         return ()
     published = entry_of(name).title if name is not None else "public sets"

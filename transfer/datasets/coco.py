@@ -93,7 +93,8 @@ def read_coco(
     for note in notes:
         logger.warning("%s: %s", name, note)
     classes, ids = tuple(records.categories.values()), tuple(records.categories)
-    return DetectionDataset(name=name, classes=classes, images=rows, notes=notes, category_ids=ids)
+    counts = reading.limits.counts()
+    return DetectionDataset(name=name, classes=classes, images=rows, notes=notes, category_ids=ids, **counts)
 
 
 def _demand_same_classes(records: CocoRecords, like: DetectionDataset) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +91,8 @@ class DetectionDataset:
         images: sorted by name, `images[i].image_id == i + 1`.
         notes: what the reader mended or found odd (dropped boxes, wrong counts); goes into the record.
         category_ids: the classes' ids in a COCO file; default: 1, 2, …
+        left_out: reason → how many annotated objects the reader dropped for it; they are in none of the images.
+        clipped: how many boxes the reader cut at the border of their image.
     """
 
     name: str
@@ -98,6 +100,8 @@ class DetectionDataset:
     images: tuple[DetectionImage, ...]
     notes: tuple[str, ...] = field(default=())
     category_ids: tuple[int, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    clipped: int = 0
 
     def __post_init__(self) -> None:
         if not self.category_ids:

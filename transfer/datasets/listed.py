@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -13,14 +14,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from transfer.datasets.duplicates import refuse_shared
 from transfer.datasets.image_files import ImageFiles
 from transfer.datasets.image_index import Names, some
-from transfer.datasets.labelled import ImageSplits, LabelledImages, Level
+from transfer.datasets.images import FAULTS, FORMATS
+from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, ImageSplits, LabelledImages, Level
+from transfer.datasets.split_check import SplitSummary, compare, spelled
 from transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+SAMPLED = 200  # images of a split whose size is looked at
 
 VAL_AS_TEST = "results are on the validation images: there is no test split, as with ImageNet"
 
@@ -157,33 +163,50 @@ def noted(split: LabelledImages, note: str) -> LabelledImages:
 
 
 def checked(splits: ImageSplits) -> ImageSplits:
-    """What every set must pass; a note on each of the other splits that has no image of some class.
+    """What every set must pass; what is odd about its splits beside each other is noted on the test split.
 
     Raises:
         DataError: `train` has no image of some class, so nothing could be learnt of it; or shares files with another.
     """
-    bare = _bare_classes(splits.train)
+    train, others = _summary(splits.train), [_summary(split) for split in splits.others()]
+    present = train.present()
+    bare = [name for name in splits.train.classes if not train.classes[name]]
     if bare:
         raise DataError(
             f"{len(bare)} of {len(splits.train.classes)} classes have no image in {splits.train.name}",
-            found=some(bare),
+            found=some(spelled(bare, present)),
             todo="add training images of these classes, or take the classes out of every split",
         )
     for other in splits.others():
         refuse_shared(splits.train, other)
     if splits.val is not None:
         refuse_shared(splits.val, splits.test)
-    val = None if splits.val is None else _noted_bare(splits.val)
-    return dataclasses.replace(splits, val=val, test=_noted_bare(splits.test))
+    notes = compare(train, others)
+    return dataclasses.replace(
+        splits, test=dataclasses.replace(splits.test, notes=tuple(dict.fromkeys((*splits.test.notes, *notes))))
+    )
 
 
-def _noted_bare(split: LabelledImages) -> LabelledImages:
-    bare = _bare_classes(split)
-    if not bare:
-        return split
-    shown = ", ".join(some(bare).split("\n"))
-    return noted(split, f"{len(bare)} of {len(split.classes)} classes have no image here: {shown}")
+def _summary(split: LabelledImages) -> SplitSummary:
+    """Sizes are those of a sample, from the images' headers: a look at all of ImageNet's would take an hour."""
+    places = np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).astype(np.int64).tolist()
+    sizes = [size for place in places if (size := _pixels(split, place)) is not None]
+    values = {"sides of images": np.sqrt(np.array(sizes, dtype=np.float64))}
+    shares = {}
+    if split.multilabel:
+        values["labels per image"] = (split.labels == PRESENT).sum(1).astype(np.float64)
+        shares["labels that are difficult"] = (
+            int((split.labels == DIFFICULT).sum()),
+            int((split.labels != ABSENT).sum()),
+        )
+    classes = dict(zip(split.classes, split.counts().tolist(), strict=True))
+    return SplitSummary(split.name, "image", len(split), classes, values, shares)
 
 
-def _bare_classes(split: LabelledImages) -> list[str]:
-    return [split.classes[number] for number in np.flatnonzero(split.counts() == 0)]
+def _pixels(split: LabelledImages, place: int) -> int | None:
+    """Width × height; None for an image that is no file of its own, or that its reader will refuse."""
+    try:
+        with Image.open(io.BytesIO(split.images.content(place)), formats=FORMATS) as image:
+            return image.width * image.height
+    except (*FAULTS, DataError):  # said, or counted, where its pixels are read
+        return None

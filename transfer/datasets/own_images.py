@@ -1,6 +1,6 @@
 """A user's own labelled images: folders by split and class, or a CSV file.
 
-Split names that are found without being told, in any case: train, training; val, valid, validation; test, testing.
+Split names that are found without being told, in any case: train, training, trainval; val, valid, validation; test, testing.
 Images for validation and none for testing: those are then the test split, as with ImageNet, and a note says so.
 """
 
@@ -17,14 +17,11 @@ import numpy as np
 from transfer.datasets.image_files import ImageFiles, open_folder
 from transfer.datasets.image_index import some
 from transfer.datasets.labelled import ImageSplits, LabelledImages, Level
+from transfer.datasets.layouts import ALIASES
 from transfer.datasets.listed import VAL_AS_TEST, checked, level_of, listed_split, noted
+from transfer.datasets.split_check import refuse_untrained
 from transfer.errors import DataError
 
-ALIASES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 FOLDERS = "an image folder is laid out DIR/train/<class>/<image> and DIR/test/<class>/<image>"
 TABLE = "a CSV file has a first line with the names of its columns, at least path, label and split, and is UTF-8"
 
@@ -67,7 +64,7 @@ def folder_split(
     """
     found = open_folder(root / folder, labelled=True)
     known = tuple(found.classes) if classes is None else classes
-    _refuse_unknown(found.classes, known, str(root / folder), "the training split")
+    refuse_untrained(found.classes, known, str(root / folder), "the training split", "image")
     numbers = {one: number for number, one in enumerate(known)}
     translate = np.array([numbers[one] for one in found.classes], dtype=np.int64)
     labels = translate[np.array(found.labels, dtype=np.int64)]
@@ -90,16 +87,6 @@ def _folders(root: Path) -> list[str]:
         return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"cannot list the folder {root}", found=str(error), todo=FOLDERS) from error
-
-
-def _refuse_unknown(found: Sequence[str], classes: Sequence[str], where: str, train: str) -> None:
-    unknown = sorted(set(found) - set(classes))
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} classes of {where} have no training image",
-            found=some(unknown),
-            todo=f"add them to {train}, take them out, or correct their spelling",
-        )
 
 
 def _split_names(there: Sequence[str], given: Mapping[str, str | None], what: str, todo: str) -> dict[str, str]:
@@ -191,7 +178,8 @@ def _labelled(
     classes = sorted({row.label for row in parts["train"]})
     numbers = {name: number for number, name in enumerate(classes)}
     for entry, part in zip(chosen.values(), parts.values(), strict=True):
-        _refuse_unknown([row.label for row in part], classes, f"split {entry!r} of {file}", repr(chosen["train"]))
+        labels = [row.label for row in part]
+        refuse_untrained(labels, classes, f"split {entry!r} of {file}", repr(chosen["train"]), "image")
     used = [row for part in parts.values() for row in part]
     coarse = {name: _level(name, place, used, classes, file) for place, name in enumerate(levels)}
     return {

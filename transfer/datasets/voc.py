@@ -139,7 +139,8 @@ def read_voc_sets(
             *limits.notes(),
             *(mask_reader.notes() if mask_reader is not None else ()),
         )
-        datasets.append(DetectionDataset(name=name, classes=tuple(names), images=tuple(images), notes=notes))
+        counts = limits.counts(len(mask_reader.hidden) if mask_reader is not None else 0)
+        datasets.append(DetectionDataset(name=name, classes=tuple(names), images=tuple(images), notes=notes, **counts))
     raise_together(problems, what)
     for dataset in datasets:
         for note in dataset.notes:

@@ -14,20 +14,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.layouts import Kind
 from transfer.datasets.masks import sized
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
 from transfer.metrics.detections import mask_areas
 
 Row = dict[str, Any]
-Layout = Literal["voc", "coco"]
 Id = int | str
 
 FORM = (
@@ -80,7 +80,7 @@ def match_results(
     rows: Sequence[Row],
     path: Path,
     dataset: DetectionDataset,
-    layout: Layout,
+    layout: Kind,
     *,
     classes: Sequence[str] = (),
     last_pixel: bool = False,
@@ -289,7 +289,7 @@ def _refuse_strangers(
     )
 
 
-def _image_readings(dataset: DetectionDataset, layout: Layout) -> dict[str, dict[Id, int]]:
+def _image_readings(dataset: DetectionDataset, layout: Kind) -> dict[str, dict[Id, int]]:
     names: dict[Id, set[int]] = {}
     files: dict[Id, set[int]] = {}
     for index, image in enumerate(dataset.images):
@@ -318,7 +318,7 @@ def _images_there(dataset: DetectionDataset) -> str:
 
 
 def _labels(
-    rows: Sequence[Row], path: Path, dataset: DetectionDataset, layout: Layout, classes: Sequence[str]
+    rows: Sequence[Row], path: Path, dataset: DetectionDataset, layout: Kind, classes: Sequence[str]
 ) -> tuple[NDArray[np.int64], list[str], list[int]]:
     """Labels, notes and the places of the detections that are kept: those of classes that the data set has."""
     if classes and layout == "coco":
@@ -373,4 +373,4 @@ def with_last_pixel(dataset: DetectionDataset) -> DetectionDataset:
     return dataclasses.replace(dataset, images=images)
 
 
-__all__ = ["Found", "Layout", "have_masks", "load_results", "match_results", "with_last_pixel"]
+__all__ = ["Found", "have_masks", "load_results", "match_results", "with_last_pixel"]
