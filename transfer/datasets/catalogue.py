@@ -233,7 +233,9 @@ def load(name: str | None, options: ClassificationData) -> ImageSplits:
             return checked(read_voc_labels(folder, options.train or "trainval", options.test or "test", own=True))
         return read_image_folder(folder, options.train, options.val, options.test)
     if name is None:
-        raise DataError("which images?", todo="give --dataset DIR (DIR/train/<class>/…, or a CSV file in it)")
+        raise DataError(
+            "which images?", todo="give --dataset DIR, --image-folder DIR (DIR/train/<class>/…) or --csv FILE"
+        )
     return read_set(name, data_root(options.data_root), options.download)
 
 

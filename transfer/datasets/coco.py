@@ -175,7 +175,7 @@ class _Reading:
 
     def __post_init__(self) -> None:
         self.objects = sum(len(own) for own in self.records.objects.values())
-        self.area_check = AreaCheck(every=max(1, self.objects // DRAWN))
+        self.area_check = AreaCheck(every=self.objects // DRAWN + 1)
         self.labels = {number: label for label, number in enumerate(self.records.categories)}
 
     def image(self, position: int, image: CocoImage, path: Path) -> DetectionImage:
@@ -289,7 +289,7 @@ class _Reading:
             # COCO's evaluation overwrites this flag by `iscrowd` (cocoapi: cocoeval.py), Detectron2 refuses it too.
             raise self._error("`ignore` is set", entry, repr(entry["ignore"])[:40], "set `iscrowd`, or take it out")
         value = entry.get("iscrowd", 0)
-        if not isinstance(value, int) or value not in (0, 1):
+        if not isinstance(value, int | float) or value not in (0, 1):
             raise self._error("`iscrowd` is neither 0 nor 1", entry, repr(value)[:40], "write 0 or 1")
         return bool(value)
 

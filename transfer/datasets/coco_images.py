@@ -49,15 +49,13 @@ class _Folders:
             return [written]
         name = PurePosixPath(text.replace("\\", "/"))
         slashed = "\\" in text
-        found = [
-            _Place(self.images / name, name, slashed),
-            _Place(self.json / text, PurePosixPath(text), beside=True),
-            _Place(self.json / name, name, slashed, beside=True),
-        ]
+        found = [_Place(self.images / name, name, slashed)]
         for length in range(1, len(name.parts)):
             if name.parts[:length] == self.images.parts[-length:]:
                 rest = PurePosixPath(*name.parts[length:])
                 found.append(_Place(self.images / rest, rest, slashed, shortened=True))
+        found.append(_Place(self.json / text, PurePosixPath(text), beside=True))
+        found.append(_Place(self.json / name, name, slashed, beside=True))
         places: dict[str, _Place] = {}
         for place in found:
             if self.holds(place.path):

@@ -383,7 +383,7 @@ def _demand_file_names(entries: list[Json], path: Path) -> None:
 
 def _is_below(text: Any) -> bool:
     """Whether it can be the name of a file below a folder, with slashes or with backslashes."""
-    if not isinstance(text, str) or "\0" in text or ADDRESS.match(text):
+    if not isinstance(text, str) or "\0" in text or text.endswith(("/", "\\")) or ADDRESS.match(text):
         return False
     name, other = PurePosixPath(text), PurePosixPath(text.replace("\\", "/"))
     return bool(name.name and other.name) and not other.is_absolute() and ".." not in other.parts

@@ -16,16 +16,16 @@ from transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-CROWD, DIFFICULT = "crowds (iscrowd 1)", "difficult (<difficult> 1)"
+CROWD, DIFFICULT = "marked iscrowd", "marked difficult"
 MANY_CROWDS = 0.1  # of the objects: COCO has 1 in 86 (train2017: 10,016 of 860,001)
 CVAT = (
-    "iscrowd 1 marks crowds, which nobody is asked to find; CVAT writes it for every mask: "
-    "set it to 0 where an object is a single one, or export polygons"
+    "iscrowd 1 marks crowds, which are neither trained on nor to be found, and CVAT writes it for masks: "
+    "set it to 0 where the object is a single one, or export polygons"
 )
 # Reason → how to get such objects counted.
 WAYS = {
     CROWD: CVAT,
-    DIFFICULT: "<difficult> 1 marks objects that are ignored: set it to 0 where they are to be found",
+    DIFFICULT: "objects marked difficult are not to be found: set <difficult> to 0 where they should be",
     "without area": "boxes without width or height were dropped: draw them again, or check the columns of the export",
     "outside of the image": "boxes outside of their image were dropped: run without --clip-boxes to see the first",
     "without a pixel": "objects without a pixel in the masks were dropped: check the numbers in the PNG files",

@@ -17,7 +17,7 @@ import numpy as np
 from transfer.datasets.image_files import ImageFiles, open_folder
 from transfer.datasets.image_index import some
 from transfer.datasets.labelled import ImageSplits, LabelledImages, Level
-from transfer.datasets.layouts import ALIASES
+from transfer.datasets.layouts import ALIASES, Role
 from transfer.datasets.listed import VAL_AS_TEST, checked, level_of, listed_split, noted
 from transfer.datasets.split_check import refuse_untrained
 from transfer.errors import DataError
@@ -89,7 +89,7 @@ def _folders(root: Path) -> list[str]:
         raise DataError(f"cannot list the folder {root}", found=str(error), todo=FOLDERS) from error
 
 
-def _split_names(there: Sequence[str], given: Mapping[str, str | None], what: str, todo: str) -> dict[str, str]:
+def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: str, todo: str) -> dict[str, str]:
     """Split → its name among `there`; "train" and one more at least. Without a test split the val split becomes it."""
     chosen = {}
     for split, name in given.items():
