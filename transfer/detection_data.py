@@ -15,7 +15,7 @@ from transfer.datasets.coco import read_coco
 from transfer.datasets.detection import DetectionDataset
 from transfer.datasets.detection_account import account, summary
 from transfer.datasets.fraction import part_of
-from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, recognise
+from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, recognise, unread
 from transfer.datasets.listed import VAL_AS_TEST
 from transfer.datasets.split_check import compare
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
@@ -269,7 +269,7 @@ def own_set(options: DetectionData) -> OwnSet | None:
     if absent:
         raise DataError(
             f"no split {absent[0]!r} in {root}",
-            found=f"splits there: {few(layout.splits, 20)}",
+            found="\n".join([f"splits there: {few(layout.splits, 20)}", *unread(root)]),
             todo="choose one of these with --train and --test",
         )
     files = layout.coco[train], layout.coco[test]

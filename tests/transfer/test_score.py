@@ -72,6 +72,31 @@ def test_cats_in_coco_form_without_the_last_pixel_are_the_same_cats(tmp_path: Pa
     assert round(mean(measured(tmp_path, options), "voc_area")["AP75"], 2) == 50.97
 
 
+@pytest.mark.parametrize(
+    "options", [["--dataset", "cats"], ["--dataset", "cats", "--test", "test"], ["--voc-root", "cats"]]
+)
+def test_the_layout_and_the_split_to_score_on_are_recognised(tmp_path: Path, options: list[str]) -> None:
+    padilla_samples.write_cats(tmp_path)
+    options = [str(tmp_path / "cats") if word == "cats" else word for word in options]
+    kept = measured(tmp_path, options, "--pixels", "inclusive")
+    assert round(mean(kept, "voc_area")["AP50"], 2) == 89.58
+
+
+def test_a_coco_folder_is_recognised_without_a_split_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    padilla_samples.write_sample(tmp_path / "set")
+    (tmp_path / "set" / "found.json").rename(tmp_path / "found.json")
+    (tmp_path / "set" / "truth.json").rename(tmp_path / "set" / "test.json")
+    kept = measured(tmp_path, ["--dataset", str(tmp_path / "set")], "--pixels", "inclusive", "--iou", "0.3")
+    assert round(mean(kept, "voc_area")["AP30"], 2) == 24.57
+
+
+def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    padilla_samples.write_cats(tmp_path)
+    with pytest.raises(UserError, match="no split 'val'(.|\n)*splits there: test"):
+        measured(tmp_path, ["--dataset", str(tmp_path / "cats"), "--test", "val"])
+
+
 # -- pycocotools -------------------------------------------------------------------------------------------------
 
 
