@@ -104,9 +104,24 @@ def _data_text(record: Record) -> str:
     for split in sorted(record.data, key=lambda name: (not name.startswith("train"), name)):
         fingerprint = record.data[split]
         names = sorted(fingerprint.keys() - {"name", "sha256"}, key=lambda name: (name != "images", name))
-        facts = [f"{fingerprint[name]} {name}" for name in names] + [f"sha256 {fingerprint['sha256'][:8]}…"]
+        facts = (
+            [f"{fingerprint[name]} {name}" for name in names]
+            + _used(record, split)
+            + [f"sha256 {fingerprint['sha256'][:8]}…"]
+        )
         splits.append(f"{split} {fingerprint['name']} ({', '.join(facts)})")
     return "Data: " + "; ".join(splits) + "." if splits else "Data: none recorded."
+
+
+def _used(record: Record, split: str) -> list[str]:
+    """How many of a detection set's boxes count, where not all do; older records do not say."""
+    objects = record.details.get("objects", {}).get(split, {})
+    words = (("trained_on", "trained on"), ("to_find", "to be found"))
+    return [
+        f"{objects[key]} of {objects['annotated']} objects {text}"
+        for key, text in words
+        if objects.get(key, 0) != objects.get("annotated", 0) and key in objects
+    ]
 
 
 # -- footnotes

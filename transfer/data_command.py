@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from transfer.datasets.catalogue import CATALOGUE, Entry, data_root, entry_of, missing_parts, read_set
+from transfer.datasets.layouts import KNOWN, layouts, recognise
 from transfer.errors import DataError
 
 
@@ -20,12 +21,14 @@ class Data:
 
     Attributes:
         names: only these sets.
+        dataset: a folder with a set of your own instead: say which layout it is in, and its splits.
         data_root: folder that holds the sets (default: $DETECTRON2_DATASETS, else datasets/ here).
         check: read the annotations of what is there and count images, instead of only looking for the folders.
         debug: show tracebacks.
     """
 
     names: Positional[tuple[str, ...]] = ()
+    dataset: Path | None = None
     data_root: Path | None = None
     check: bool = False
     debug: bool = False
@@ -35,10 +38,27 @@ def data_command(arguments: Sequence[str]) -> str:
     """Parse `[NAME …] [options]` and return the listing.
 
     Raises:
-        DataError: a name is not in the catalogue.
+        DataError: a name is not in the catalogue, or the folder is in no layout.
     """
     options = tyro.cli(Data, args=arguments, prog="python -m transfer data")
+    if options.dataset is not None:
+        return recognised(options.dataset)
     return listing(data_root(options.data_root), options.names or tuple(CATALOGUE), options.check)
+
+
+def recognised(root: Path) -> str:
+    """What a folder is taken for: a line for each layout that fits, with its splits and the options that name it.
+
+    Raises:
+        DataError: it is in no layout.
+    """
+    found = layouts(root) if root.is_dir() else []
+    if not found:
+        recognise(root, tuple(KNOWN), "the options of the task, see its --help")  # says what is there instead
+    return "\n".join(
+        f"{layout.title}\n  splits: {', '.join(layout.splits)}\n  named by: {layout.options(None, None)}"
+        for layout in found
+    )
 
 
 def listing(root: Path, names: Sequence[str], check: bool = False) -> str:

@@ -132,6 +132,21 @@ def test_a_name_never_leads_to_another_picture(tmp_path: Path, name: str, files:
     assert caught.value.todo
 
 
+def test_backslashes_in_the_names_of_masks(coco: CocoFolder) -> None:
+    for name, pixels in (("png/11.png", 30), ("png\\4.png", 20), ("png/4.png", 10)):
+        values = np.zeros((80, 100) if "11" in name else (50, 60), np.uint8)
+        values[0, :pixels] = 1
+        (coco.folder / "png").mkdir(exist_ok=True)
+        Image.fromarray(values).save(coco.folder / name)
+    coco.first["segmentation"] = "png\\11.png"
+    coco.document["annotations"][1]["segmentation"] = "png\\4.png"
+    for entry in coco.document["annotations"]:
+        entry.pop("area")
+    dataset = coco.read(masks=True)
+    assert [image.areas.tolist() for image in dataset.images] == [[20], [30, 200], []]
+    assert dataset.notes[0].startswith("1 mask in a file whose name has backslashes, read as slashes: annotation 11")
+
+
 def test_images_beside_the_json(tmp_path: Path) -> None:
     path, _ = set_of(tmp_path, "a.png", {"train/a.png": 7}, "train/_annotations.coco.json")
     dataset = read_coco(path, tmp_path / "train", "train", masks=False)

@@ -82,7 +82,7 @@ def test_the_label_is_the_first_folder_however_deep_the_image_lies(tmp_path: Pat
     found = read_image_folder(tmp_path)
     assert found.train.classes == ("Apple", "Pear")
     assert rows(found.test) == [("test/Pear/r1.jpg", "Pear")]
-    assert found.test.notes == ("1 of 2 classes have no image here: Apple",)
+    assert found.test.notes == (f"1 of 2 classes with training images has no image in {found.test.name}: Apple",)
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -323,6 +323,7 @@ def test_an_annotation_that_names_another_picture_beside_it_is_said(tmp_path: Pa
     for number, name in enumerate("abc"):
         annotated(tmp_path / "train", name, number)
     annotation(tmp_path / "train/a.xml", 0, filename="b.png")
+    annotation(tmp_path / "train/b.xml", 1, filename="long" * 99)
     annotation(tmp_path / "train/c.xml", 2, filename="gone.png")  # an old name, of no file: nothing to say
     found = read_voc([(tmp_path, "train")], "set")
     assert list(numbers(found).values()) == [0, 1, 2]

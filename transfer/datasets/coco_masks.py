@@ -32,6 +32,7 @@ class MaskReader:
     crowds: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     beyond: list[str] = field(default_factory=list)
+    slashed: list[str] = field(default_factory=list)
 
     def read(self, segmentation: Any, crowd: bool, image: CocoImage, where: str) -> Mask:
         """The mask of one object.
@@ -47,7 +48,11 @@ class MaskReader:
             DataError: none of these, or not one that fits the image.
         """
         if isinstance(segmentation, str):
-            pixels = read_object(self.folder / segmentation, image.width, image.height, where)
+            file = self.folder / segmentation
+            if "\\" in segmentation and not file.exists():
+                self.slashed.append(where)
+                file = self.folder / segmentation.replace("\\", "/")
+            pixels = read_object(file, image.width, image.height, where)
             return Mask.from_pixels(pixels)
         if isinstance(segmentation, dict):
             return _from_runs(segmentation, image, where)
@@ -100,6 +105,7 @@ class MaskReader:
         kinds = (
             ("{} with polygons instead of run lengths", self.crowds, ("crowd", "crowds")),
             ("{} had parts of fewer than three points, which were dropped", self.lines, ("object", "objects")),
+            ("{} in a file whose name has backslashes, read as slashes", self.slashed, ("mask", "masks")),
             ("{} beyond the image, cut off at its border (--clip-boxes)", self.beyond, ("polygon", "polygons")),
         )
         return [text.format(counted(len(odd), *nouns)) + f": {few(odd)}" for text, odd, nouns in kinds if odd]

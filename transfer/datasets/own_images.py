@@ -1,6 +1,6 @@
 """A user's own labelled images: folders by split and class, or a CSV file.
 
-Split names that are found without being told, in any case: train, training, trainval; val, valid, validation; test, testing.
+Split names that are found without being told: `transfer.datasets.layouts.ALIASES`, in any case.
 Images for validation and none for testing: those are then the test split, as with ImageNet, and a note says so.
 """
 
@@ -42,7 +42,7 @@ def read_image_folder(
             class, or another split has a class that the training split lacks.
     """
     folders = _split_names(_folders(root), {"train": train, "val": val, "test": test}, f"folder in {root}", FOLDERS)
-    named = {"train": folder_split(root, folders["train"])}
+    named: dict[Role, LabelledImages] = {"train": folder_split(root, folders["train"])}
     for split, folder in folders.items():
         if split != "train":
             named[split] = folder_split(root, folder, named["train"].classes)
@@ -89,9 +89,9 @@ def _folders(root: Path) -> list[str]:
         raise DataError(f"cannot list the folder {root}", found=str(error), todo=FOLDERS) from error
 
 
-def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: str, todo: str) -> dict[str, str]:
+def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: str, todo: str) -> dict[Role, str]:
     """Split → its name among `there`; "train" and one more at least. Without a test split the val split becomes it."""
-    chosen = {}
+    chosen: dict[Role, str] = {}
     for split, name in given.items():
         fitting = [one for one in there if (one == name if name else one.lower() in ALIASES[split])]
         if len(fitting) > 1:
@@ -110,7 +110,7 @@ def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: s
     return chosen
 
 
-def _splits(named: Mapping[str, LabelledImages]) -> ImageSplits:
+def _splits(named: Mapping[Role, LabelledImages]) -> ImageSplits:
     if "test" in named:
         splits = ImageSplits(named["train"], named.get("val"), named["test"], own=True)
     else:
@@ -155,7 +155,7 @@ def read_csv(
     """
     rows = _rows(file, {"path": path, "label": label, "split": split}, tuple(levels))
     there = sorted({row.split for row in rows})
-    given = {"train": train, "val": val, "test": test}
+    given: dict[Role, str | None] = {"train": train, "val": val, "test": test}
     chosen = _split_names(there, given, f"entry of column {split!r} of {file}", TABLE)
     left_out = [row for row in rows if row.split not in chosen.values()]
     if left_out and not any(given.values()):
@@ -172,8 +172,8 @@ def read_csv(
 
 
 def _labelled(
-    file: Path, root: Path, rows: list[_Row], chosen: dict[str, str], levels: tuple[str, ...], notes: tuple[str, ...]
-) -> dict[str, LabelledImages]:
+    file: Path, root: Path, rows: list[_Row], chosen: dict[Role, str], levels: tuple[str, ...], notes: tuple[str, ...]
+) -> dict[Role, LabelledImages]:
     parts = {split: [row for row in rows if row.split == entry] for split, entry in chosen.items()}
     classes = sorted({row.label for row in parts["train"]})
     numbers = {name: number for number, name in enumerate(classes)}

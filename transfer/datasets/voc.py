@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -204,18 +204,18 @@ def _read_or_problem(entry: Entry) -> _Annotation | DataError:
 def _read_annotation(entry: Entry) -> _Annotation:
     tree, xml = read_tree(entry.xml), str(entry.xml)
     nodes = tree.findall("object")
-    deeper = sum(1 for node in tree.iter() if node.tag.lower() == "object") - len(nodes)
+    deeper = sum(1 for tag in ("object", "Object", "OBJECT") for _ in tree.iter(tag)) - len(nodes)
     if deeper:
         raise DataError(
             f"{xml} has objects where VOC has none",
             found=f"{counted(deeper, '<object>', '<object>')} not directly below <annotation>, or in capitals",
             todo="re-export this file as Pascal VOC XML",
         )
-    objects = tuple(_object(entry.xml, number, node) for number, node in enumerate(nodes, 1))
+    objects = tuple(_object(xml, number, node) for number, node in enumerate(nodes, 1))
     width, height = image_size(entry.image)
     size = only(tree, "size", xml)
     annotated = tuple(
-        _number(entry.xml, f"size/{side}", only_text(size, side, xml) if size is not None else "")
+        _number(f"size/{side}", only_text(size, side, xml) if size is not None else "", xml)
         for side in ("width", "height")
     )
     # Some tools leave the size out or write zeros; then the image alone decides.
@@ -231,23 +231,24 @@ def _read_annotation(entry: Entry) -> _Annotation:
 def _other_picture(tree: ET.Element, entry: Entry) -> str:
     """A file beside the image that <filename> names instead; renamed sets have old names there, of files long gone."""
     said = re.split(r"[\\/]", tree.findtext("filename") or "")[-1].strip()
-    if said in ("", ".", "..", entry.image.name) or "\0" in said:
+    if said in ("", entry.image.name):
         return ""
-    return said if (entry.image.parent / said).is_file() else ""
+    # Not `Path.is_file`, which stops at a name that is too long or holds a zero byte.
+    return said if os.path.isfile(entry.image.parent / said) else ""
 
 
-def _number(xml: Path, what: str, text: str) -> float:
-    """0 for a tag that is absent or empty."""
+def _number(tag: str, text: str, where: str) -> float:
+    """0 for a tag that is absent or empty; `where` says whose it is."""
     try:
         value = float(text) if text and "_" not in text else (math.nan if text else 0.0)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{what} is not a number in {xml}", found=repr(text), todo="correct this annotation")
+        raise DataError(f"{tag} of {where} is not a number", found=repr(text), todo="correct this annotation")
     return value
 
 
-def _flag(xml: Path, what: str, text: str) -> bool:
+def _flag(tag: str, text: str, where: str) -> bool:
     """0 or 1 as a number or a word; False for a tag that is absent or empty."""
     if text.lower() in FLAGS:
         return FLAGS[text.lower()]
@@ -257,14 +258,14 @@ def _flag(xml: Path, what: str, text: str) -> bool:
         value = math.nan
     if value not in (0.0, 1.0):
         raise DataError(
-            f"{what} is no flag in {xml}",
+            f"{tag} of {where} is no flag",
             found=repr(text),
             todo="write 1 or 0 (read as well: True, False, yes, no, Unspecified)",
         )
     return bool(value)
 
 
-def _object(xml: Path, number: int, node: ET.Element) -> _Object:
+def _object(xml: str, number: int, node: ET.Element) -> _Object:
     where = f"object {number} in {xml}"
     label, box = only_text(node, "name", where), only(node, "bndbox", where)
     if not label or box is None:
@@ -281,8 +282,8 @@ def _object(xml: Path, number: int, node: ET.Element) -> _Object:
         text = only_text(box, tag, where)
         if not text:
             raise DataError(f"{where} has no <{tag}>", todo="complete or remove this object")
-        corners.append(_number(xml, f"{tag} of object {number} ({label})", text))
-    difficult = _flag(xml, f"difficult of object {number} ({label})", only_text(node, "difficult", where))
+        corners.append(_number(tag, text, where))
+    difficult = _flag("difficult", only_text(node, "difficult", where), where)
     return _Object(label, (corners[0], corners[1], corners[2], corners[3]), difficult)
 
 

@@ -30,7 +30,8 @@ def read_tree(path: Path) -> ET.Element:
         DataError: the file cannot be read, is no XML, or is another kind of XML.
     """
     try:
-        tree = ET.fromstring(_text(path.read_bytes()))
+        text = _text(path.read_bytes())
+        tree = ET.fromstring(text)
     except UnicodeError as error:
         todo = 'save the file as UTF-8, or declare its encoding in the first line: <?xml version="1.0" encoding="…"?>'
         raise DataError(f"broken XML in {path}", found=str(error), todo=todo) from error
@@ -38,8 +39,8 @@ def read_tree(path: Path) -> ET.Element:
         raise DataError(f"broken XML in {path}", found=str(error), todo="repair or re-export this file") from error
     except OSError as error:
         raise DataError(f"cannot read {path}", found=str(error), todo="check the file's permissions") from error
-    for node in tree.iter():
-        if "}" in node.tag:
+    if "xmlns" in text:
+        for node in tree.iter():
             node.tag = node.tag.rpartition("}")[2]
     if tree.tag != ROOT_TAG:
         raise DataError(
