@@ -93,7 +93,7 @@ def test_a_coco_folder_is_recognised_without_a_split_to_train_on(tmp_path: Path)
 
 def test_a_split_that_is_not_there(tmp_path: Path) -> None:
     padilla_samples.write_cats(tmp_path)
-    with pytest.raises(UserError, match="no split 'val'(.|\n)*splits there: test"):
+    with pytest.raises(UserError, match=r"no split 'val'(.|\n)*splits there: test"):
         measured(tmp_path, ["--dataset", str(tmp_path / "cats"), "--test", "val"])
 
 
