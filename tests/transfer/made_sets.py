@@ -303,7 +303,7 @@ class _Maker:
         unknown = [p for p in self.pictures if p.frame_unknown or (p.orientation > 1 and not self.size_given)]
         detection = self.kind != "labels"
         frame = ""
-        if detection and unknown and self.draw.random() < 0.5:
+        if detection and unknown and (self.fault or self.draw.random() < 0.5):
             frame = "stored" if self.stored else "seen"
         may_ask = bool(detection and unknown and not frame)
         blamed = self.blamed if self.fault else ()

@@ -39,7 +39,7 @@ def outcome(made: Made) -> str:
             return "refused"
         assert made.may_ask, f"refused without a fault: {text}"
         assert "--exif" in text
-        assert any(picture.file in text for picture in made.pictures if picture.orientation > 1), text
+        assert any(picture.stem in text for picture in made.pictures if picture.orientation > 1), text
         return "refused"
     assert not made.fault, f"read in spite of its fault: {made.fault}, {made.blamed}"
     for split, found in read.items():
