@@ -292,7 +292,7 @@ def _demand_one_place(options: DetectionData) -> None:
         raise DataError(f"{', '.join(given)} given without {', '.join(missing)}", todo="give all four, or none")
     folder = options.dataset or options.voc_root
     if folder is None and (options.train or options.test):
-        raise DataError("--train and --test name splits of a folder", todo="give --dataset DIR, or --voc-root DIR")
+        raise DataError("--train and --test name splits of a folder", todo="give --voc-root DIR, or --dataset DIR")
     places = {
         "--data-root": options.data_root,
         "--dataset": options.dataset,

@@ -26,6 +26,9 @@ def checkpoint(tmp_path):
 def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     pytest.importorskip("mmdet")
     runs = tmp_path / "runs"
+    names = (voc / "ImageSets/Main/val.txt").read_text().split()
+    first_xml = voc / f"Annotations/{names[0]}.xml"
+    first_xml.write_text(first_xml.read_text().replace("<difficult>0<", "<difficult>1<", 1))
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     arguments = ["../my weights.pth", *tiny(voc, runs, "--engine", "mmdet")]
@@ -42,6 +45,14 @@ def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     assert record.verification["tensors"] == 100
     assert max(record.verification["stage_error"].values()) < 1e-4
     assert ("architecture", "resnet18") in {(d["what"], d["run"]) for d in record.differences}
+    xml = "".join((voc / f"Annotations/{name}.xml").read_text() for name in names)
+    annotated, difficult = xml.count("<object>"), xml.count("<difficult>1<")
+    expected = {"annotated": annotated, "marked difficult": difficult, "to_find": annotated - difficult}
+    assert expected.items() <= record.details["objects"]["test"].items()
+    note = (
+        f"{voc.name}_val: measured on {annotated - difficult} of {annotated} objects, in {len(names)} of {len(names)}"
+    )
+    assert any(found.startswith(note) for found in record.notes)
     workdir = runs / "work" / "detection.voc" / record.run_id
     assert (workdir / "contact_sheet.png").stat().st_size > 1000
     detections = json.loads((workdir / "detections.json").read_text())

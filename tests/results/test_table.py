@@ -260,3 +260,15 @@ def test_columns_line_up_and_markdown_is_escaped() -> None:
         r"| a\|b\_c | 41.0 ± 0.2 |",
         "| d | 5.0 |",
     ]
+
+
+def test_the_data_caption_says_how_many_boxes_count(record: MakeRecord) -> None:
+    objects = {
+        "train": {"annotated": 2777, "marked iscrowd": 777, "trained_on": 2000, "images_trained_on": 200},
+        "test": {"annotated": 1000, "to_find": 1000, "images_to_find": 72},
+    }
+    (caption,) = [
+        line for line in only(table.blocks(group([record(details={"objects": objects})]))).lines if "Data" in line
+    ]
+    assert "BCCD_train (205 images, 2777 boxes, 2000 of 2777 objects trained on, sha256" in caption
+    assert "BCCD_test (72 images, 1000 boxes, sha256" in caption

@@ -21,6 +21,7 @@ from PIL import Image
 from transfer.datasets.coco import read_coco
 from transfer.datasets.coco_areas import AreaCheck
 from transfer.datasets.detection import DetectionDataset
+from transfer.datasets.detection_account import account
 from transfer.datasets.masks import Mask
 from transfer.errors import DataError
 
@@ -479,8 +480,7 @@ def test_areas_of_crowds_are_not_looked_at(coco: CocoFolder) -> None:
     boxes(coco, lambda w, h: 1)
     for entry in coco.document["annotations"]:
         entry["iscrowd"] = 1
-    (note,) = coco.read(masks=False).notes
-    assert note.startswith("20 crowds in 1 image (iscrowd 1)")
+    assert coco.read(masks=False).notes == ()
 
 
 def test_of_many_masks_some_are_measured() -> None:
@@ -500,11 +500,11 @@ def test_of_many_masks_some_are_measured() -> None:
 @pytest.mark.parametrize(
     ("flags", "said", "cvat"),
     [
-        ([1, 1, 1], "3 crowds in 2 images", True),
-        ([1, 0, 1], "2 crowds in 1 image", True),
-        ([0, True, 0], "1 crowd in 1 image", True),
-        ([1] + [0] * 20, "1 crowd in 1 image", False),
-        ([0.0, 1.0, 0.0], "1 crowd in 1 image", True),
+        ([1, 1, 1], "0 of 3 objects, in 0 of 3 images; not counted are 3 marked iscrowd", True),
+        ([1, 0, 1], "1 of 3 objects, in 1 of 3 images; not counted are 2 marked iscrowd", True),
+        ([0, True, 0], "2 of 3 objects, in 1 of 3 images; not counted are 1 marked iscrowd", True),
+        ([1] + [0] * 20, "20 of 21 objects, in 2 of 3 images; not counted are 1 marked iscrowd", False),
+        ([0.0, 1.0, 0.0], "2 of 3 objects, in 1 of 3 images; not counted are 1 marked iscrowd", True),
         ([0, 0, False], "", False),
     ],
 )
@@ -512,9 +512,9 @@ def test_crowds_are_counted(coco: CocoFolder, flags: list[float], said: str, cva
     coco.document["annotations"] += [annotation(200 + place, 7, 2) for place in range(len(flags) - 3)]
     for entry, flag in zip(coco.document["annotations"], flags, strict=True):
         entry["iscrowd"] = flag
-    notes = coco.read(masks=False).notes
+    notes = account(coco.read(masks=False), to_train=True).notes()
     assert len(notes) == bool(said)
-    assert all(note.startswith(said) and ("CVAT" in note) is cvat for note in notes)
+    assert all(note.startswith(f"test: trained on {said}") and ("CVAT" in note) is cvat for note in notes)
 
 
 # -- all of it, mixed --------------------------------------------------------------------------------------------

@@ -107,8 +107,7 @@ def test_crowds(coco: CocoFolder) -> None:
     dataset = coco.read()
     assert dataset.images[1].crowd.tolist() == [False, False, True]
     assert [image.name for image in dataset.for_training().images] == ["a", "b"]
-    ignored, polygons = dataset.notes
-    assert ignored.startswith("2 crowds in 2 images (iscrowd 1), not trained on and ignored by the evaluation; CVAT")
+    (polygons,) = dataset.notes
     assert polygons.startswith("1 crowd with polygons instead of run lengths: annotation 21")
 
 
@@ -296,10 +295,7 @@ def test_real_images_have_the_counts_of_their_source(real: Path) -> None:
         assert (len(dataset), sum(counts.values()), used, crowds) == expected
         assert len(dataset.classes) == 80
         assert dataset.category_ids[-1] == 90
-        images_with = sum(image.crowd.any() for image in dataset.images)
-        assert dataset.notes == (
-            f"{crowds} crowds in {images_with} images (iscrowd 1), not trained on and ignored by the evaluation",
-        )
+        assert dataset.notes == ()
         agrees_with_pycocotools(dataset, path)
         for image in dataset.images:
             assert image.masks is not None

@@ -168,8 +168,8 @@ def _odd(train: SplitSummary, other: SplitSummary) -> Iterator[str]:
         yield f"{train.name} has {train.images:,} images, {other.name} {other.images:,}: exchanged?"
     for name, here, there in _shifted(train.classes, other.classes):
         yield f"{both} differ in {name!r}: {100 * here:.2g} % and {100 * there:.2g} % of the {train.counted_in}s"
-    for what in train.values.keys() & other.values.keys():
-        if _apart(train.values[what], other.values[what]):
+    for what in train.values:
+        if what in other.values and _apart(train.values[what], other.values[what]):
             yield f"{both} differ in {what}: {_range(train.values[what])} and {_range(other.values[what])}"
     for what, (here, of_here) in train.shares.items():
         there, of_there = other.shares.get(what, (0, 0))
@@ -179,8 +179,8 @@ def _odd(train: SplitSummary, other: SplitSummary) -> Iterator[str]:
 
 def _shifted(train: Mapping[str, int], other: Mapping[str, int]) -> Iterator[tuple[str, float, float]]:
     of_train, of_other = sum(train.values()), sum(other.values())
-    for name in train.keys() & other.keys():
-        here, there = train[name], other[name]
+    for name, here in train.items():
+        there = other.get(name, 0)
         if here and there and _differ(here, of_train, there, of_other):
             ratio = (here / of_train) / (there / of_other)
             if not 1 / CLASS_APART < ratio < CLASS_APART:
