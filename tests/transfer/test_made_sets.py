@@ -10,7 +10,8 @@ from typing import Any
 import made_sets
 import numpy as np
 import pytest
-from made_sets import Made, Picture, number_of
+from made_sets import Made, Picture
+from numbered_pictures import drawn, number_of, stored_box, stored_pixels
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage
 from transfer.datasets.labelled import LabelledImages
@@ -121,9 +122,9 @@ def test_another_made_set(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_stored_pixels_and_boxes_are_what_exif_says(orientation: int) -> None:
     seen = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9)
-    stored = made_sets.stored_pixels(seen, orientation)
+    stored = stored_pixels(seen, orientation)
     x1, y1, x2, y2 = 2, 1, 5, 3
-    a1, b1, a2, b2 = made_sets.stored_box((x1, y1, x2, y2), (9, 6), orientation)
+    a1, b1, a2, b2 = stored_box((x1, y1, x2, y2), (9, 6), orientation)
     assert sorted(stored[b1:b2, a1:a2].ravel()) == sorted(seen[y1:y2, x1:x2].ravel())
     picture = made_sets.Picture(1, "train", "a", ".png", (9, 6), orientation, stored=True)
     assert picture.annotated_size == stored.shape[::-1]
@@ -160,7 +161,7 @@ def test_equal_seeds_give_equal_sets(tmp_path: Path) -> None:
 
 
 def test_a_turned_picture_has_no_number() -> None:
-    pixels = np.repeat(made_sets._drawn(77, (40, 27))[..., None], 3, axis=2)
+    pixels = np.repeat(drawn(77, (40, 27))[..., None], 3, axis=2)
     assert number_of(pixels) == 77
     assert [number_of(turned) for turned in (pixels[::-1], pixels[:, ::-1], pixels[::-1, ::-1], np.rot90(pixels))] == [
         None
