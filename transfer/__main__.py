@@ -1,4 +1,4 @@
-"""Command line of the spine: python -m transfer inspect | convert | formats | tasks | data | recipe | run | toy."""
+"""Command line of the spine: python -m transfer VERB …; `HELP` lists the verbs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ verbs:
   data [NAME …]                     list the classification sets: which are there, how to get the others
   recipe TASK                       every value of a task's protocol, and where it was read
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
+  score DETECTIONS.json …           AP of detections that were made elsewhere, without training
   toy FOLDER                        write small synthetic data sets for trying things out
 
 Every verb has --help. --debug shows the traceback of an error."""
@@ -193,6 +194,14 @@ def run(arguments: Sequence[str]) -> int:
     return run_command(arguments)
 
 
+def score(arguments: Sequence[str]) -> int:
+    """`score DETECTIONS.json …`."""
+    from transfer.score_command import score_command
+
+    print(printable(score_command(arguments)))
+    return 0
+
+
 def toy(arguments: Sequence[str]) -> int:
     """`toy FOLDER`."""
     from transfer.toy import make_toy
@@ -210,6 +219,7 @@ VERBS = {
     "data": data,
     "recipe": recipe,
     "run": run,
+    "score": score,
     "toy": toy,
 }
 

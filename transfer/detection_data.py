@@ -15,7 +15,7 @@ from transfer.datasets.coco import read_coco
 from transfer.datasets.detection import DetectionDataset
 from transfer.datasets.detection_account import account, summary
 from transfer.datasets.fraction import part_of
-from transfer.datasets.layouts import Kind, Layout, chosen, is_validation, recognise
+from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, recognise, unread
 from transfer.datasets.listed import VAL_AS_TEST
 from transfer.datasets.split_check import compare
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
@@ -26,6 +26,7 @@ from transfer.task import ROOT, Difference
 logger = logging.getLogger(__name__)
 
 INSTEAD = "--voc-root DIR, or --train-json FILE --train-images DIR --test-json FILE --test-images DIR"
+TEST_SIDE = "give --dataset DIR --test SPLIT, or --voc-root DIR --test SPLIT, or --test-json FILE --test-images DIR"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,42 @@ def load_splits(options: DetectionData, official: Official, masks: bool) -> Dete
     return splits
 
 
+def load_test(options: DetectionData, masks: bool) -> tuple[DetectionDataset, Kind]:
+    """The test side alone, and its layout: what detections made elsewhere are scored on; none to train on is needed.
+
+    Args:
+        options: `dataset` or `voc_root`, with or without `test`; or `test_json` and `test_images`.
+        masks: whether there are masks to be scored.
+
+    Raises:
+        DataError: something is missing or malformed; the message says what and where.
+    """
+    files = options.test_json, options.test_images
+    given = [place for place in (options.dataset, options.voc_root, options.test_json) if place is not None]
+    if len(given) != 1 or (files[0] is None) != (files[1] is None) or (files[0] is not None and options.test):
+        what = "more than one option names the data" if len(given) > 1 else "no data set is named"
+        raise DataError(what if len(given) != 1 else "options that do not go together", todo=TEST_SIDE)
+    clip = options.clip_boxes
+    root = options.dataset or options.voc_root
+    if root is None:
+        assert options.test_json is not None
+        assert options.test_images is not None
+        name = options.test_json.stem
+        return read_coco(options.test_json, options.test_images, name, clip_boxes=clip, masks=masks), "coco"
+    if options.voc_root is not None and options.test:
+        layout = Layout("voc", "VOC layout", root, ())  # what is wrong with it, the reader says
+    else:
+        wanted: tuple[Kind, ...] = ("voc", "coco") if options.dataset is not None else ("voc",)
+        layout = recognise(root, wanted, TEST_SIDE, None, options.test)
+    test = chosen_test(layout, options.test)
+    logger.info("%s is read as %s: %r", root, layout.title, test)
+    name = f"{root.resolve().name}_{test}"
+    if layout.kind == "voc":
+        return read_voc([(root, test)], name, clip_boxes=clip, masks=masks), "voc"
+    annotations, images = layout.coco[test]
+    return read_coco(annotations, images, name, clip_boxes=clip, masks=masks), "coco"
+
+
 @dataclass(frozen=True)
 class OwnSet:
     """Where a set of one's own lies.
@@ -232,7 +269,7 @@ def own_set(options: DetectionData) -> OwnSet | None:
     if absent:
         raise DataError(
             f"no split {absent[0]!r} in {root}",
-            found=f"splits there: {few(layout.splits, 20)}",
+            found="\n".join([f"splits there: {few(layout.splits, 20)}", *unread(root)]),
             todo="choose one of these with --train and --test",
         )
     files = layout.coco[train], layout.coco[test]

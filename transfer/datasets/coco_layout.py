@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from transfer.datasets.image_files import walk
 from transfer.datasets.images import is_image_name
 from transfer.errors import DataError
 
@@ -52,6 +53,17 @@ def coco_splits(root: Path) -> dict[str, tuple[Path, Path]]:
     return {name: found[name][0] for name in sorted(found)}
 
 
+def other_json(root: Path) -> list[str]:
+    """JSON files in the root and its folders that were not taken for annotations: other ones, and broken ones.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    files = [file for folder in (root, *_entries(root)) for file in _entries(folder) if file.suffix.lower() == ".json"]
+    taken = {file for folder in (root, *_entries(root)) for file in _instances(folder)}
+    return [file.relative_to(root).as_posix() for file in files if file.is_file() and file not in taken]
+
+
 Candidate = tuple[str, Path, list[Path]]  # the split's name, its file, the folders that may hold its images
 
 
@@ -76,10 +88,10 @@ def _files_of_splits(root: Path) -> Iterator[Candidate]:
 
 
 def _with_images(folders: list[Path]) -> list[Path]:
-    """Those that hold images, in them or one folder further down; of several names of one folder the first."""
+    """Those that hold images, in them or further down; of several names of one folder the first."""
     places: dict[str, Path] = {}
     for folder in folders:
-        if _images_in(folder) or any(_images_in(below) for below in _entries(folder) if below.is_dir()):
+        if folder.is_dir() and next(walk(folder), None) is not None:
             places.setdefault(os.path.realpath(folder), folder)
     return list(places.values())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transfer.datasets.coco_layout import coco_splits
+from transfer.datasets.coco_layout import coco_splits, other_json
 from transfer.datasets.image_files import walk
 from transfer.datasets.voc_layout import has_lists, voc_splits
 from transfer.datasets.wording import few
@@ -115,7 +115,12 @@ def recognise(
     inside = [f"{name}: {one.title}" for name, found in deeper.items() for one in found if one.kind in wanted]
     others = [f"it is {layout.title}, which this task does not read" for layout in there]
     names = sorted(path.name for path in root.iterdir())
-    found = [f"it holds {few(names, 12) or 'nothing'}", *others, *(f"in its folder {line}" for line in inside)]
+    found = [
+        f"it holds {few(names, 12) or 'nothing'}",
+        *others,
+        *unread(root),
+        *(f"in its folder {line}" for line in inside),
+    ]
     known = "\n".join(f"- {KNOWN[kind]}" for kind in wanted)
     raise DataError(
         f"{root} is no data set in a layout that this task reads",
@@ -168,10 +173,33 @@ def chosen(layout: Layout, train: str | None, test: str | None) -> tuple[str, st
         )  # fmt: skip
         raise DataError(
             f"which splits of {layout.root}? By their names there is {unclear}",
-            found=f"splits there: {few(layout.splits, 20)}",
+            found="\n".join([f"splits there: {few(layout.splits, 20)}", *unread(layout.root)]),
             todo="give --train SPLIT --test SPLIT",
         )
     return first[0], second[0]
+
+
+def unread(root: Path) -> list[str]:
+    """A line on JSON files that are no whole COCO annotations, if there are some."""
+    files = other_json(root)
+    return [f"JSON files that hold no whole COCO annotations: {few(files, 10)}"] if files else []
+
+
+def chosen_test(layout: Layout, test: str | None) -> str:
+    """Name of the split to report on, where there is none to train on: as `chosen`.
+
+    Raises:
+        DataError: there is no such split, or none or several could be meant.
+    """
+    by_role = {role: [name for name in layout.splits if _role(name) == role] for role in ALIASES}
+    fitting = [test] if test else by_role["test"] or by_role["val"]
+    if len(fitting) == 1 and (fitting[0] in layout.splits or not layout.splits):
+        return fitting[0]
+    raise DataError(
+        f"no split {test!r} in {layout.root}" if test else f"which split of {layout.root}?",
+        found="\n".join([f"splits there: {few(layout.splits, 20)}", *unread(layout.root)]),
+        todo="give --test SPLIT",
+    )
 
 
 def is_validation(name: str) -> bool:

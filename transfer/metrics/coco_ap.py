@@ -33,6 +33,7 @@ Rows = NDArray[np.intp]
 Kind = Literal["bbox", "segm"]
 AREAS = ("all", "small", "medium", "large")
 MOST_DETECTIONS = 100  # per image and class
+IOU_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)  # as cocoeval.py writes them, to the last bit
 DETECTIONS_AT_ONCE = 100_000  # about 250 MB of annotations
 
 
@@ -54,10 +55,11 @@ class CocoResult:
     Attributes:
         kind: "bbox" or "segm".
         classes: class names.
-        precision: float64 [10, 101, classes, 4], precision in [0, 1] at IoU .50:.05:.95, recall 0:.01:1, class, and
+        precision: float64 [thresholds, 101, classes, 4], precision in [0, 1] at each IoU, recall 0:.01:1, class, and
             all, small, medium and large objects, with at most 100 detections; NaN where there is no object to find.
-        recall: float64 [10, classes, 4], the largest recall reached; NaN as above.
+        recall: float64 [thresholds, classes, 4], the largest recall reached; NaN as above.
         notes: what to know when reading the means.
+        thresholds: float64, the IoUs; `metrics` and `per_class` want .50:.05:.95, the default.
     """
 
     kind: Kind
@@ -65,6 +67,7 @@ class CocoResult:
     precision: Floats
     recall: Floats
     notes: tuple[str, ...] = field(default=())
+    thresholds: Floats = field(default_factory=IOU_THRESHOLDS.copy)
 
     def metrics(self) -> dict[str, float]:
         """AP, AP50, AP75, APs, APm, APl and AR100 in percent; a size that no object has is left out."""
@@ -86,9 +89,13 @@ class CocoResult:
 
 
 def evaluate_coco(
-    dataset: DetectionDataset, detections: Detections, kind: Kind, options: CocoApOptions = CocoApOptions()
+    dataset: DetectionDataset,
+    detections: Detections,
+    kind: Kind,
+    options: CocoApOptions = CocoApOptions(),
+    thresholds: Floats = IOU_THRESHOLDS,
 ) -> CocoResult:
-    """COCO AP of `detections` on `dataset`.
+    """COCO AP of `detections` on `dataset` at `thresholds`, IoUs between 0 and 1 in rising order.
 
     Objects marked `crowd` are ignored as COCO ignores them: detections that lie in them (intersection over the
     detection's own area, any number of them) count as neither right nor wrong. VOC's `difficult` objects are treated
@@ -113,12 +120,17 @@ def evaluate_coco(
         )
     if kind == "segm" and not dataset.has_masks:
         raise DataError(f"{dataset.name} has no masks to compare with", todo="read it with masks, or evaluate boxes")
-    precision, recall = _precision_and_recall(dataset, detections, kind, *_library(options.library))
-    return CocoResult(kind, dataset.classes, precision, recall, _notes(dataset, precision))
+    precision, recall = _precision_and_recall(dataset, detections, kind, thresholds, *_library(options.library))
+    return CocoResult(kind, dataset.classes, precision, recall, _notes(dataset, precision), thresholds)
 
 
 def _precision_and_recall(
-    dataset: DetectionDataset, detections: Detections, kind: Kind, coco_class: Any, evaluator_class: Any
+    dataset: DetectionDataset,
+    detections: Detections,
+    kind: Kind,
+    thresholds: Floats,
+    coco_class: Any,
+    evaluator_class: Any,
 ) -> tuple[Floats, Floats]:
     """See `CocoResult`. Classes do not meddle with each other: a few at a time bound the memory of the annotations."""
     # As the challenge's own: an unmatched detection is small or large by its box, or by its mask if masks are compared.
@@ -135,6 +147,7 @@ def _precision_and_recall(
             evaluator = evaluator_class(truth, found, kind)
             evaluator.params.maxDets = [MOST_DETECTIONS]  # 1 and 10 are for recalls that are not reported
             evaluator.params.catIds = (labels + 1).tolist()
+            evaluator.params.iouThrs = thresholds
             evaluator.evaluate()
             evaluator.accumulate()
             precision.append(np.array(evaluator.eval["precision"], np.float64)[..., -1])

@@ -1,4 +1,4 @@
-"""PASCAL VOC average precision at IoU .5:.95 in one vectorised pass.
+"""PASCAL VOC average precision at IoU .5:.95, or at any others, in one vectorised pass.
 
 The definition is the VOC devkit's (VOCdevkit: VOCevaldet.m), the options' defaults those of the published tables of
 self-supervised papers, which come from Detectron2's evaluator (facebookresearch/detectron2:
@@ -60,13 +60,14 @@ class VocResult:
 
     Attributes:
         classes: class names.
-        by_class: float64 [classes, 10], AP in percent at each of `IOU_THRESHOLDS`; NaN for classes that have no
-            ground truth to find. Those are left out of the means and named in `notes`; Detectron2 counts them as 0.
+        by_class: float64 [classes, thresholds], AP in percent at each threshold; NaN for classes that have no ground
+            truth to find. Those are left out of the means and named in `notes`; Detectron2 counts them as 0.
         ground_truth: int64 [classes], boxes to be found, that is without the difficult ones.
         difficult: int64 [classes], boxes that are ignored.
         detections: int64 [classes].
         options: how it was computed.
         notes: what to know when reading the means.
+        thresholds: float64, rising; a match needs one of these overlaps. `ap` wants .5:.05:.95, the default.
     """
 
     classes: tuple[str, ...]
@@ -76,12 +77,13 @@ class VocResult:
     detections: Ints
     options: VocApOptions
     notes: tuple[str, ...] = field(default=())
+    thresholds: Floats = field(default_factory=IOU_THRESHOLDS.copy)
 
     def at(self, threshold: float) -> float:
-        """Mean AP over classes in percent at one IoU threshold of .5:.05:.95."""
-        hits = np.flatnonzero(np.isclose(IOU_THRESHOLDS, threshold))
+        """Mean AP over classes in percent at one of the IoU thresholds."""
+        hits = np.flatnonzero(np.isclose(self.thresholds, threshold))
         if len(hits) != 1:
-            raise ValueError(f"VOC AP is computed at {IOU_THRESHOLDS.tolist()}, not at {threshold}")
+            raise ValueError(f"VOC AP was computed at {self.thresholds.tolist()}, not at {threshold}")
         return float(np.nanmean(self.by_class[:, hits[0]]))
 
     @property
@@ -105,9 +107,12 @@ class VocResult:
 
 
 def evaluate_voc(
-    dataset: DetectionDataset, detections: Detections, options: VocApOptions = VocApOptions()
+    dataset: DetectionDataset,
+    detections: Detections,
+    options: VocApOptions = VocApOptions(),
+    thresholds: Floats = IOU_THRESHOLDS,
 ) -> VocResult:
-    """VOC AP of `detections` on `dataset`.
+    """VOC AP of `detections` on `dataset` at `thresholds`, IoUs between 0 and 1 in rising order.
 
     A detection belongs to the ground-truth box of its class and image that it overlaps most (the first of equals).
     If their IoU passes the threshold, the best-scored such detection of every box is a true positive and the others
@@ -135,10 +140,10 @@ def evaluate_voc(
     labels = detections.labels[order]
     match, iou = _best_overlaps(truth, detections.image_ids[order], labels, boxes[order], options.plus_one)
     # Thresholds are nested: an overlap that passes one passes all below it, so one number says which it passes.
-    passed = np.searchsorted(IOU_THRESHOLDS, iou, side="left" if options.strict else "right")
-    true_positive, counted = _judge(match, passed, truth.difficult)
+    passed = np.searchsorted(thresholds, iou, side="left" if options.strict else "right")
+    true_positive, counted = _judge(match, passed, truth.difficult, len(thresholds))
 
-    by_class = np.full((classes, len(IOU_THRESHOLDS)), np.nan)
+    by_class = np.full((classes, len(thresholds)), np.nan)
     ends = np.searchsorted(labels, np.arange(classes + 1))
     for label in np.flatnonzero(positives):
         rows = slice(ends[label], ends[label + 1])
@@ -153,6 +158,7 @@ def evaluate_voc(
         detections=np.bincount(detections.labels, minlength=classes),
         options=options,
         notes=(f"left out of the mean, without ground truth: {', '.join(absent)}",) if absent else (),
+        thresholds=thresholds,
     )
 
 
@@ -272,14 +278,13 @@ def _iou(a: Floats, b: Floats, plus_one: bool) -> Floats:
     return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
 
 
-def _judge(match: Ints, passed: Ints, difficult: Bools) -> tuple[Bools, Bools]:
-    """(true positive, counted), each [m, thresholds], for detections in order of falling score within each class.
+def _judge(match: Ints, passed: Ints, difficult: Bools, levels: int) -> tuple[Bools, Bools]:
+    """(true positive, counted), each [m, levels], for detections in order of falling score within each class.
 
     At threshold number k a box is claimed by its first detection that passes k. So a detection is the true positive
     at k exactly if it passes k and no earlier one of the same box does: with p thresholds passed by it and at most q
     by an earlier one, at q ≤ k < p.
     """
-    levels = len(IOU_THRESHOLDS)
     rows = np.flatnonzero(match >= 0)
     rows = rows[np.argsort(match[rows], kind="stable")]
     box = match[rows]
