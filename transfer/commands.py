@@ -43,6 +43,7 @@ class RunOptions:
         workers: data-loading processes; does not change any number.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
+        prefix: take the network of the checkpoint whose names begin with this, and drop everything else.
         allow_half: accept weights stored in half precision and widen them.
         allow_slow: train on a CPU however long it takes.
         runs: where records and everything else are written.
@@ -60,6 +61,7 @@ class RunOptions:
     workers: int = 0
     format: str | None = None
     branch: str | None = None
+    prefix: str | None = None
     allow_half: bool = False
     allow_slow: bool = False
     runs: Path = ROOT / "runs"
@@ -221,7 +223,13 @@ def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
 
 def _read_one(name: str, options: RunOptions) -> Backbone:
     if not name.startswith("random:"):
-        return read_backbone(name, format=options.format, branch=options.branch, allow_half=options.allow_half)
+        return read_backbone(
+            name,
+            format=options.format,
+            branch=options.branch,
+            prefix=options.prefix,
+            allow_half=options.allow_half,
+        )
     _, arch, *seed = name.split(":")
     if arch not in ARCHITECTURES or len(seed) > 1 or not all(part.isdecimal() for part in seed):
         raise CheckpointError(
