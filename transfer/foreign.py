@@ -84,8 +84,6 @@ def foreign_archive(path: Path, names: Sequence[str], compressed: bool) -> tuple
     parent, _, last = f"unpacked/{root or 'archive'}".rpartition("/")
     into = "unpacked" if root else "unpacked/archive"
     out = shlex.quote(str(path.absolute().with_name(f"{path.stem}_again.pth")))
-    line = (
-        f"unzip -q {shlex.quote(str(path))} -d {into} && (cd {shlex.quote(parent)} && zip -0rDq {out} "
-        f"{shlex.quote(last)})"
-    )
+    taken_out = f"mkdir -p {into} && unzip -q {shlex.quote(str(path))} -d {into}"
+    line = f"{taken_out} && (cd {shlex.quote(parent)} && zip -0rDq {out} {shlex.quote(last)})"
     return f"a torch file that was unpacked and zipped again, {why}", f"zip it as torch does: {line}"

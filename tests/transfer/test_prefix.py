@@ -1,4 +1,4 @@
-"""A ResNet behind any prefix: read alone, chosen by --prefix, what stands beside it listed, refusals that say the line."""
+"""A ResNet behind any prefix: read alone, or chosen by --prefix with everything beside it listed."""
 
 from __future__ import annotations
 
