@@ -22,6 +22,7 @@ from transfer.engines.choose import choose_engine
 from transfer.errors import CheckpointError, UserError
 from transfer.record import Record
 from transfer.runner import Plan, run
+from transfer.shared_memory import demand_shared_memory
 from transfer.task import ROOT, Task, load_task, recipe_differences
 from transfer.world import World, world, world_size
 
@@ -252,6 +253,7 @@ def _check_machine(device: str, workers: int) -> None:
         raise UserError(f"--device {device} is not known", todo="cpu or cuda")
     if workers < 0:
         raise UserError(f"--workers {workers}", todo="give 0 or more")
+    demand_shared_memory(workers)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but PyTorch sees no GPU", todo="check nvidia-smi, or use --device cpu")
 

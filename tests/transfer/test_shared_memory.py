@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import shutil
 
 import pytest
 
-from transfer.shared_memory import out_of_shared_memory
+from transfer import shared_memory
+from transfer.errors import TrainingError
+from transfer.shared_memory import demand_shared_memory, out_of_shared_memory
 
 # As PyTorch words them: torch/utils/data/_utils/signal_handling.py, torch/csrc/DataLoader.cpp, aten MapAllocator.cpp.
 FULL = (
@@ -39,3 +42,12 @@ def test_a_full_dev_shm_is_named_with_the_way_out(error):
 @pytest.mark.parametrize("error", OTHER)
 def test_other_errors_are_left_alone(error):
     assert out_of_shared_memory(error) is None
+
+
+def test_workers_are_not_started_where_there_is_no_room(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**16, 0, 2**16))
+    demand_shared_memory(0)
+    with pytest.raises(TrainingError, match=r"2 data-loading processes") as caught:
+        demand_shared_memory(2)
+    assert "--workers 0" in str(caught.value)
