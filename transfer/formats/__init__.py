@@ -90,10 +90,9 @@ def _nearest(tree: Tree, views: Mapping[str, Match | Mismatch]) -> list[str]:
     formats, total = all_formats(), tensors_in(tree)
     shares = {name: form.explained(tree) for name, form in formats.items() if not form.general}
     nearest = sorted((name for name, count in shares.items() if count), key=lambda name: -shares[name])[:3]
-    lines = [f"not {name}: {view.reason}" for name, view in views.items() if formats[name].general and options(tree)]
-    lines += [
-        f"not {name}, which knows {shares[name]} of the {total} tensors: {views[name].reason}" for name in nearest
-    ]
+    why = {name: view.reason for name, view in views.items() if isinstance(view, Mismatch)}
+    lines = [f"not {name}: {reason}" for name, reason in why.items() if formats[name].general and options(tree)]
+    lines += [f"not {name}, which knows {shares[name]} of the {total} tensors: {why[name]}" for name in nearest]
     return lines or [f"no format knows a single one of the {total} tensors by name"]
 
 
