@@ -21,6 +21,7 @@ from pretrain.methods import find_method, method_names
 from pretrain.recipe import Recipe
 from pretrain.train import pretrain
 from transfer.errors import UserError
+from transfer.shared_memory import out_of_shared_memory
 
 logger = logging.getLogger("pretrain")
 S = TypeVar("S")
@@ -158,6 +159,12 @@ def main(arguments: Sequence[str]) -> int:
             raise
         rank = os.environ.get("RANK", "0")
         print(f"error: {error}" if rank == "0" else f"process {rank}: error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        known = out_of_shared_memory(error)
+        if known is None or "--debug" in arguments:
+            raise
+        print(f"error: {known}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "the same command without --overwrite" if "--overwrite" in arguments else "the same command again"

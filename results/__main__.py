@@ -164,7 +164,7 @@ class Export:
 
 
 def main() -> int:
-    """Exit status: 0 done, 1 shown but some files are not records, 2 not done."""
+    """Exit status: 0 done, 1 shown but some files are not records, 2 not done, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = tyro.cli(
         Table | Compare | Plot | Curves | Export,
@@ -179,6 +179,9 @@ def main() -> int:
             traceback.print_exc()
         print(f"{error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was changed, type the same command again", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

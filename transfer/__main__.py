@@ -40,16 +40,20 @@ class Inspect:
         file: the checkpoint.
         format: force a format instead of recognising it.
         branch: which network of the file.
+        prefix: take the network whose names begin with this, and drop everything else.
         allow_half: accept half precision.
         reference: a file of the same network whose channel order is known; tells whether red and blue are exchanged.
+        all: say of every format why it does not recognise the file.
         debug: show tracebacks.
     """
 
     file: Positional[Path]
     format: str | None = None
     branch: str | None = None
+    prefix: str | None = None
     allow_half: bool = False
     reference: Path | None = None
+    all: bool = False
     debug: bool = False
 
 
@@ -63,6 +67,7 @@ class Convert:
         out: the file to write (-o).
         format: force a format instead of recognising it.
         branch: which network of the file.
+        prefix: take the network whose names begin with this, and drop everything else.
         allow_half: accept half precision.
         debug: show tracebacks.
     """
@@ -72,6 +77,7 @@ class Convert:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     format: str | None = None
     branch: str | None = None
+    prefix: str | None = None
     allow_half: bool = False
     debug: bool = False
 
@@ -94,20 +100,22 @@ class Toy:
 
 
 def inspect(arguments: Sequence[str]) -> int:
-    """`inspect FILE`."""
-    from transfer.inspect import describe
+    """`inspect FILE`; exit status 1 if there is no backbone in it."""
+    from transfer.inspect import examine
 
     _one_thread()
     options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
-    text = describe(
+    found = examine(
         options.file,
         format=options.format,
         branch=options.branch,
+        prefix=options.prefix,
         allow_half=options.allow_half,
         reference=options.reference,
+        every=options.all,
     )
-    print(printable(text))
-    return 0
+    print(printable(found.text))
+    return 0 if found.complete else 1
 
 
 def convert(arguments: Sequence[str]) -> int:
@@ -122,6 +130,7 @@ def convert(arguments: Sequence[str]) -> int:
         options.out,
         format=options.format,
         branch=options.branch,
+        prefix=options.prefix,
         allow_half=options.allow_half,
     )
     print(printable(text))

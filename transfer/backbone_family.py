@@ -91,7 +91,7 @@ def member(name: str, *layouts: Release) -> Format:
     def extract(tree: Tree, branch: str | None) -> Extracted:
         return format.extract(tree, branch)
 
-    return Format(name, format.branches, matches, extract)
+    return Format(name, format.branches, matches, extract, format.explained)
 
 
 def _openmmlab(tree: Tree) -> str | None:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from transfer.architectures import ARCHITECTURES, is_optional
-from transfer.backbone import Backbone, Source, check_names, closest_architecture
+from transfer.backbone import Backbone, Dropped, Source, check_names, closest_architecture
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
-from transfer.formats import choose, opinions
-from transfer.layout import Extracted, Format, Match
+from transfer.formats import all_formats, choose, options, recognised
+from transfer.formats.prefix import NAME as PREFIX
+from transfer.formats.prefix import take
+from transfer.layout import Extracted, Format, LeftOver, Tree
 from transfer.lints import lints_of
 from transfer.lookalikes import SUPPORTED, lookalike
+from transfer.wrappers import Unwrapped, unwrapped
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def read_backbone(
-    path: str | Path, *, format: str | None = None, branch: str | None = None, allow_half: bool = False
+    path: str | Path,
+    *,
+    format: str | None = None,
+    branch: str | None = None,
+    prefix: str | None = None,
+    allow_half: bool = False,
 ) -> Backbone:
     """Read a checkpoint.
 
@@ -28,6 +37,7 @@ def read_backbone(
         path: torch, safetensors or pickle file, possibly gzip'd.
         format: name of the format, if none or more than one recognises the file.
         branch: which network to take where the file holds several; the format's default if None.
+        prefix: what the names of the network begin with that is to be taken; everything else is dropped.
         allow_half: accept float16 and bfloat16 weights and widen them to float32.
 
     Returns:
@@ -38,14 +48,20 @@ def read_backbone(
     """
     path = Path(path)
     contents = read_contents(path)
-    return backbone_from(contents, path, format=format, branch=branch, allow_half=allow_half)
+    return backbone_from(contents, path, format=format, branch=branch, prefix=prefix, allow_half=allow_half)
 
 
 def backbone_from(
-    contents: Contents, path: Path, *, format: str | None = None, branch: str | None = None, allow_half: bool = False
+    contents: Contents,
+    path: Path,
+    *,
+    format: str | None = None,
+    branch: str | None = None,
+    prefix: str | None = None,
+    allow_half: bool = False,
 ) -> Backbone:
     """The second half of `read_backbone`, for contents that have been read."""
-    form, extracted = extract_from(contents, path, format=format, branch=branch)
+    form, extracted = extract_from(contents, path, format=format, branch=branch, prefix=prefix)
     _refuse_relatives(extracted.state, path)
     shapes = {name: tuple(tensor.shape) for name, tensor in extracted.state.items()}
     arch = _named_architecture(extracted.arch, path) or closest_architecture(shapes)
@@ -74,22 +90,75 @@ def _as_asked(contents: Contents, form: Format, branch: str, forced: str | None)
     Another format may feed the same tensors other pixels. A run is named by the file's hash and the branch, so the
     branch has to say it, or one reading's finished run would answer for the other.
     """
-    if forced is None or [name for name, view in opinions(contents.tree).items() if isinstance(view, Match)] == [
-        forced
-    ]:
+    if forced is None or recognised(contents.tree) == [forced]:
         return branch, ()
     return f"{branch} as {form.name}", (f"read as {form.name} because --format asked for it",)
 
 
 def extract_from(
-    contents: Contents, path: Path, *, format: str | None = None, branch: str | None = None
+    contents: Contents,
+    path: Path,
+    *,
+    format: str | None = None,
+    branch: str | None = None,
+    prefix: str | None = None,
 ) -> tuple[Format, Extracted]:
     """The format that fits and what it takes out; its errors are given the file's name."""
+    tree: Tree = contents.tree
     try:
-        form = choose(contents.tree, format)
-        return form, form.extract(contents.tree, branch)
+        plain = unwrapped(tree)
+        tree = plain.tree
+        if prefix is None:
+            form = choose(tree, format)
+            return form, _as_in_the_file(form.extract(tree, branch), plain)
+        if format is not None or branch is not None:
+            raise CheckpointError("--prefix names the network itself", todo="leave out --format and --branch")
+        return all_formats()[PREFIX], _as_in_the_file(_under(tree, prefix), plain)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.what}", found=error.found, todo=error.todo) from error
+        way_out = options(tree) if isinstance(error, LeftOver) else ""
+        todo = f"{error.todo}; or {way_out}" if way_out else error.todo
+        raise CheckpointError(f"{path}: {error.what}", found=error.found, todo=todo) from error
+
+
+def _under(tree: Tree, prefix: str) -> Extracted:
+    """What lies under a typed prefix; what the file's own format knows of its releases is kept.
+
+    That format's refusals are, too, unless it stumbled over what the prefix leaves out.
+    """
+    found = take(tree, prefix)
+    known = [all_formats()[name] for name in recognised(tree) if name != PREFIX]
+    if len(known) != 1:
+        return found
+    try:
+        usual = known[0].extract(tree, None)
+    except LeftOver:
+        return found
+    return dataclasses.replace(
+        found,
+        input=usual.input,
+        stride_in_1x1=usual.stride_in_1x1,
+        same_padding=usual.same_padding,
+        lints=usual.lints,
+        notes=(f"a file of the format {known[0].name}, of which --prefix took the network under `{found.branch}`",),
+    )
+
+
+def _as_in_the_file(found: Extracted, plain: Unwrapped) -> Extracted:
+    """Dropped entries under the names that they have in the file, averages with their counters, and a word on both."""
+    dropped = tuple(
+        dataclasses.replace(group, names=tuple(plain.names.get(name, name) for name in group.names))
+        for group in found.dropped
+    )
+    notes = found.notes
+    if plain.counters:
+        dropped += (Dropped("counter of the moving average", tuple(plain.counters)),)
+        notes += (
+            "the file holds a moving average (AveragedModel); it does not say whether the statistics of its batch "
+            "normalisations were computed again (update_bn) or copied from the model",
+        )
+    if any(name not in plain.counters and shown != name for shown, name in plain.names.items()):
+        notes += ("what compile or parallel wrappers had put into names was left out",)
+    return dataclasses.replace(found, dropped=dropped, notes=notes)
 
 
 def _named_architecture(arch: str | None, path: Path) -> str | None:

@@ -22,6 +22,7 @@ from transfer.engines.choose import choose_engine
 from transfer.errors import CheckpointError, UserError
 from transfer.record import Record
 from transfer.runner import Plan, run
+from transfer.shared_memory import demand_shared_memory
 from transfer.task import ROOT, Task, load_task, recipe_differences
 from transfer.world import World, world, world_size
 
@@ -43,6 +44,7 @@ class RunOptions:
         workers: data-loading processes; does not change any number.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
+        prefix: take the network of the checkpoint whose names begin with this, and drop everything else.
         allow_half: accept weights stored in half precision and widen them.
         allow_slow: train on a CPU however long it takes.
         runs: where records and everything else are written.
@@ -60,6 +62,7 @@ class RunOptions:
     workers: int = 0
     format: str | None = None
     branch: str | None = None
+    prefix: str | None = None
     allow_half: bool = False
     allow_slow: bool = False
     runs: Path = ROOT / "runs"
@@ -221,7 +224,13 @@ def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
 
 def _read_one(name: str, options: RunOptions) -> Backbone:
     if not name.startswith("random:"):
-        return read_backbone(name, format=options.format, branch=options.branch, allow_half=options.allow_half)
+        return read_backbone(
+            name,
+            format=options.format,
+            branch=options.branch,
+            prefix=options.prefix,
+            allow_half=options.allow_half,
+        )
     _, arch, *seed = name.split(":")
     if arch not in ARCHITECTURES or len(seed) > 1 or not all(part.isdecimal() for part in seed):
         raise CheckpointError(
@@ -244,6 +253,7 @@ def _check_machine(device: str, workers: int) -> None:
         raise UserError(f"--device {device} is not known", todo="cpu or cuda")
     if workers < 0:
         raise UserError(f"--workers {workers}", todo="give 0 or more")
+    demand_shared_memory(workers)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but PyTorch sees no GPU", todo="check nvidia-smi, or use --device cpu")
 

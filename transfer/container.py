@@ -9,6 +9,7 @@ file's sha256, compared with its publisher's, can tell.
 from __future__ import annotations
 
 import difflib
+import glob
 import gzip
 import hashlib
 import json
@@ -29,6 +30,7 @@ from safetensors import SafetensorError
 
 from transfer.carried import CARRIED
 from transfer.errors import CheckpointError
+from transfer.foreign import foreign_archive, foreign_file, foreign_folder
 from transfer.layout import key_name
 from transfer.pickle_scan import refuse_bombs
 from transfer.plain_tree import make_plain
@@ -47,7 +49,6 @@ _TORCH_LEGACY = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's m
 _TEXT_PICKLE = re.compile(rb"\(?(?:[dl]p?\d*\n|[ci][A-Za-z_][\w.]*\n[\w.]+\n|[\]}](?:q.|\(|\.))", re.DOTALL)
 _NOT_CHECKPOINTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file it points to: run `git lfs pull`"),
-    (b"\x89HDF", "an HDF5 file (Keras weights): TensorFlow and Keras files are not read"),
     (b"\x93NUMPY", "a single numpy array"),
     (b"\xfd7zXZ", "an xz archive: unpack it with `xz -d`"),
     (b"BZh", "a bzip2 archive: unpack it with `bzip2 -d`"),
@@ -85,6 +86,7 @@ def read_contents(path: Path) -> Contents:
     """
     check_exists(path)
     try:
+        _refuse_parts(path)
         size, digest = path.stat().st_size, sha256_of(path)
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -110,6 +112,8 @@ def read_contents(path: Path) -> Contents:
 
 def check_exists(path: Path) -> None:
     """Raise `CheckpointError` unless `path` is a file; the message names its neighbours."""
+    if path.is_dir() and (known := foreign_folder(path)):
+        raise CheckpointError(f"{path} is no checkpoint file", found=known[0], todo=known[1])
     if path.is_dir():
         inside = sorted(item.name for item in path.iterdir() if item.is_file())
         raise CheckpointError(
@@ -117,6 +121,9 @@ def check_exists(path: Path) -> None:
             found=f"{len(inside)} files: {', '.join(inside[:6])}" if inside else "no files in it",
             todo="name one of the files in it",
         )
+    if not path.exists() and path.parent.is_dir() and any(path.parent.glob(f"{glob.escape(path.name)}.index")):
+        found, todo = foreign_file(b"", f"{path.name}.index") or ("", "")
+        raise CheckpointError(f"{path} is no file", found=f"{path.name}.index, {found}", todo=todo)
     if not path.exists():
         names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else None
         close = difflib.get_close_matches(path.name, names or [], n=3)
@@ -127,6 +134,26 @@ def check_exists(path: Path) -> None:
         )
     if not path.is_file():
         raise CheckpointError(f"{path} is a device or a pipe, not a file", todo="save it to a file first")
+
+
+def _refuse_parts(path: Path) -> None:
+    """Raise `CheckpointError` for parts of a torch file: unpacked ones, or an archive that torch did not write."""
+    known = foreign_folder(path.parent) if path.name == "data.pkl" else None
+    if _packed(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = archive.infolist()
+        except (*MALFORMED, zipfile.BadZipFile):
+            return  # torch's reader will say what is wrong with it
+        compressed = any(info.compress_type != zipfile.ZIP_STORED for info in infos if not info.is_dir())
+        known = foreign_archive(path, [info.filename for info in infos], compressed)
+    if known:
+        raise CheckpointError(f"{path} is not read as it is", found=known[0], todo=known[1])
+
+
+def _packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def sha256_of(path: Path) -> str:
@@ -192,12 +219,8 @@ def _kind_of(head: bytes) -> tuple[str, Callable[[Path], Any]] | None:
 def _describe_other(head: bytes, name: str) -> tuple[str, str]:
     """(what a file is that is no checkpoint, what to do)."""
     again = "download or copy the checkpoint itself again"
-    if re.search(r"\.(?:index|meta|data-\d{5}-of-\d{5})$", name):
-        return (
-            "by its name a part of a TensorFlow checkpoint, which is not read",
-            "convert it to PyTorch first (for SimCLR: the converters tonylins/simclr-converter and "
-            "Separius/SimCLRv2-Pytorch) and name the file that they write",
-        )
+    if known := foreign_file(head, name):
+        return known
     if not head:
         return "an empty file", again
     if head.startswith(b"\x1f\x8b"):
@@ -210,7 +233,10 @@ def _describe_other(head: bytes, name: str) -> tuple[str, str]:
         return "a tar archive", "unpack it with `tar -xf` and name a file inside"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "an HTML page: the download link led to a web page", again
+        return (
+            "an HTML page: the download link led to a web page",
+            f"look into it, it may say why; then download the file itself again: curl -fL -o {name} URL",
+        )
     if text.startswith((b"{", b"[")):
         return "a JSON file: an index or a configuration, not the weights", "name the file that holds the weights"
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
@@ -315,8 +341,6 @@ def _read_torch_zip(path: Path) -> Any:
             raise CheckpointError(
                 f"{path} is a TorchScript program, which is code", todo="save its state_dict() with torch.save"
             )
-        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-            raise zipfile.BadZipFile("torch.save does not compress, and parts of this archive are compressed")
         if len(set(names)) != len(names) or sum(info.file_size for info in infos) > path.stat().st_size:
             raise zipfile.BadZipFile("the archive's table of contents contradicts itself")
         for info in infos:

@@ -85,6 +85,7 @@ def convert(
     *,
     format: str | None = None,
     branch: str | None = None,
+    prefix: str | None = None,
     allow_half: bool = False,
 ) -> str:
     """Write the backbone of `path` to `out` as `to`, one of `TARGETS`.
@@ -101,7 +102,7 @@ def convert(
     """
     path, out = Path(path), Path(out)
     _check_target(path, to, out)
-    backbone = read_backbone(path, format=format, branch=branch, allow_half=allow_half)
+    backbone = read_backbone(path, format=format, branch=branch, prefix=prefix, allow_half=allow_half)
     _write(backbone, to, out)
     wanted = _Fingerprint.of(backbone)
     remarks = backbone.remarks()

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transfer.backbone import Backbone, Lint
 from transfer.checkpoint import backbone_from, read_backbone
 from transfer.container import Contents, read_contents
 from transfer.errors import CheckpointError
-from transfer.formats import all_formats, first_keys, opinions
+from transfer.formats import all_formats, first_keys, opinions, reasons
 from transfer.layout import Match
 from transfer.lints import compare_channels
 
 
-def describe(
+@dataclass(frozen=True)
+class Description:
+    """What `python -m transfer inspect` prints, and whether a backbone could be made of the file."""
+
+    text: str
+    complete: bool
+
+
+def describe(path: str | Path, **options: Any) -> str:
+    """The text of `examine`."""
+    return examine(path, **options).text
+
+
+def examine(
     path: str | Path,
     *,
     format: str | None = None,
     branch: str | None = None,
     allow_half: bool = False,
+    prefix: str | None = None,
     reference: str | Path | None = None,
-) -> str:
-    """Text for `python -m transfer inspect`: file, formats, backbone with what is used and dropped, notes, lints.
+    every: bool = False,
+) -> Description:
+    """For `python -m transfer inspect`: file, formats, backbone with what is used and dropped, notes, lints.
 
     A file that can be opened is described even if no backbone can be made of it; the reason is then part of the text.
 
     Args:
         path: the checkpoint.
-        format, branch, allow_half: see `transfer.checkpoint.read_backbone`.
+        format, branch, prefix, allow_half: see `transfer.checkpoint.read_backbone`.
         reference: a file of the same network whose channel order is known, to compare the first convolution with.
+        every: say of every format why it does not recognise the file, not of the nearest three alone.
 
     Raises:
         CheckpointError: the file cannot be opened, or is no checkpoint at all; the reference cannot be read.
@@ -36,14 +54,16 @@ def describe(
     path = Path(path)
     contents = read_contents(path)
     try:
-        backbone = backbone_from(contents, path, format=format, branch=branch, allow_half=allow_half)
+        backbone = backbone_from(contents, path, format=format, branch=branch, prefix=prefix, allow_half=allow_half)
     except CheckpointError as error:
-        return "\n".join([*_file(path, contents), *_formats(contents), "", f"no backbone: {error}"])
+        lines = [*_file(path, contents), *_formats(contents, every), "", f"no backbone: {error}"]
+        return Description("\n".join(lines), complete=False)
     if reference is not None:
         found = compare_channels(backbone, read_backbone(reference))
         agreed = Lint("channels", f"conv1 agrees with the reference's: {backbone.input.channels}")
         backbone = backbone.with_lints(found or (agreed,))
-    return "\n".join([*_file(path, contents), *_formats(contents), *_backbone(backbone)])
+    lines = [*_file(path, contents), *_formats(contents, every), *_backbone(backbone)]
+    return Description("\n".join(lines), complete=True)
 
 
 def _file(path: Path, contents: Contents) -> list[str]:
@@ -55,12 +75,17 @@ def _file(path: Path, contents: Contents) -> list[str]:
     ]
 
 
-def _formats(contents: Contents) -> list[str]:
-    views = opinions(contents.tree)
+def _formats(contents: Contents, every: bool) -> list[str]:
+    try:
+        views = opinions(contents.tree)
+    except CheckpointError:  # the reason is said below
+        return []
+    declined = [_line("", reason) for reason in reasons(contents.tree)] if every else []
     lines = [_line("format", f"{name} ({view.description})") for name, view in views.items() if isinstance(view, Match)]
     keys = first_keys(contents.tree).split("\n")
     # where no format fits, or two, the error that follows shows the keys and the reasons
-    return lines + [_line("" if row else "keys", line) for row, line in enumerate(keys)] if len(lines) == 1 else lines
+    shown = [_line("" if row else "keys", line) for row, line in enumerate(keys)] if len(lines) == 1 else []
+    return declined + lines + shown
 
 
 def _backbone(backbone: Backbone) -> list[str]:

@@ -81,12 +81,21 @@ class Format:
         matches: decides from the structure of the keys alone, without looking at values.
         extract: takes the backbone of a branch out (None: the default one); raises `CheckpointError` for a tensor that
             no rule covers.
+        explained: how many of a file's tensors its rules speak of, which says how near it is to a file that no format
+            recognises.
+        general: asked only where no other format recognises a file.
     """
 
     name: str
     branches: tuple[str, ...]
     matches: Callable[[Tree], Match | Mismatch]
     extract: Callable[[Tree, str | None], Extracted]
+    explained: Callable[[Tree], int] = lambda tree: 0
+    general: bool = False
+
+
+class LeftOver(CheckpointError):
+    """A file holds tensors that no rule of its format covers."""
 
 
 def refused(name: str, matches: Callable[[Tree], Match | Mismatch], reason: str, todo: str) -> Format:
@@ -222,7 +231,7 @@ def as_dropped(groups: Mapping[str, Sequence[str]]) -> tuple[Dropped, ...]:
 def refuse_unknown(names: Sequence[str]) -> None:
     """Raise `CheckpointError` if there are `names`: tensors that no rule covers."""
     if names:
-        raise CheckpointError(
+        raise LeftOver(
             "holds tensors that are neither part of the backbone nor known to be dispensable",
             found=f"{len(names)} left over: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}",
             todo="if they are dispensable, save the backbone alone: "

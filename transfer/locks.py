@@ -36,7 +36,11 @@ def locked(
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / name).open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {folder}", found=error.strerror or str(error)) from error
+        raise UserError(
+            f"cannot write to {folder}",
+            found=error.strerror or str(error),
+            todo="name a folder of your own with --runs DIR, or make this one writable",
+        ) from error
     with lock:
         deadline = time.monotonic() + patience
         while True:

@@ -7,7 +7,8 @@ lists these, and everything that it does not list is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,27 @@ from transfer.layout import (
     weights_under,
 )
 
-# What DistributedDataParallel ("module.") and torch.compile ("_orig_mod.") put before every name.
-OUTER = ("module.", "", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")
+# What DistributedDataParallel puts before every name; other wrappers are gone already (`transfer.wrappers`).
+OUTER = ("module.", "")
+
+# Heads under the names that nearly everybody gives them.
+USUAL_HEADS = {
+    "classifier.": "classifier, behind the backbone",
+    "fc.": "classifier or projection head, behind the backbone",
+    "head.": "head, behind the backbone",
+    "heads.": "heads, behind the backbone",
+    "projector.": "projector, behind the backbone",
+    "projection.": "projector, behind the backbone",
+    "predictor.": "predictor, behind the projector",
+    "prediction.": "predictor, behind the projector",
+    "prototypes.": "prototypes, behind the projector",
+    "criterion.": "state of the loss",
+    "loss.": "state of the loss",
+    "queue": "queue of negatives",
+    "queue_ptr": "position in the queue of negatives",
+}
+
+_OF_A_BACKBONE = re.compile(r"(?:conv1|bn1|layer[1-4]\.\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,7 @@ def prefixed(release: Release) -> Format:
         branches=branches,
         matches=lambda tree: _matches(release, tree),
         extract=lambda tree, branch: _extract(release, tree, branch),
+        explained=lambda tree: _explained(release, tree),
     )
 
 
@@ -129,7 +150,7 @@ def one_of(name: str, *layouts: Format) -> Format:
         return layout.extract(tree, branch)
 
     branches = dict.fromkeys(branch for layout in layouts for branch in layout.branches)
-    return Format(name, tuple(branches), matches, extract)
+    return Format(name, tuple(branches), matches, extract, lambda tree: max(each.explained(tree) for each in layouts))
 
 
 def sequential(name: str) -> str | None:
@@ -179,6 +200,31 @@ def _matches(release: Release, tree: Tree) -> Match | Mismatch:
         return Mismatch(f"{foreign} belongs to another format")
     variant = _any_begins(place, tuple(release.variants))
     return Match(release.variants[variant] if variant else release.title)
+
+
+def explained_names(names: Iterable[object], prefix: str, rename: Callable[[str], str | None] | None = None) -> int:
+    """How many of `names` are a ResNet's tensors behind `prefix`."""
+    rests = [name.removeprefix(prefix) for name in names if isinstance(name, str) and name.startswith(prefix)]
+    return sum(bool(_OF_A_BACKBONE.match((rename(rest) or "") if rename else rest)) for rest in rests)
+
+
+def _explained(release: Release, tree: Tree) -> int:
+    """Tensors of all the declared networks and heads, under that of the outer prefixes that explains most."""
+    wrappers = dict.fromkeys((*release.wrappers, *(network.wrapper for network in release.networks.values())))
+    count = 0
+    for wrapper in wrappers:
+        weights = tree if wrapper is None else weights_under(tree, wrapper)
+        names = [key_name(name) for name, value in (weights or {}).items() if isinstance(value, torch.Tensor)]
+        networks = [network for network in release.networks.values() if network.wrapper in (None, wrapper)]
+        count += max(_explained_under(release, networks, names, outer) for outer in release.outer)
+    return count
+
+
+def _explained_under(release: Release, networks: Sequence[Network], names: Sequence[str], outer: str) -> int:
+    starts = [outer + head for head in release.heads]
+    starts += [outer + network.prefix + head for network in networks for head in release.behind]
+    heads = sum(any(Drop(start, "").covers(name) for start in starts) for name in names)
+    return heads + sum(explained_names(names, outer + network.prefix, release.rename) for network in networks)
 
 
 def _extract(release: Release, tree: Tree, branch: str | None) -> Extracted:

@@ -19,6 +19,7 @@ from transfer.engines.choose import load_engine
 from transfer.errors import UserError
 from transfer.locks import locked
 from transfer.record import Record
+from transfer.shared_memory import out_of_shared_memory
 from transfer.task import Difference, RunContext, Task, TaskOutcome, recipe_differences
 from transfer.world import World
 
@@ -185,10 +186,17 @@ def _attempt(plan: Plan, context: RunContext) -> Record:
         logger.error("%s", error)
         failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
     except Exception as error:  # noqa: BLE001 - the one place: a fault in one run must not take the others with it
-        logger.error(
-            "the run failed with %s: %s (its record holds the traceback; --debug shows it)", type(error).__name__, error
-        )
-        failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        known = out_of_shared_memory(error)
+        shown = known or error
+        if known:
+            logger.error("%s", known)
+        else:
+            logger.error(
+                "the run failed with %s: %s (its record holds the traceback; --debug shows it)",
+                type(error).__name__,
+                error,
+            )
+        failure = {"kind": type(shown).__name__, "message": str(shown), "traceback": traceback.format_exc()}
     logger.debug("%s", failure["traceback"])
     return _record(plan, run_id, code, time.perf_counter() - began, failure=failure)
 

@@ -8,6 +8,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -127,6 +128,9 @@ def test_sha256_is_of_the_file_on_disk(tmp_path):
         (b'{"weight_map": {}}', "a JSON file"),
         (b"404: Not Found", "text file that begins '404: Not Found'"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x05", "an ONNX model"),
+        (b"\x1c\x00\x00\x00TFL3", "TensorFlow Lite"),
+        (b'model_checkpoint_path: "model.ckpt-1"\n', "TensorFlow's list of checkpoints"),
         (b"\x89PNG\r\n\x1a\n" + bytes(20), "a PNG picture"),
         (b"BZh91AY&SY", "bzip2 -d"),
         (b"\x00" * 64, "unknown contents"),
@@ -175,6 +179,84 @@ def test_a_damaged_zip_archive_is_refused(tmp_path):
     content[len(content) // 2] ^= 8
     path.write_bytes(content)
     refused(path, "damaged")
+
+
+def taken_apart(path: Path, folder: Path) -> str:
+    """The members of a torch file as files, under `folder`; returns the name of its own folder."""
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+        return archive.namelist()[0].split("/")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("compressed", "zipped again, compressed"),
+        ("deeper", "with another folder around its parts"),
+        ("bare", "without its folder"),
+        ("mac", "with another folder around its parts"),
+        ("folder", "unpacked as if it were an archive"),
+        ("data.pkl", "unpacked as if it were an archive"),
+    ],
+)
+def test_a_torch_file_that_was_taken_apart_is_named_and_the_line_mends_it(name, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = files.write(dict(CHEAP), tmp_path / "whole.pth", "zip")
+    root = taken_apart(whole, tmp_path / "parts")
+    parts = sorted(item for item in (tmp_path / "parts").rglob("*") if item.is_file())
+    path = {"folder": tmp_path / "parts", "data.pkl": tmp_path / "parts" / root / "data.pkl"}.get(
+        name, tmp_path / "again.pth"
+    )
+    if path.name == "again.pth":
+        kind = zipfile.ZIP_DEFLATED if name == "compressed" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", kind) as archive:
+            if name == "mac":
+                archive.writestr("__MACOSX/._data.pkl", b"")
+            for part in parts:
+                inner = part.relative_to(tmp_path / "parts" / (root if name == "bare" else ""))
+                archive.write(part, f"deep/{inner}" if name == "deeper" else str(inner))
+    text = refused(path, says)
+    if shutil.which("zip") is None or shutil.which("unzip") is None:
+        pytest.skip("the line needs zip and unzip")
+    line = text.partition("to do: ")[2].partition(": ")[2]
+    before = set(tmp_path.rglob("*.pth"))
+    subprocess.run(line, shell=True, check=True)
+    (mended,) = set(tmp_path.rglob("*.pth")) - before
+    assert read_backbone(mended).state.keys() == BACKBONE.keys()
+
+
+def test_folders_and_archives_of_other_frameworks_are_named(tmp_path):
+    for name, inside, words in (
+        ("saved_model", {"saved_model.pb": b"\x08\x01", "variables": None}, "SavedModel"),
+        ("ckpt", {"m.ckpt-1.index": b"", "m.ckpt-1.data-00000-of-00001": b""}, "folder with a TensorFlow checkpoint"),
+        ("dcp", {".metadata": b"", "__0_0.distcp": b""}, "dcp_to_torch"),
+    ):
+        (tmp_path / name).mkdir()
+        for file, content in inside.items():
+            (tmp_path / name / file).mkdir() if content is None else (tmp_path / name / file).write_bytes(content)
+        refused(tmp_path / name, words)
+    refused(tmp_path / "ckpt" / "m.ckpt-1", "m.ckpt-1.index", "TensorFlow")
+    refused(zipped(tmp_path / "m.keras", **{"config.json": b"{}", "model.weights.h5": b""}), "Keras")
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(2))
+    refused(tmp_path / "arrays.npz", "numpy")
+    for name in ("model.onnx", "model.onnx.data", "model.onnx_data"):
+        (tmp_path / name).write_bytes(b"\x00\x00\x80\x3f" * 8)
+        refused(tmp_path / name, "ONNX", "torch.save")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({}, "an empty dict"),
+        ({"epoch": 3, "lr": 0.1}, "not a single tensor"),
+        ({"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}, "state of an optimiser"),
+        ({"optimizer": {"state": {0: torch.zeros(2)}, "param_groups": []}, "epoch": 1}, "state of an optimiser"),
+        ({"opt_g": {"state": {0: torch.zeros(2)}, "param_groups": []}}, "state of an optimiser"),
+    ],
+)
+def test_files_without_a_network_are_named(content, says, tmp_path):
+    torch.save(content, tmp_path / "file.pth")
+    refused(tmp_path / "file.pth", says, "torch.save({'state_dict'")
 
 
 @pytest.mark.parametrize("name", ["model.ckpt-250228.index", "model.ckpt-250228.data-00000-of-00001"])

@@ -9,6 +9,8 @@ from functools import cache
 
 from transfer.errors import CheckpointError
 from transfer.layout import Format, Match, Mismatch, Tree, key_name
+from transfer.strangers import refuse_strangers, tensors_in
+from transfer.wrappers import unwrapped
 
 
 @cache
@@ -31,8 +33,19 @@ def title_of(name: str) -> str:
 
 
 def opinions(tree: Tree) -> dict[str, Match | Mismatch]:
-    """What every format says about a file."""
-    return {name: form.matches(tree) for name, form in all_formats().items()}
+    """What every format says about a file without wrappers; general ones only where no other recognises it."""
+    tree = unwrapped(tree).tree
+    views = {name: form.matches(tree) for name, form in all_formats().items() if not form.general}
+    fitting = [name for name, view in views.items() if isinstance(view, Match)]
+    known = Mismatch(f"asked only where no other format recognises the file, and {' and '.join(fitting)} does")
+    return views | {
+        name: known if fitting else form.matches(tree) for name, form in all_formats().items() if form.general
+    }
+
+
+def recognised(tree: Tree) -> list[str]:
+    """The formats that recognise a file."""
+    return [name for name, view in opinions(tree).items() if isinstance(view, Match)]
 
 
 def choose(tree: Tree, forced: str | None = None) -> Format:
@@ -40,7 +53,7 @@ def choose(tree: Tree, forced: str | None = None) -> Format:
 
     Raises:
         CheckpointError: no format or more than one recognises it, or there is none called `forced`. The message
-            shows the first keys and why each format declined.
+            shows the first keys and, of the formats that come nearest, why they declined.
     """
     formats = all_formats()
     if forced is not None:
@@ -57,13 +70,35 @@ def choose(tree: Tree, forced: str | None = None) -> Format:
             found=first_keys(tree),
             todo=f"say which one it is with --format {' or --format '.join(fitting)}",
         )
-    reasons = [f"not {name}: {view.reason}" for name, view in views.items() if isinstance(view, Mismatch)]
+    refuse_strangers(tree)
     raise CheckpointError(
         "is in none of the known checkpoint formats",
-        found="\n".join([first_keys(tree), *reasons]),
-        todo="if you know what it is, force it with --format NAME; otherwise save the backbone alone under "
-        "torchvision's names",
+        found="\n".join([first_keys(tree), *_nearest(tree, views)]),
+        todo=options(tree)
+        or "if you know what it is, force it with --format NAME (`inspect FILE --all` says why each one declined); "
+        "otherwise save the backbone alone under torchvision's names: torch.save(resnet.state_dict(), 'backbone.pth')",
     )
+
+
+def reasons(tree: Tree) -> list[str]:
+    """Why each format declines, a line each."""
+    return [f"not {name}: {view.reason}" for name, view in opinions(tree).items() if isinstance(view, Mismatch)]
+
+
+def _nearest(tree: Tree, views: Mapping[str, Match | Mismatch]) -> list[str]:
+    """The three formats whose rules speak of most of the file's tensors, and what each of them missed."""
+    formats, total = all_formats(), tensors_in(tree)
+    shares = {name: form.explained(tree) for name, form in formats.items() if not form.general}
+    nearest = sorted((name for name, count in shares.items() if count), key=lambda name: -shares[name])[:3]
+    why = {name: view.reason for name, view in views.items() if isinstance(view, Mismatch)}
+    lines = [f"not {name}: {reason}" for name, reason in why.items() if formats[name].general and options(tree)]
+    lines += [f"not {name}, which knows {shares[name]} of the {total} tensors: {why[name]}" for name in nearest]
+    return lines or [f"no format knows a single one of the {total} tensors by name"]
+
+
+def options(tree: Tree) -> str:
+    """The line to type where a file holds a ResNet and more; "" if there is none in it."""
+    return str(importlib.import_module(f"{__name__}.prefix").options(tree))
 
 
 def first_keys(tree: Tree, count: int = 6) -> str:
@@ -86,4 +121,4 @@ def _some(mapping: Mapping[str, object], count: int) -> str:
     return f"{names}, … ({len(mapping)} in all)" if len(mapping) > count else names or "(none)"
 
 
-__all__ = ["all_formats", "choose", "first_keys", "opinions", "title_of"]
+__all__ = ["all_formats", "choose", "first_keys", "opinions", "options", "reasons", "recognised", "title_of"]

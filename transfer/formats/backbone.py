@@ -12,24 +12,9 @@ import re
 
 from transfer.backbone_family import LIGHTNING, member
 from transfer.layout import Extracted, Tree, refuse_unknown
-from transfer.prefixed import Network, Release
+from transfer.prefixed import USUAL_HEADS, Network, Release
 
 _OF_A_RESNET = re.compile(r"\.layer[1-4]\.\d+\.(?:conv|bn)\d\.")
-_HEADS = {
-    "classifier.": "classifier, behind the backbone",
-    "fc.": "classifier or projection head, behind the backbone",
-    "head.": "head, behind the backbone",
-    "heads.": "heads, behind the backbone",
-    "projector.": "projector, behind the backbone",
-    "projection.": "projector, behind the backbone",
-    "predictor.": "predictor, behind the projector",
-    "prediction.": "predictor, behind the projector",
-    "prototypes.": "prototypes, behind the projector",
-    "criterion.": "state of the loss",
-    "loss.": "state of the loss",
-    "queue": "queue of negatives",
-    "queue_ptr": "position in the queue of negatives",
-}
 
 
 def _release(wrapper: str | None, outer: tuple[str, ...], lacks: tuple[str, ...] = ()) -> Release:
@@ -37,7 +22,7 @@ def _release(wrapper: str | None, outer: tuple[str, ...], lacks: tuple[str, ...]
         name="backbone",
         title="a backbone under `backbone.`, toolkit unknown",
         networks={"only": Network("backbone.")},
-        heads=_HEADS | LIGHTNING,
+        heads=USUAL_HEADS | LIGHTNING,
         behind={"fc.": "classifier or projection head, behind the backbone"},
         wrappers=(wrapper,),
         outer=outer,

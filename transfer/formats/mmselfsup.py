@@ -82,4 +82,4 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     return extracted
 
 
-FORMAT = Format("mmselfsup", _FORMAT.branches, _FORMAT.matches, extract)
+FORMAT = Format("mmselfsup", _FORMAT.branches, _FORMAT.matches, extract, _FORMAT.explained)

@@ -1,10 +1,14 @@
-"""timm: checkpoints of its training script, and ResNets saved from a model that torch.compile had wrapped.
+"""timm's training script, and torchvision's with --model-ema: a moving average beside the model.
 
 Layout of CheckpointSaver's files: `{"epoch", "arch", "optimizer", "version", "args", "amp_scaler", "state_dict",
 "state_dict_ema", "metric", …}`, names as in torchvision, `fc.` the classifier (huggingface/pytorch-image-models:
 timm/utils/checkpoint_saver.py). `create_model(checkpoint_path=…)` and `load_checkpoint` take `state_dict_ema` (or
 `model_ema`) where there is one (timm/models/_helpers.py); validate.py does so with `--use-ema` only. timm's loader cuts
 `module.` and `_orig_mod.` off names, as here. Bare files of timm are plain ResNets and read as those.
+
+torchvision's reference training writes `{"model", "optimizer", "lr_scheduler", "epoch", "args"}` and with `--model-ema`
+`model_ema`, the state dict of an `AveragedModel`, which it evaluates at the end of every epoch, too (pytorch/vision:
+references/classification/train.py, utils.py). The average is the default, as in timm's loader.
 
 `arch` names timm's model. resnetaa50, resnetblur18 and resnetblur50 have the names and shapes of resnet50 and resnet18,
 but their strides sit in anti-aliasing layers: they are refused by that entry, and nothing tells them in a bare file.
@@ -15,44 +19,30 @@ from __future__ import annotations
 
 from reprlib import repr as brief
 
-from transfer.carried import ASSUMED
 from transfer.errors import CheckpointError
 from transfer.layout import Extracted, Format, Match, Mismatch, Tree, has_prefix, weights_under
-from transfer.prefixed import Network, Release, one_of, prefixed
+from transfer.prefixed import OUTER, Network, Release, one_of, prefixed
 
-_OUTER = ("module._orig_mod.", "_orig_mod.module.", "_orig_mod.", "module.", "")
 _BEHIND = {"fc.": "classifier, behind the backbone"}
 _TASK = "what timm's training task keeps beside the model"
-_NOTE = "timm's `args`, where another normalisation may have been set, are not read"
+_NOTE = "the script's `args`, where another normalisation may have been set, are not read"
 
 
 def _trainer(average: str, model: str) -> Format:
     return prefixed(
         Release(
             name="timm",
-            title="timm, training checkpoint",
+            title="training checkpoint of timm, or of torchvision with a moving average",
             networks={"ema": Network("", wrapper=average), "model": Network("", wrapper=model)},
             behind=_BEHIND,
             heads={"task_state": _TASK, "task_state_ema": _TASK},
             wrappers=(),
-            outer=_OUTER,
             notes=(_NOTE,),
         )
     )
 
 
 _TRAINER = one_of("timm", _trainer("state_dict_ema", "state_dict"), _trainer("model_ema", "model"))
-_COMPILED = prefixed(
-    Release(
-        name="timm",
-        title="ResNet saved from a compiled model",
-        networks={"only": Network("")},
-        behind=_BEHIND,
-        wrappers=("state_dict", "model", None),
-        outer=_OUTER[:3],
-        notes=(ASSUMED,),
-    )
-)
 
 
 def saved_by_timm(tree: Tree) -> str | None:
@@ -60,26 +50,14 @@ def saved_by_timm(tree: Tree) -> str | None:
     if type(tree.get("version")) is int and isinstance(tree.get("arch"), str):
         return "version"
     averages = ("state_dict_ema", "model_ema")
-    return next((key for key in averages if has_prefix(_bare(tree, key), "layer1.")), None)
-
-
-def _bare(tree: Tree, key: str) -> dict[str, object] | None:
-    weights = weights_under(tree, key)
-    if weights is None:
-        return None
-    return {_without_outer(name): value for name, value in weights.items() if isinstance(name, str)}
-
-
-def _without_outer(name: str) -> str:
-    return next((name.removeprefix(outer) for outer in _OUTER if name.startswith(outer)), name)
+    return next(
+        (key for key in averages for outer in OUTER if has_prefix(weights_under(tree, key), f"{outer}layer1.")), None
+    )
 
 
 def matches(tree: Tree) -> Match | Mismatch:
-    """The trainer's entries, or names that begin with `_orig_mod.`."""
-    if saved_by_timm(tree):
-        return _TRAINER.matches(tree)
-    view = _COMPILED.matches(tree)
-    return view if isinstance(view, Match) else Mismatch("no `version` beside `arch`, no `state_dict_ema`")
+    """The trainer's entries."""
+    return _TRAINER.matches(tree) if saved_by_timm(tree) else Mismatch("no `version` beside `arch`, no average")
 
 
 def extract(tree: Tree, branch: str | None) -> Extracted:
@@ -91,7 +69,7 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
             found="its tensors look like those of a plain ResNet, but its features come from other positions",
             todo="neither engine has this network: take a resnet50 or resnet18 of timm's",
         )
-    return (_TRAINER if saved_by_timm(tree) else _COMPILED).extract(tree, branch)
+    return _TRAINER.extract(tree, branch)
 
 
-FORMAT = Format("timm", _TRAINER.branches, matches, extract)
+FORMAT = Format("timm", _TRAINER.branches, matches, extract, _TRAINER.explained)

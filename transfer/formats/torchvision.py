@@ -30,6 +30,7 @@ from transfer.layout import (
     separate,
     weights_under,
 )
+from transfer.prefixed import explained_names
 
 NAME = "torchvision"
 BRANCHES: tuple[str, ...] = ()
@@ -93,4 +94,10 @@ def _head(weight: object) -> str:
     return "classifier, behind the backbone"
 
 
-FORMAT = Format(NAME, BRANCHES, matches, extract)
+def explained(tree: Tree) -> int:
+    """Tensors under torchvision's names, at the place that has most of them."""
+    places = [tree, *filter(None, (weights_under(tree, wrapper) for wrapper in WRAPPERS))]
+    return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
+
+
+FORMAT = Format(NAME, BRANCHES, matches, extract, explained)

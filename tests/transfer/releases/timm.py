@@ -2,6 +2,7 @@
 
 import argparse
 
+import torch
 from checkpoint_files import State, Tree, slow_copy, training_state, under, without_fc
 
 from releases import Refusal, Release
@@ -22,6 +23,18 @@ def trainer(state: State, arch: str = "resnet50", ema: bool = True) -> Tree:
         **({"state_dict_ema": dict(state)} if ema else {}),
         "metric": 77.5,
         "saver": {"checkpoint_files": [("checkpoint-9.pth.tar", 77.5)], "best_epoch": 9, "pending": (9, 77.5)},
+    }
+
+
+def model_ema(state: State) -> Tree:
+    """What torchvision's train.py writes with --model-ema."""
+    average = {"n_averaged": torch.tensor(312), **under("module.", state)}
+    return {
+        "model": slow_copy(state),
+        **training_state(state),
+        "lr_scheduler": {"last_epoch": 9, "_last_lr": [0.1]},
+        "args": argparse.Namespace(model="resnet50", model_ema=True),
+        "model_ema": average,
     }
 
 
@@ -85,11 +98,23 @@ RELEASES = {
     ),
     "timm_compiled": Release(
         title="timm or torchvision, saved from a compiled model",
-        format="timm",
+        format="torchvision",
         build=lambda state: under("_orig_mod.", state),
         place=(),
         key="_orig_mod.{}".format,
         source="huggingface/pytorch-image-models: timm/models/_helpers.py (clean_state_dict)",
+        lints=("classifier",),
+    ),
+    "torchvision_model_ema": Release(
+        title="torchvision's reference training with --model-ema",
+        format="timm",
+        build=model_ema,
+        place=("model_ema",),
+        key="module.{}".format,
+        source="pytorch/vision: references/classification/train.py and utils.py (ExponentialMovingAverage)",
+        branch="ema",
+        others=("model",),
+        archs=("resnet50", "resnet18"),
         lints=("classifier",),
     ),
     "timm_compiled_in_parallel": Release(
