@@ -25,7 +25,6 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from pretrain.checkpoint import differences
-from pretrain.curves import read_curves
 from pretrain.losses import Centroid, Direction, Forces, SingularForm
 from pretrain.machine import Machine
 from pretrain.methods import find_method
@@ -35,6 +34,7 @@ from pretrain.recipe import Recipe
 from pretrain.sources import open_source
 from pretrain.train import pretrain
 from transfer.atomic import write_json
+from transfer.curve import FILE, read
 from transfer.errors import TrainingError, UserError
 
 logger = logging.getLogger(__name__)
@@ -335,7 +335,7 @@ def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
         probe_every=10**9,
     )
     pretrain(command.data, folder, cell.method, recipe, settings, machine)
-    rows = read_curves(folder / "metrics.jsonl")
+    rows = read(folder / FILE)
     last = {name: [row[name] for row in rows if name in row][-1] for name in (*LAST, "std", "effective_rank")}
     return {**last, "steps": recipe.steps, "forwarded_views": recipe.steps * recipe.batch * cell.views}
 

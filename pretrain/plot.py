@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pretrain.curves import read_curves
 from transfer.atomic import write_atomically
+from transfer.curve import FILE, read
 from transfer.errors import UserError
 
 Rows = Sequence[dict[str, Any]]
@@ -73,7 +73,7 @@ def plot(run: Path) -> Path:
     Raises:
         UserError: there are no curves.
     """
-    rows = read_curves(run / "metrics.jsonl")
+    rows = read(run / FILE)
     if not rows:
         raise UserError(f"no curves in {run}", todo="name the --out folder of a run that has logged a step")
     figure = Figure(figsize=(13, 10), layout="constrained")

@@ -28,6 +28,7 @@ from pretrain.recipe import Recipe
 from pretrain.sources import Source, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
+from transfer.curve import FILE
 from transfer.errors import DataError, TrainingError, UserError
 from transfer.locks import locked
 from transfer.world import World, world
@@ -188,7 +189,7 @@ class _Run:
         return True
 
     def _curves(self) -> Curves:
-        path = self.path.parent / "metrics.jsonl" if self.processes.leads else None
+        path = self.path.parent / FILE if self.processes.leads else None
         return Curves(path, self.done, self.total, self.machine.log_every, self.recipe.batch)
 
     def train(self, views: Views) -> None:

@@ -99,13 +99,13 @@ def _row_name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def plot_curves(rows: Sequence[Row], work: Path, out: Path) -> list[str]:
-    """Training loss over iterations, one panel per task, one colour per row, one line per seed.
+    """Training loss over steps, one panel per task, one colour per row, one line per seed.
 
     Thin lines are the logged values, thick ones their running mean over a twentieth of the run.
 
     Args:
         rows: whose runs to draw.
-        work: the folder with <task>/<run id>/metrics.jsonl.
+        work: the folder with <task>/<run id>/metrics.jsonl (of fine-tuning: …/final/metrics.jsonl).
         out: png, pdf or svg.
 
     Returns:
@@ -119,6 +119,8 @@ def plot_curves(rows: Sequence[Row], work: Path, out: Path) -> list[str]:
     for row in rows:
         for record in row.records:
             path = work / record.task / record.run_id / "metrics.jsonl"
+            if not path.is_file() and (final := path.parent / "final" / path.name).is_file():
+                path = final  # of the last training of a search
             if path.is_file():
                 by_task.setdefault(record.task, []).append((row, record.seed, read_curve(path)))
             else:
@@ -145,12 +147,12 @@ def _curve_panel(panel: Any, task: str, curves: Sequence[tuple[Row, int, pd.Data
         colour = COLOURS[rows.index(key) % len(COLOURS)]
         window = max(1, len(curve) // 20)
         smooth = curve["loss"].rolling(window, min_periods=1).mean()
-        panel.plot(curve["iteration"] + 1, curve["loss"], color=colour, linewidth=0.6, alpha=0.35)
+        panel.plot(curve["step"], curve["loss"], color=colour, linewidth=0.6, alpha=0.35)
         name = None if key in named else _row_name(row, members).replace("\n", " · ")
-        panel.plot(curve["iteration"] + 1, smooth, color=colour, linewidth=1.6, label=name)
+        panel.plot(curve["step"], smooth, color=colour, linewidth=1.6, label=name)
         named.add(key)
     panel.set_title(task, loc="left", fontsize=11, fontweight="bold")
-    panel.set_xlabel("iteration")
+    panel.set_xlabel("step")
     panel.set_ylabel("training loss")
     panel.set_ylim(bottom=0)
     panel.grid(color="0.92")
@@ -159,25 +161,20 @@ def _curve_panel(panel: Any, task: str, curves: Sequence[tuple[Row, int, pd.Data
 
 
 def read_curve(path: Path) -> pd.DataFrame:
-    """`metrics.jsonl` as a frame with at least "iteration" and "loss"; a last line that a kill cut short is left out.
+    """The lines of a training in a curve, as a frame of "step" and "loss".
 
     Raises:
-        UserError: a whole line is not JSON or lacks iteration or loss; the message has its number.
+        UserError: a whole line is none of a curve, or none has a loss; the message has its number.
     """
-    lines = path.read_text().split("\n")
+    from transfer.curve import not_a_line, read  # tables need no curves
+
     rows = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or cut short
+    for number, row in enumerate(read(path), start=1):
         try:
-            row = json.loads(line)
-            if "loss" not in row and any(name.startswith("test/") for name in row):
-                continue  # an evaluation on the way
-            rows.append({"iteration": int(row["iteration"]), "loss": float(row["loss"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, line {number}, is not a line of a loss curve",
-                found=line[:80],
-                todo="remove the line, or leave the run out by --task",
-            ) from error
+            if "loss" in row or len(row) == 1:  # others are of an evaluation or a probe on the way
+                rows.append({"step": row["step"], "loss": float(row["loss"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_a_line(path, number, json.dumps(row)) from error
     if not rows:
         raise UserError(f"{path} holds no whole line", todo="wait until the run has logged one")
     return pd.DataFrame(rows).astype({"loss": np.float64})

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -106,6 +107,17 @@ class Backbone:
         """Tensors held, `num_batches_tracked` included: 318 for a full ResNet-50."""
         return len(self.state)
 
+    @cached_property
+    def weights(self) -> str:
+        """sha256 of names, shapes and values of the tensors, counters aside: the same file, read otherwise, differs."""
+        digest = hashlib.sha256()
+        for name in sorted(self.state):
+            if not is_optional(name):
+                tensor = self.state[name]
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().contiguous().numpy().data)
+        return digest.hexdigest()
+
     def with_lints(self, lints: tuple[Lint, ...]) -> Backbone:
         """The same backbone with these lints added; its tensors, which have been checked, are not checked again."""
         twin = copy.copy(self)
@@ -118,7 +130,9 @@ class Backbone:
 
     def as_torchvision(self) -> torch.nn.Module:
         """A torchvision ResNet without classifier that holds these weights, in eval mode."""
-        model: torch.nn.Module = build_resnet(self.arch, stride_in_1x1=self.stride_in_1x1)
+        with torch.device("meta"):  # drawing weights that are then overwritten takes most of the time
+            model: torch.nn.Module = build_resnet(self.arch, stride_in_1x1=self.stride_in_1x1)
+        model = model.to_empty(device="cpu")
         counted = {name: torch.zeros((), dtype=torch.int64) for name in expected_shapes(self.arch) if is_optional(name)}
         model.load_state_dict(counted | dict(self.state))
         return model.eval()

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transfer.architectures import STAGES, gmacs_by_stage
+from transfer.architectures import gmacs_by_stage
 from transfer.backbone import Backbone
 from transfer.datasets.catalogue import ClassificationData, data_differences, load
 from transfer.datasets.duplicates import duplicates, note
 from transfer.datasets.labelled import ImageSplits, LabelledImages
-from transfer.engines.verify import verify
 from transfer.errors import DataError, UserError
-from transfer.features import extract
+from transfer.features import extract, trunk_once
 from transfer.metrics.classification import (
     Scores,
     classification_metrics,
@@ -29,10 +28,11 @@ from transfer.metrics.classification import (
 )
 from transfer.patience import refuse_if_endless
 from transfer.probes import accuracy, standard_error
+from transfer.proof import Proof, joined
 from transfer.sgd import SgdRecipe
 from transfer.sgd_loop import Machine
 from transfer.task import Difference, RunContext, Task, TaskOutcome
-from transfer.transforms import WholeView, to_network
+from transfer.transforms import WholeView
 from transfer.trunk import Trunk
 
 logger = logging.getLogger(__name__)
@@ -183,12 +183,16 @@ class Rows:
         features: pooling → float32 [n, width], memory-mapped where nothing was left out.
         labels: of these images.
         left_out: names of images that could not be read.
+        proof: of the network that computed the features, before it did; empty without features.
+        origin: of the features: "computed", "cached" or "partly cached".
     """
 
     images: LabelledImages
     features: Mapping[str, NDArray[np.float32]]
     labels: NDArray[np.int64] | NDArray[np.int8]
     left_out: tuple[str, ...]
+    proof: Proof = field(default_factory=dict)
+    origin: str = ""
 
     def tensors(self, pooling: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Features float32 [n, width] and labels int64 [n], copied to the device."""
@@ -206,7 +210,12 @@ class Rows:
 
 
 def _frozen_rows(
-    context: RunContext, images: LabelledImages, view: WholeView, poolings: tuple[str, ...], precision: Precision
+    context: RunContext,
+    images: LabelledImages,
+    view: WholeView,
+    poolings: tuple[str, ...],
+    precision: Precision,
+    network: Callable[[], Trunk],
 ) -> Rows:
     found = extract(
         context.backbone,
@@ -219,11 +228,13 @@ def _frozen_rows(
         precision=precision,
         unreadable=context.data.unreadable,
         world=context.world,
+        network=network,
     )
+    proof, origin = found.proof, found.origin
     if not found.unreadable:
-        return Rows(images, found.arrays, images.labels, ())
+        return Rows(images, found.arrays, images.labels, (), proof, origin)
     kept = {name: array[found.usable] for name, array in found.arrays.items()}
-    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable))
+    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable), proof, origin)
 
 
 def whole_rows(images: LabelledImages) -> Rows:
@@ -239,9 +250,18 @@ class FrozenSplits:
     val: Rows | None
     test: Rows
 
+    def _all(self) -> list[Rows]:
+        return [rows for rows in (self.train, self.val, self.test) if rows is not None]
+
     def notes(self) -> tuple[str, ...]:
         """For the record: what could not be read."""
-        return tuple(line for rows in (self.train, self.val, self.test) if rows is not None for line in rows.notes())
+        return tuple(line for rows in self._all() for line in rows.notes())
+
+    def proof(self) -> Proof:
+        """For the record: of the network that computed the features, and which of them came from the cache with it."""
+        return joined([rows.proof for rows in self._all()]) | {
+            "features": {rows.images.name: rows.origin for rows in self._all()}
+        }
 
     def multilabel(self, pooling: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(train features, train labels, test features): float32 [n, d], int8 [n, classes], float32 [m, d]."""
@@ -266,39 +286,19 @@ def frozen_splits(
     """Features of all splits, from the cache that all runs share; without `val` not of the validation split.
 
     Raises:
+        EngineError: the network that is to compute them is not the checkpoint's.
         DataError: more images are unreadable than the run may leave out.
         UserError: features that are not finite, or a cache that belongs to something else.
     """
 
+    network = trunk_once(context.backbone, poolings, torch.device(context.device), precision)
+
     def rows(images: LabelledImages) -> Rows:
-        return _frozen_rows(context, images, view, poolings, precision)
+        return _frozen_rows(context, images, view, poolings, precision, network)
 
     splits: ImageSplits = context.data.splits
     chosen_on = rows(splits.val) if val and splits.val is not None else None
     return FrozenSplits(rows(splits.train), chosen_on, rows(splits.test))
-
-
-def verified(backbone: Backbone) -> dict[str, Any]:
-    """The proof that a classifier's trunk holds the checkpoint: every tensor, and the output of every stage.
-
-    Raises:
-        EngineError: it does not.
-    """
-    cpu = torch.device("cpu")
-    layers = dict(zip(("conv1", "bn1", "relu", "maxpool", *STAGES), Trunk(backbone, ("avg",), cpu).layers, strict=True))
-    placed = {
-        f"{part}.{name}": (tensor, "trunk")
-        for part, layer in layers.items()
-        for name, tensor in layer.state_dict().items()
-    }
-
-    def stages(image: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-        maps, found = to_network(torch.from_numpy(image).permute(2, 0, 1)[None], backbone.input, cpu), {}
-        for part, layer in layers.items():
-            maps = found[part] = layer(maps)
-        return found
-
-    return dataclasses.asdict(verify(backbone, "the classifier", placed, stages))
 
 
 def sgd_machine(context: RunContext) -> Machine:

@@ -33,6 +33,7 @@ from transfer.metrics.curves import draw_curves
 from transfer.metrics.voc_ap import VocApOptions, VocResult, evaluate_voc
 from transfer.misses import draw_misses
 from transfer.patience import refuse_if_endless
+from transfer.proof import UNPROVED
 from transfer.task import Difference, RunContext, Task, TaskOutcome
 from transfer.world import world_size
 
@@ -189,7 +190,7 @@ def run_detection(context: RunContext, published: DetectorRecipe, leading: Metri
     return TaskOutcome(
         metrics=measured.metrics(),
         details={"detections": len(outcome.detections), "objects": dict(splits.objects)} | measured.per_class(),
-        verification=dataclasses.asdict(outcome.verification),
+        verification=dataclasses.asdict(outcome.verification) if outcome.verification else UNPROVED,
         differences=architecture + norms + outcome.differences,
         notes=(*splits.train.notes, *splits.test.notes, *splits.notes, *outcome.notes, *measured.notes()),
     )

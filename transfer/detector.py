@@ -178,20 +178,28 @@ class DetectionJob:
 
 @dataclass(frozen=True)
 class Verification:
-    """Proof that the engine's model holds the checkpoint's weights and computes with them as torchvision does.
+    """Proof that a network holds the checkpoint's weights and computes with them as torchvision does.
 
     Attributes:
-        tensors: backbone tensors found in the engine's model and compared, all equal bit for bit.
+        tensors: backbone tensors found in the network and compared, all equal bit for bit.
         expected: tensors that the Backbone has (without `num_batches_tracked`).
         by_part: the same counts by place, for example {"backbone": 215, "roi_heads.res5": 50}.
         stage_error: largest absolute difference to torchvision's stage output relative to max(1, |output|), eval mode,
-            the same raw image pushed through the engine's own normalisation.
+            full float32, the same raw image pushed through the network's own normalisation.
+        weights: `Backbone.weights`, the sha256 of these tensors.
+        device: where the network lay.
+        precision: what it computes in: "fp32", "tf32", "bf16" or "fp16".
+        rounding: as `stage_error`, in that precision; empty for fp32.
     """
 
     tensors: int
     expected: int
     by_part: dict[str, int]
     stage_error: dict[str, float]
+    weights: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    rounding: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         """One line for the log."""
@@ -199,7 +207,8 @@ class Verification:
         worst = max(self.stage_error.values())
         return (
             f"verified: {self.tensors} of {self.expected} tensors equal ({parts}); "
-            f"stage outputs within {worst:.1e} of torchvision's"
+            f"stage outputs within {worst:.1e} of torchvision's on {self.device}"
+            + (f", {max(self.rounding.values()):.1e} in {self.precision}" if self.rounding else "")
         )
 
 
@@ -208,7 +217,7 @@ class DetectionOutcome:
     """What an engine hands back: detections on the test images, and how it got them."""
 
     detections: Detections
-    verification: Verification
+    verification: Verification | None  # None: taken up from a checkpoint of an older version, which kept no proof
     differences: tuple[tuple[str, str, str], ...] = ()  # (what, published protocol, this run)
     notes: tuple[str, ...] = field(default=())
 

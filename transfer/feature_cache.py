@@ -1,13 +1,15 @@
 """Features on disk: one folder for each (checkpoint, images, view, pooling, precision), trusted only after a check.
 
     meta.json        what the features are of, in words; written first
+    proof.json       the proofs of the networks that computed them, before they did; written before the first features
     features.npy     float32 [images, width], readable by numpy; NaN rows for images that could not be read
     digests.npy      uint8 [images, 16], BLAKE2b of each image as it is stored
     progress*.jsonl  one line per finished chunk of rows, with a checksum of its bytes in both files
     done.json        written last
 
 Chunks have fixed boundaries. A line is written after the bytes that it vouches for, so a kill leaves whole chunks and
-chunks without a line; whatever does not fit its checksum is computed again.
+chunks without a line; whatever does not fit its checksum is computed again. The weights that the network was proved to
+hold are part of the checksum: features of an older version, which kept no proof, or of other weights fit nothing.
 """
 
 from __future__ import annotations
@@ -62,13 +64,17 @@ class Store:
         folder: made by `open`.
         rows: images.
         width: features of one image.
+        weights: `Backbone.weights` of the network that must have computed them.
         finished: the chunks whose checksums fit; filled by `open` and `keep`.
+        proofs: of the networks that computed them, as plain values; filled by `open` and `vouch`.
     """
 
     folder: Path
     rows: int
     width: int
+    weights: str
     finished: dict[Rows, Chunk] = field(default_factory=dict)
+    proofs: list[dict[str, Any]] = field(default_factory=list)
 
     def chunks(self) -> list[Rows]:
         """All chunks, in order."""
@@ -112,6 +118,7 @@ class Store:
             write_json(meta, {"identity": identity, "conditions": conditions})
         for path, header, row in self._layouts():
             _prepare(path, header, self.rows * row)
+        self._open_proofs()
         done = self.folder / "done.json"
         if damaged := self._verify():
             shown = ", ".join(f"{start}–{stop - 1}" for start, stop in damaged[:10])
@@ -126,6 +133,23 @@ class Store:
         write_text(self.folder / "progress.jsonl", "".join(_line(*kept) for kept in self.finished.items()))
         for other in self.folder.glob("progress-*.jsonl"):
             other.unlink()
+
+    def vouch(self, proof: Mapping[str, Any], leads: bool = True) -> None:
+        """Take note of the proof of a network that is about to compute features; the process that leads writes it.
+
+        Raises:
+            UserError: it is of other weights, or cannot be written.
+        """
+        if proof["weights"] != self.weights:
+            raise UserError(
+                f"the network holds other weights than those whose features {self.folder} is for",
+                found=f"{proof['weights'][:12]}, wanted {self.weights[:12]}",
+                todo="this is a fault of the program: please report it",
+            )
+        if proof not in self.proofs:
+            self.proofs.append(dict(proof))
+            if leads:
+                write_json(self.folder / "proof.json", {"proofs": self.proofs})
 
     def keep(
         self,
@@ -146,7 +170,7 @@ class Store:
             UserError: no space left; or a folder that only some of the processes see.
         """
         parts = (_bytes(features, "<f4"), _bytes(digests, "|u1"))
-        chunk = Chunk(_checksum(rows, parts, unreadable), dict(unreadable))
+        chunk = Chunk(_checksum(self.weights, rows, parts, unreadable), dict(unreadable))
         try:
             for (path, header, row), part in zip(self._layouts(), parts, strict=True):
                 with path.open("r+b") as file:
@@ -213,6 +237,27 @@ class Store:
         if differences := _differences(then, json.loads(json.dumps(conditions))):
             logger.warning(f"{self.folder} was computed under other conditions: {'; '.join(differences)}")
 
+    def _open_proofs(self) -> None:
+        """Fill `proofs`; features without a proof, or with that of other weights, are given up."""
+        path, why = self.folder / "proof.json", ""
+        try:
+            proofs = [dict(proof) for proof in json.loads(path.read_text(encoding="utf-8"))["proofs"]]
+            others = sorted({str(proof["weights"]) for proof in proofs} - {self.weights})
+            if others:
+                why = f"their proof is of other weights ({others[0][:12]}, wanted {self.weights[:12]})"
+            elif not proofs:
+                why = "the list of their proofs is empty"
+        except FileNotFoundError:
+            proofs, why = [], "there is no proof of the network that computed them (an older version kept none)"
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            proofs, why = [], f"their proof cannot be read ({error})"
+        self.proofs[:] = [] if why else proofs
+        if why:
+            if self._lines():
+                logger.warning(f"{self.folder}: the features are computed again: {why}")
+            for stale in (*self.folder.glob("progress*.jsonl"), path):
+                stale.unlink(missing_ok=True)
+
     def _verify(self) -> list[Rows]:
         """Fill `finished`; returns the chunks of which there are lines, but none that fits."""
         self.finished.clear()
@@ -230,7 +275,9 @@ class Store:
             with path.open("rb") as file:
                 file.seek(len(header) + rows[0] * row)
                 parts.append(file.read((rows[1] - rows[0]) * row))
-        return next((line for line in lines if _checksum(rows, parts, line.unreadable) == line.checksum), None)
+        return next(
+            (line for line in lines if _checksum(self.weights, rows, parts, line.unreadable) == line.checksum), None
+        )
 
     def _lines(self) -> dict[Rows, list[Chunk]]:
         """Chunk → what the progress files say of it. A kill may cut the last line in half: it counts as none."""
@@ -255,8 +302,8 @@ def _bytes(part: NDArray[Any], kind: str) -> memoryview:
     return np.ascontiguousarray(part, kind).data.cast("B")
 
 
-def _checksum(rows: Rows, parts: Sequence[bytes | memoryview], unreadable: Mapping[int, str]) -> str:
-    seen = hashlib.blake2b(json.dumps([rows, sorted(unreadable.items())]).encode(), digest_size=32)
+def _checksum(weights: str, rows: Rows, parts: Sequence[bytes | memoryview], unreadable: Mapping[int, str]) -> str:
+    seen = hashlib.blake2b(json.dumps([weights, rows, sorted(unreadable.items())]).encode(), digest_size=32)
     for part in parts:
         seen.update(part)
     return seen.hexdigest()

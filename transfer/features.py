@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import cache as once
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from transfer.backbone import Backbone
 from transfer.datasets.labelled import Images, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.feature_cache import DIGEST, Rows, Store, key
+from transfer.proof import Proof, joined, plain
 from transfer.transforms import WholeView
 from transfer.trunk import POOLINGS, Precision, Trunk, width
 from transfer.world import World
@@ -43,12 +45,16 @@ class Features:
         digests: uint8 [n, 16], BLAKE2b of each image as it is stored: equal for duplicates, within and across sets.
         usable: bool [n], False for unreadable images.
         unreadable: their names.
+        proof: of the network that computed them, before it did.
+        origin: "computed", "cached" (the proof is the one kept beside them) or "partly cached".
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
     digests: NDArray[np.uint8]
     usable: NDArray[np.bool_]
     unreadable: tuple[str, ...]
+    proof: Proof
+    origin: str
 
     def rows(self, pooling: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(float32 [m, width], int64 [m]): the features of the usable images, and which images these are.
@@ -83,6 +89,16 @@ def identity(backbone: Backbone, images: LabelledImages, view: WholeView, precis
     }
 
 
+COMPUTED = "the network that computed the features, before it did"
+
+
+def trunk_once(
+    backbone: Backbone, poolings: tuple[str, ...], device: torch.device, precision: Precision
+) -> Callable[[], Trunk]:
+    """Gives a frozen network when one is needed, always the same: it is built and proved once for all splits."""
+    return once(lambda: Trunk(backbone, poolings, device, precision))
+
+
 def extract(
     backbone: Backbone,
     images: LabelledImages,
@@ -96,6 +112,7 @@ def extract(
     unreadable: int = 0,
     world: World | None = None,
     batch: int = 64,
+    network: Callable[[], Trunk] | None = None,
 ) -> Features:
     """Features of all images under one view, several poolings in one pass; from the cache what is there and whole.
 
@@ -108,8 +125,10 @@ def extract(
         workers: processes that decode; 0 decodes in this one.
         unreadable: images that may be left out because they cannot be read.
         batch: images at once; changes nothing but rounding.
+        network: gives the frozen network of these weights, poolings, device and precision, for several sets to share.
 
     Raises:
+        EngineError: the network that is to compute is not the checkpoint's.
         DataError: more images than `unreadable` cannot be read.
         UserError: features that are not finite; a folder that belongs to something else or cannot be written; an
             unknown pooling or precision.
@@ -122,10 +141,11 @@ def extract(
         work = _Extraction(images, view, stores, world, unreadable)
         todo = work.missing()
         if todo:
-            trunk = Trunk(backbone, poolings, device, precision)
+            trunk = (network or trunk_once(backbone, poolings, device, precision))()
+            world.together(partial(work.vouch, trunk))
             work.run(work.computed(trunk, todo[world.rank :: world.size], workers, batch), len(todo))
         world.together(work.finish if world.leads else bool)
-    return work.features()
+    return work.features(computed=len(todo))
 
 
 def _conditions(device: torch.device, batch: int) -> dict[str, object]:
@@ -150,7 +170,10 @@ def _opened(
     widths = {pooling: width(backbone.arch, pooling) for pooling in poolings}
     what = identity(backbone, images, view, precision)
     identities = {pooling: what | {"pooling": pooling} for pooling in poolings}
-    stores = {pooling: Store(cache / key(identities[pooling]), len(images), widths[pooling]) for pooling in poolings}
+    stores = {
+        pooling: Store(cache / key(identities[pooling]), len(images), widths[pooling], backbone.weights)
+        for pooling in poolings
+    }
     for store in sorted(stores.values(), key=lambda each: each.folder):  # in one order, or two could wait for ever
         held.enter_context(store.alone())
     for pooling, store in stores.items():
@@ -239,6 +262,13 @@ class _Extraction:
             logger.info(f"features of {self.images.name}: {len(chunks) - len(todo)} of {len(chunks)} chunks are cached")
         return todo
 
+    def vouch(self, trunk: Trunk) -> None:
+        """Prove the network that is about to compute, and keep the proof beside the features."""
+        proof = plain(trunk.proof, COMPUTED)
+        for store in self.stores.values():
+            if len(store.finished) < len(store.chunks()):
+                store.vouch(proof, self.world.leads)
+
     def run(self, mine: Iterator[_Computed], count: int) -> None:
         """Compute and keep `count` chunks, of which the processes take turns.
 
@@ -316,15 +346,18 @@ class _Extraction:
             )
         return True
 
-    def features(self) -> Features:
-        """What is now on disk."""
+    def features(self, computed: int) -> Features:
+        """What is now on disk, of which `computed` chunks were not there before."""
         usable = np.ones(len(self.images), dtype=np.bool_)
         usable[list(self.problems)] = False
+        store = next(iter(self.stores.values()))
         return Features(
-            {pooling: store.array() for pooling, store in self.stores.items()},
-            next(iter(self.stores.values())).all_digests(),
+            {pooling: each.array() for pooling, each in self.stores.items()},
+            store.all_digests(),
             usable,
             tuple(self.images.images.name(row) for row in sorted(self.problems)),
+            joined([proof for store in self.stores.values() for proof in store.proofs]),
+            "cached" if not computed else "computed" if computed == len(store.chunks()) else "partly cached",
         )
 
     def _listed(self, separator: str = "; ") -> str:

@@ -31,7 +31,6 @@ from transfer.classification_task import (
     report,
     scorer,
     sgd_machine,
-    verified,
     whole_rows,
 )
 from transfer.datasets.labelled import ImageSplits, LabelledImages
@@ -90,7 +89,6 @@ def run_linear(context: RunContext) -> TaskOutcome:
     recipe: LinearRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
-    proof = verified(context.backbone)
     fit, val = frozen.to_choose(recipe.holdout, context.seed)
     classes = len(loaded.splits.train.classes)
     device = torch.device(context.device)
@@ -111,7 +109,7 @@ def run_linear(context: RunContext) -> TaskOutcome:
         notes.append(f"not converged: the final fit, penalty {chosen.penalty:g}")
     if chosen.unconverged:
         notes.append("not converged: penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=tuple(notes))
+    return TaskOutcome(metrics=metrics, details=details, verification=frozen.proof(), notes=tuple(notes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +181,6 @@ def run_fine_tune(context: RunContext) -> TaskOutcome:
     recipe: FineTuneRecipe = context.recipe
     loaded: Loaded = context.data
     splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(context)
-    proof = verified(context.backbone)
     fit, val, whole = _to_fine_tune(splits, recipe, context.seed)
     view, sweep = recipe.sgd.evaluation_view(), []
     for place, sgd in enumerate(grid if len(grid) > 1 else []):
@@ -202,7 +199,7 @@ def run_fine_tune(context: RunContext) -> TaskOutcome:
         "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
         "validation_images": len(val) if sweep else 0,
     }
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=notes)
+    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 
 def _to_fine_tune(
@@ -221,13 +218,17 @@ def _validation(
 ) -> float | None:
     """What training number `place` of the search reaches on the validation part, in percent; None if it diverged.
 
-    Kept in a small file of its own: the weights of a search's trainings would fill the disk.
+    Kept in a small file of its own: the weights of a search's trainings would fill the disk. It names the weights that
+    the network was proved to hold before its training; a file without them, of an older version, is not believed.
     """
-    folder = context.workdir / f"search_{place}"
+    folder, weights = context.workdir / f"search_{place}", context.backbone.weights
     known = folder / "validation.json"
-    if context.world.together(known.exists):
-        kept: float | None = json.loads(known.read_text())
-        return kept
+    kept = json.loads(known.read_text()) if context.world.together(known.exists) else None
+    if isinstance(kept, dict) and kept["weights"] == weights:
+        found: float | None = kept["validation"]
+        return found
+    if kept is not None:
+        logger.warning("%s does not say that these weights were proved: this training is done again", known)
     machine, value = sgd_machine(context), None
     try:
         model = fine_tune(context.backbone, fit, sgd, seed=context.seed, folder=folder, machine=machine)
@@ -239,7 +240,7 @@ def _validation(
         value = scorer(metric, len(val.classes))(predicted, torch.from_numpy(val.labels.astype(np.int64)))
     context.world.wait()
     if context.world.leads:
-        write_json(known, value)
+        write_json(known, {"validation": value, "weights": weights})
         (folder / FILE).unlink(missing_ok=True)
     return value
 

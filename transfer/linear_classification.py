@@ -28,11 +28,11 @@ from transfer.classification_task import (
     left_out_note,
     report,
     sgd_machine,
-    verified,
     whole_rows,
 )
 from transfer.errors import UserError
 from transfer.heads import Bank, Head, train_on_features
+from transfer.proof import Proof
 from transfer.sgd import SgdRecipe, evaluate, fit_linear
 from transfer.task import RunContext, Task, TaskOutcome
 
@@ -127,6 +127,7 @@ class _Fitted:
         scores: number of a classifier → its scores [n, classes] of the test images.
         test: the test images that could be read.
         notes: about images that could not.
+        proof: of the frozen network, for the record.
     """
 
     bank: Bank
@@ -134,13 +135,13 @@ class _Fitted:
     scores: Callable[[int], NDArray[np.float32]]
     test: Rows
     notes: tuple[str, ...]
+    proof: Proof
 
 
 def run(context: RunContext) -> TaskOutcome:
     """Train the classifiers, choose one on held-out images if there are several, report it on test."""
     recipe: LinearSgdRecipe = context.recipe
     loaded, grid = context.data, recipe.grid()
-    proof = verified(context.backbone)
     fitted = (_on_crops if recipe.form == "crops" else _on_features)(context, grid)
     sweep: list[dict[str, Any]] = [asdict(head) for head in grid]
     best, notes = 0, fitted.notes
@@ -157,7 +158,7 @@ def run(context: RunContext) -> TaskOutcome:
         "chosen": sweep[best],
         "validation_images": 0 if fitted.held_out is None else len(fitted.held_out[1]),
     }
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=(*loaded.notes(), *notes))
+    return TaskOutcome(metrics=metrics, details=details, verification=fitted.proof, notes=(*loaded.notes(), *notes))
 
 
 def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
@@ -181,7 +182,8 @@ def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
         found: NDArray[np.float32] = seen.numpy()
         return found
 
-    return _Fitted(fit.bank, chosen_on, scores, whole_rows(splits.test), left_out_note(train.name, fit.left_out))
+    notes = left_out_note(train.name, fit.left_out)
+    return _Fitted(fit.bank, chosen_on, scores, whole_rows(splits.test), notes, fit.proof)
 
 
 def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
@@ -205,7 +207,7 @@ def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
         found: NDArray[np.float32] = _seen(bank, frozen.test, lambda logits: logits[:, place]).numpy()
         return found
 
-    return _Fitted(bank, chosen_on, scores, frozen.test, frozen.notes())
+    return _Fitted(bank, chosen_on, scores, frozen.test, frozen.notes(), frozen.proof())
 
 
 def _seen(bank: Bank, rows: Rows, keep: Callable[[Tensor], Tensor]) -> Tensor:

@@ -72,7 +72,7 @@ def fit_linear(
     training = Training(learner, train, recipe, recipe.training_view(), config, folder, machine)
     training.run(seed, deal)
     bank.note_lost()
-    return replace(learner.fit, left_out=_names(train, training))
+    return replace(learner.fit, left_out=_names(train, training), began=learner.began)
 
 
 def fine_tune(

@@ -15,11 +15,14 @@ from transfer.architectures import stage_channels
 from transfer.backbone import Backbone
 from transfer.errors import Diverged
 from transfer.heads import INITIAL_SCALE, Bank
+from transfer.proof import LAYERS, UNPROVED, Proof, kept, plain, prove
 from transfer.sgd_data import Batch
 from transfer.sgd_recipe import SgdRecipe
 from transfer.transforms import to_network
 from transfer.trunk import Trunk
 from transfer.world import World
+
+TRAINED = "the network that was trained, before its first step"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,20 @@ class LinearFit:
     trunk: Trunk
     bank: Bank
     left_out: tuple[str, ...] = ()  # names of training images that could not be read
+    began: Proof | None = None  # of the network that began a training which was taken up; None: it was this one
+
+    @property
+    def proof(self) -> Proof:
+        """Of the network, and what is known of another one that began the training.
+
+        Raises:
+            EngineError: the network is not the checkpoint's.
+        """
+        said = "the frozen network, before it computed"
+        if self.began is not None:
+            unproved = self.began == UNPROVED
+            said += f"; the one that began the training was {'not proved' if unproved else 'proved too (fit.pth)'}"
+        return plain(self.trunk.proof, said)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -37,11 +54,16 @@ class LinearFit:
 
 
 class FineTuned(nn.Module):
-    """A backbone under a linear classifier, both trained."""
+    """A backbone under a linear classifier, both trained; proved to be the checkpoint's before its first step.
+
+    Attributes:
+        proof: made by `prove`, or by the one that began the training and kept in its checkpoint; None before.
+    """
 
     def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device) -> None:
         super().__init__()
-        self.spec, self.device = backbone.input, device
+        self.backbone, self.device = backbone, device
+        self.proof: Proof | None = None
         self.left_out: tuple[str, ...] = ()  # names of training images that could not be read
         self.network = backbone.as_torchvision()
         head = nn.Linear(stage_channels(backbone.arch)["layer4"], classes)
@@ -52,10 +74,30 @@ class FineTuned(nn.Module):
         self.network.fc = head
         self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @torch.no_grad()
+    def prove(self) -> Proof:
+        """The proof; where there is none yet, this network, which nothing has trained, is compared with the checkpoint.
+
+        Raises:
+            EngineError: it is not the checkpoint's.
+        """
+        if self.proof is None:
+            training = self.training
+            self.eval()
+            layers = {name: self.network.get_submodule(name) for name in LAYERS}
+            found = prove(self.backbone, "network", layers, lambda pixels, _: self._logits(pixels), self.device)
+            self.proof = plain(found, TRAINED)
+            self.train(training)
+        return self.proof
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network(to_network(pixels, self.backbone.input, self.device))
+        return logits
+
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [n, 3, crop, crop] → logits [n, classes]."""
-        logits: Tensor = self.network(to_network(pixels, self.spec, self.device))
-        return logits
+        self.prove()
+        return self._logits(pixels)
 
 
 class LinearLearner:
@@ -63,10 +105,15 @@ class LinearLearner:
 
     def __init__(self, fit: LinearFit, world: World) -> None:
         self.fit, self.world = fit, world
+        self.began: Proof | None = None
+        self._proved = False
 
     def step(self, batch: Batch, labels: Tensor, share: float, images: int, number: int) -> Tensor:
         """See `transfer.sgd_loop.Learner`."""
         bank = self.fit.bank
+        if not self._proved:  # here, and not in the trunk, so that all processes stop together
+            self.world.together(lambda: self.fit.trunk.proof)
+            self._proved = True
         if len(labels):
             with torch.no_grad():
                 features = self.fit.trunk(batch.views.to(labels.device, non_blocking=True))
@@ -90,11 +137,12 @@ class LinearLearner:
 
     def state(self) -> dict[str, Any]:
         """See `transfer.sgd_loop.Learner`."""
-        return dict(self.fit.bank.state())
+        return {**self.fit.bank.state(), "proof": self.began or self.fit.proof}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See `transfer.sgd_loop.Learner`."""
-        self.fit.bank.load(state)
+        self.began = kept(state, self.fit.trunk.backbone)
+        self.fit.bank.load({name: tensor for name, tensor in state.items() if name != "proof"})
 
 
 class FineTuner:
@@ -116,6 +164,8 @@ class FineTuner:
 
     def step(self, batch: Batch, labels: Tensor, share: float, images: int, number: int) -> Tensor:
         """See `transfer.sgd_loop.Learner`."""
+        if self.model.proof is None:
+            self.world.together(self.model.prove)
         parameters = list(self.model.parameters())
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -151,10 +201,15 @@ class FineTuner:
 
     def state(self) -> dict[str, Any]:
         """See `transfer.sgd_loop.Learner`."""
-        return {"network": dict(self.model.network.state_dict()), "optimizer": self.optimizer.state_dict()}
+        network = dict(self.model.network.state_dict())
+        return {"network": network, "optimizer": self.optimizer.state_dict(), "proof": self.model.proof}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See `transfer.sgd_loop.Learner`."""
+        proof = kept(state, self.model.backbone)
+        if proof and proof["proved"] == TRAINED:
+            proof = proof | {"proved": f"{TRAINED}; kept in the checkpoint from which the training went on (fit.pth)"}
+        self.model.proof = proof
         self.model.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transfer import curve
 from transfer import sgd_checkpoint as checkpoint
 from transfer.datasets.labelled import LabelledImages
 from transfer.errors import DataError, TrainingError, UserError
@@ -121,11 +122,10 @@ class Training:
         if self.done == self.total:
             return
         order = Order(len(self.train), self.schedule.batch, seed, self.done, self.total, deal)
-        curve = checkpoint.Curve(
-            self.folder / "metrics.jsonl" if machine.world.leads else None, self.done, self.total, machine.log_every
-        )
+        path = self.folder / curve.FILE if machine.world.leads else None
+        log = curve.Curve(path, self.done, self.total, machine.log_every)
         for batch in crops(self.train.images, self.view, order, machine.workers, machine.device):
-            self._step(batch, curve)
+            self._step(batch, log)
             if self.done % machine.save_every == 0 or self.done == self.total:
                 self._save()
 
@@ -149,7 +149,7 @@ class Training:
         finished = "is finished" if self.done == self.total else "is resumed"
         logger.info("%s %s at step %d of %d", self.folder / checkpoint.FILE, finished, self.done, self.total)
 
-    def _step(self, batch: Batch, curve: checkpoint.Curve) -> None:
+    def _step(self, batch: Batch, log: curve.Curve) -> None:
         images = self._counted(batch)
         share = self.schedule.share(self.done, len(self.train))
         labels = self.labels[batch.places].to(self.machine.device, non_blocking=True)
@@ -158,10 +158,13 @@ class Training:
         self.done += 1
         if not images:
             logger.warning("step %d has no readable image and changes nothing", self.done)
-        elif self.done % self.machine.log_every == 0 or self.done == self.total:
+        elif log.due(self.done):
             numbers = self.learner.numbers(losses, share)
-            if curve.due(self.done):
-                curve.write(self.done, self.done / self.schedule.epoch_steps(len(self.train)), numbers)
+            epoch = self.done / self.schedule.epoch_steps(len(self.train))
+            seconds = log.seconds(self.done)
+            log.write(self.done, {"epoch": round(epoch, 4), **numbers, "seconds": round(seconds, 5)})
+            if self.machine.world.leads:
+                logger.info("step %d/%d  loss %s  %.2f s a step", self.done, self.total, numbers["loss"], seconds)
 
     def _counted(self, batch: Batch) -> int:
         """Readable images of the whole batch; the unreadable ones are noted.

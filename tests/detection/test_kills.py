@@ -77,7 +77,7 @@ def test_ten_kills_and_one_record(engine, voc, tmp_path):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # the resumed run is the uninterrupted one
     rows = (runs / "work" / "detection.voc" / resumed.run_id / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["iteration"] for row in rows] == [*range(19, 249, 20), 249]
+    assert [json.loads(row)["step"] for row in rows] == [*range(20, 250, 20), 250]
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_record(voc, tmp_path):

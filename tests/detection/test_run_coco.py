@@ -62,9 +62,9 @@ def test_evaluations_on_the_way_are_in_the_curve_and_change_nothing(coco, tmp_pa
         record = finished(runs, "detection.coco_fpn")
         workdir = runs / "work" / "detection.coco_fpn" / record.run_id
         rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        found[every] = record.metrics, [row["iteration"] for row in rows if "test/AP" in row]
+        found[every] = record.metrics, [row["step"] for row in rows if "test/AP" in row]
     assert found[0] == (found[2][0], [])
-    assert found[2][1][0] == 1
+    assert found[2][1][0] == 2
 
 
 def test_any_set_in_voc_layout_serves_too(toy, tmp_path):

@@ -57,7 +57,7 @@ def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     assert (workdir / "contact_sheet.png").stat().st_size > 1000
     detections = json.loads((workdir / "detections.json").read_text())
     assert all(len(d["bbox"]) == 4 for d in detections)
-    assert [json.loads(line)["iteration"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [3]
+    assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [4]
 
     again = script(*arguments, cwd=elsewhere)
     _, err = again.communicate(timeout=300)

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from pretrain import train
-from pretrain.curves import read_curves
 from pretrain.losses import Forces
 from pretrain.machine import Machine
 from pretrain.methods import find_method, method_names
 from pretrain.train import pretrain
 from transfer.checkpoint import read_backbone
+from transfer.curve import read
 
 ROOT = Path(__file__).parents[2]
 METHODS = method_names()
@@ -99,7 +99,7 @@ def test_the_forces_can_be_added_to_it(name: str, classes: Path, tmp_path: Path)
     without = start(name, classes, tmp_path / "without", Forces(), steps=2)
     added = start(name, classes, tmp_path / "with", Forces(singular=0.004, brownian=0.5), steps=2)
     assert not torch.equal(without["online"]["encoder.conv1.weight"], added["online"]["encoder.conv1.weight"])
-    first, plain = (read_curves(tmp_path / folder / "metrics.jsonl")[0] for folder in ("with", "without"))
+    first, plain = (read(tmp_path / folder / "metrics.jsonl")[0] for folder in ("with", "without"))
     # the first step starts from the same weights: the difference of the losses is the forces alone
     total = 0.004 * first["singular"] + 0.5 * first["brownian"]
     assert first["loss"] - plain["loss"] == pytest.approx(total, abs=1e-3 * max(1.0, abs(plain["loss"])))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.curves import read_curves
+from transfer.curve import read
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
@@ -96,7 +96,7 @@ def test_two_processes_train_as_one(pictures: Path, tmp_path: Path) -> None:
     one = train(pictures, tmp_path / "one", 1, "--steps", "3", "--warmup-steps", "1", "--lr", "0.05")
     two = train(pictures, tmp_path / "two", 2, "--steps", "3", "--warmup-steps", "1", "--lr", "0.05")
     assert_close(one, two, 1e-3)
-    rows = [read_curves(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    rows = [read(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
     assert [row["step"] for row in rows[1]] == [1, 2, 3]  # one process writes
     for row, other in zip(*rows, strict=True):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-3)
@@ -111,7 +111,7 @@ def test_killed_and_resumed_on_another_number_of_processes(
     whole = train(pictures, tmp_path / "whole", after, *options)
     kill_after_first_checkpoint(pictures, tmp_path / "cut", before, *options)
     cut = train(pictures, tmp_path / "cut", after, *options)
-    rows = [read_curves(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    rows = [read(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
     assert [row["step"] for row in rows[1]] == [1, 2, 3, 4, 5, 6]
     # With equal numbers of processes bit for bit, otherwise to the rounding of sums in another order, which BatchNorm
     # over eight images of one pixel amplifies from step to step. Other images would show at once.

@@ -17,13 +17,13 @@ import torchvision
 from PIL import Image
 
 from pretrain import train
-from pretrain.curves import read_curves
 from pretrain.losses import Forces
 from pretrain.machine import Machine
 from pretrain.methods.msbreg import Settings
 from pretrain.recipe import Recipe
 from pretrain.train import pretrain
 from transfer.checkpoint import read_backbone
+from transfer.curve import read
 from transfer.errors import CheckpointError, DataError, TrainingError, UserError
 from transfer.locks import locked
 
@@ -77,7 +77,7 @@ def test_resumed_run_is_bit_equal(
     torch.manual_seed(12345)  # whatever the global stream does in between
     resumed = run(images, tmp_path / "cut", recipe, machine=replace(MACHINE, workers=1))
     assert_same(whole, resumed)
-    rows = [read_curves(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    rows = [read(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
     timing = {"images_per_second", "data_wait"}
     strip = [[{k: v for k, v in row.items() if k not in timing} for row in part] for part in rows]
     assert strip[0] == strip[1]
@@ -116,7 +116,7 @@ def test_checkpoint_layout_of_a_resnet18(images: Path, tmp_path: Path) -> None:
 
 def test_curves_hold_what_is_promised(tiny: None, images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "out")
-    rows = read_curves(tmp_path / "out" / "metrics.jsonl")
+    rows = read(tmp_path / "out" / "metrics.jsonl")
     wanted = {"loss", "centroid", "singular", "brownian", "lr", "ema", "images_per_second", "std", "effective_rank"}
     for row in rows:
         assert wanted < row.keys()
@@ -128,7 +128,7 @@ def test_curves_hold_what_is_promised(tiny: None, images: Path, tmp_path: Path) 
 
 def test_byol_is_the_case_without_forces(tiny: None, images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "out", replace(RECIPE, steps=1, warmup_steps=0), replace(SETTINGS, forces=Forces()))
-    (row,) = read_curves(tmp_path / "out" / "metrics.jsonl")
+    (row,) = read(tmp_path / "out" / "metrics.jsonl")
     assert row["loss"] == row["centroid"]
     assert not {"singular", "brownian"} & row.keys()
 
@@ -321,7 +321,7 @@ def test_probes_of_a_labelled_set(tiny: None, images: Path, tmp_path: Path) -> N
     machine = replace(MACHINE, probe_train=labelled, probe_test=labelled, probe_every=1)
     whole, plain = run(images, tmp_path / "probed", machine=machine), run(images, tmp_path / "plain")
     assert_same(whole, plain)  # looking does not change what is trained
-    found = [row for row in read_curves(tmp_path / "probed" / "metrics.jsonl") if "knn" in row]
+    found = [row for row in read(tmp_path / "probed" / "metrics.jsonl") if "knn" in row]
     assert [row["step"] for row in found] == [0, 2, 4, 6]  # 9 images, batches of 4: two steps an epoch
     assert all(0 <= row[name] <= 100 for row in found for name in ("knn", "linear"))
     assert found[-1]["linear"] == 100  # red and blue
@@ -383,7 +383,7 @@ def test_a_broken_probe_image_costs_no_training(tiny: None, images: Path, tmp_pa
         run(images, tmp_path / "out", machine=machine)
     (labelled / "class0" / "0.png").write_bytes(good)
     assert_same(state, run(images, tmp_path / "out", machine=machine))
-    rows = read_curves(tmp_path / "out" / "metrics.jsonl")
+    rows = read(tmp_path / "out" / "metrics.jsonl")
     assert [row["step"] for row in rows if "knn" in row] == [6]
 
 

@@ -71,7 +71,7 @@ def test_evaluations_on_the_way_are_no_points_of_a_loss_curve(record: MakeRecord
     evaluation = json.dumps({"iteration": 1, "test/AP": 12.5}) + "\n"
     write_curve(tmp_path, run, line(0, 4.0) + evaluation + line(2, 3.0))
     curve = plots.read_curve(tmp_path / run.task / run.run_id / "metrics.jsonl")
-    assert curve["iteration"].tolist() == [0, 2]
+    assert curve["step"].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("text", ["nonsense\n", '{"iteration": 1}\n', '{"iteration": 1, "loss": null}\n', "[]\n", ""])

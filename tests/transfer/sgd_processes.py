@@ -92,7 +92,8 @@ class SmallNetwork(nn.Module):
         self.fc: nn.Module = nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.layer4(self.relu(self.bn1(self.conv1(images))))
+        maps = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        maps = self.layer4(self.layer3(self.layer2(maps)))
         return self.fc(maps.mean((2, 3)))
 
 
@@ -100,12 +101,16 @@ class SmallBackbone:
     """Stands in for a `Backbone` where its size does not matter."""
 
     arch, input = "resnet18", InputSpec()
-    source = Source("random:small", "0" * 64, "random")
+    source, weights = Source("random:small", "0" * 64, "random"), "1" * 64
 
     def as_torchvision(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             return SmallNetwork().eval()
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        return dict(self.as_torchvision().state_dict())
 
 
 SMALL = SmallBackbone()

@@ -48,10 +48,10 @@ def test_log_drops_what_a_resume_will_do_again(tmp_path):
     for i in range(7):
         log.step(i, 0.1, {"loss_a": 1.0, "loss_b": 0.5})
     with path.open("a") as file:
-        file.write('{"iteration": 7, "lo')  # killed while writing
+        file.write('{"step": 8, "lo')  # killed while writing
     TrainingLog(path, start=4, total=10, every=2).step(4, 0.1, {"loss_a": 1.0})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["iteration"] for row in rows] == [1, 3]
+    assert [row["step"] for row in rows] == [2, 4]
     assert rows[0]["loss"] == 1.5
 
 

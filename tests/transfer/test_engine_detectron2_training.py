@@ -29,18 +29,18 @@ pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
+from transfer.curve import FILE  # noqa: E402
 from transfer.engines.detectron2.checkpoint import CHECKPOINT_FILE, Training, run_digest  # noqa: E402
 from transfer.engines.detectron2.config import build_cfg  # noqa: E402
 from transfer.engines.detectron2.data import TrainMapper  # noqa: E402
 from transfer.engines.detectron2.hooks import Gradients  # noqa: E402
 from transfer.engines.detectron2.model import build_verified_model  # noqa: E402
-from transfer.engines.detectron2.training import METRICS_FILE  # noqa: E402
 
 
 def rows(job: DetectionJob) -> list[dict[str, Any]]:
     """The curve, without times."""
-    found = [json.loads(line) for line in (job.workdir / METRICS_FILE).read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds_per_iteration"} for row in found]
+    found = [json.loads(line) for line in (job.workdir / FILE).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
 def differing(one: Any, other: Any) -> list[str]:
@@ -82,7 +82,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert not torch.equal(whole.state_dict()[stem], job.backbone.state["conv1.weight"])
     last = rows(job)[-1]
     assert last == rows(whole_job)[-1]
-    assert last["iteration"] == 3
+    assert last["step"] == 4
     losses = {name: value for name, value in last.items() if name.startswith("loss_")}
     assert set(losses) == LOSSES[kind.removesuffix("_c4")]
     assert last["loss"] == pytest.approx(sum(losses.values()))
@@ -117,7 +117,7 @@ def test_being_evaluated_does_not_change_the_training(
     assert len(seen) == 2  # after the last iteration the run itself evaluates
     assert min(seen) > 0
     assert [row for row in rows(job) if "test/boxes" in row] == [
-        {"iteration": iteration, "test/boxes": float(boxes)} for iteration, boxes in enumerate(seen)
+        {"step": step, "test/boxes": float(boxes)} for step, boxes in enumerate(seen, start=1)
     ]
 
 

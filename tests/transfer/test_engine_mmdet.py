@@ -205,7 +205,7 @@ def test_loss_components_add_up_and_accuracy_is_none_of_them(dataset, tmp_path):
     ENGINE.run(job)
     (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     parts = {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
-    assert set(row) == parts | {"iteration", "lr", "loss", "seconds_per_iteration"}
+    assert set(row) == parts | {"step", "lr", "loss", "seconds"}
     assert row["loss"] == pytest.approx(sum(row[part] for part in parts))
     assert row["lr"] == pytest.approx(0.01 * 1e-3)
 

@@ -251,7 +251,7 @@ def test_a_curve_changes_nothing_but_the_log(dataset, tmp_path):
     assert_equal_states(state_of(plain), state_of(curved))
     rows = [json.loads(line) for line in (curved.workdir / "metrics.jsonl").read_text().splitlines()]
     # the last iteration is the run's own evaluation
-    assert [(row["iteration"], row["test/AP"]) for row in rows if "test/AP" in row] == [(0, 1.0), (1, 2.0)]
+    assert [(row["step"], row["test/AP"]) for row in rows if "test/AP" in row] == [(1, 1.0), (2, 2.0)]
 
 
 # -- precision, clipping, steps

@@ -47,7 +47,7 @@ def test_two_processes_train_one_detector(tmp_path, name, norm):
     assert_same_detections(tmp_path / "found0.npz", tmp_path / "found1.npz")
     assert checkpoint(tmp_path)["iteration"] == 2
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in rows] == [1]  # one process writes
+    assert [row["step"] for row in rows] == [2]  # one process writes
 
 
 def test_untrained_detections_are_those_of_one_process(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import multiprocessing
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from transfer.feature_cache import Store, key
 WIDTH, COUNT = 3, 11
 IDENTITY: dict[str, Any] = {"checkpoint": {"sha256": "aa", "mean": (0.5, 0.5)}, "pooling": "avg"}
 CONDITIONS = {"torch": "2"}
+WEIGHTS = "ab" * 32
+PROOF = {"weights": WEIGHTS, "tensors": 100, "stage_error": {"layer1": 1e-7}}
 FEATURES = np.random.default_rng(0).standard_normal((COUNT, WIDTH)).astype(np.float32)
 DIGESTS = np.random.default_rng(1).integers(0, 256, (COUNT, 16), dtype=np.uint8)
 CHUNKS = [(0, 4), (4, 8), (8, 11)]
@@ -32,13 +36,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(folder: Path, identity: dict[str, Any] = IDENTITY, conditions: dict[str, Any] = CONDITIONS) -> Store:
-    store = Store(folder, COUNT, WIDTH)
+    store = Store(folder, COUNT, WIDTH, WEIGHTS)
     with store.alone():
         store.open(identity, conditions)
     return store
 
 
 def keep(store: Store, chunks: list[tuple[int, int]], rank: int = 0) -> None:
+    store.vouch(PROOF)
     for start, stop in chunks:
         reasons = {row: "torn" for row in (5,) if start <= row < stop}
         store.keep((start, stop), FEATURES[start:stop], DIGESTS[start:stop], reasons, rank)
@@ -162,6 +167,62 @@ def test_a_damaged_meta_is_refused(tmp_path: Path, text: str) -> None:
         opened(tmp_path)
 
 
+def no_proof(folder: Path) -> None:
+    (folder / "proof.json").unlink()
+
+
+def a_broken_proof(folder: Path) -> None:
+    (folder / "proof.json").write_text('{"proofs": [{"tensors": 1')
+
+
+def an_empty_proof(folder: Path) -> None:
+    (folder / "proof.json").write_text('{"proofs": []}')
+
+
+def the_proof_of_others(folder: Path) -> None:
+    (folder / "proof.json").write_text(json.dumps({"proofs": [PROOF, PROOF | {"weights": "cd" * 32}]}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_proof, "no proof"),
+        (a_broken_proof, "cannot be read"),
+        (an_empty_proof, "empty"),
+        (the_proof_of_others, "other weights"),
+    ],
+)
+def test_features_are_given_up_without_the_proof_that_they_were_made_under(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], said: str
+) -> None:
+    filled(tmp_path)
+    assert opened(tmp_path).proofs == [PROOF]
+    spoil(tmp_path)
+    again = opened(tmp_path)
+    assert not again.finished
+    assert not again.proofs
+    assert said in caplog.text
+    assert "computed again" in caplog.text
+    assert not (tmp_path / "done.json").exists()
+    assert not any(path.read_bytes() for path in tmp_path.glob("progress*"))
+
+
+def test_a_proof_put_beside_features_that_were_made_without_is_of_no_use(tmp_path: Path) -> None:
+    """The checksum of an older version, written out: over rows, reasons and bytes, and no weights."""
+    store = opened(tmp_path)
+    store.vouch(PROOF)
+    for start, stop in CHUNKS:
+        store.keep((start, stop), FEATURES[start:stop], DIGESTS[start:stop], {})
+    lines = []
+    for start, stop in CHUNKS:
+        seen = hashlib.blake2b(json.dumps([[start, stop], []]).encode(), digest_size=32)
+        seen.update(FEATURES[start:stop].tobytes() + DIGESTS[start:stop].tobytes())
+        lines.append(json.dumps({"rows": [start, stop], "checksum": seen.hexdigest(), "unreadable": {}}) + "\n")
+    assert sorted(opened(tmp_path).finished) == CHUNKS
+    (tmp_path / "progress.jsonl").write_text("".join(lines))
+    assert not opened(tmp_path).finished
+
+
 def test_other_versions_are_reported_and_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     filled(tmp_path)
     opened(tmp_path)
@@ -180,7 +241,7 @@ def test_not_done_while_chunks_are_missing(tmp_path: Path) -> None:
 
 def test_a_folder_that_only_one_process_sees(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
-        keep(Store(tmp_path / "elsewhere", COUNT, WIDTH), CHUNKS)
+        keep(Store(tmp_path / "elsewhere", COUNT, WIDTH, WEIGHTS), CHUNKS)
 
 
 def test_key_depends_on_values_and_not_on_the_order_of_names() -> None:
@@ -189,7 +250,7 @@ def test_key_depends_on_values_and_not_on_the_order_of_names() -> None:
 
 
 def hold(folder: Path, held: Any, release: Any) -> None:
-    with Store(folder, COUNT, WIDTH).alone():
+    with Store(folder, COUNT, WIDTH, WEIGHTS).alone():
         held.set()
         release.wait(30)
 
@@ -208,7 +269,7 @@ def test_the_second_says_that_it_waits(tmp_path: Path, caplog: pytest.LogCapture
     handler = Releasing()
     logging.getLogger("transfer.locks").addHandler(handler)
     try:
-        with caplog.at_level(logging.INFO), Store(tmp_path, COUNT, WIDTH).alone():
+        with caplog.at_level(logging.INFO), Store(tmp_path, COUNT, WIDTH, WEIGHTS).alone():
             assert "another process fills" in caplog.text
     finally:
         logging.getLogger("transfer.locks").removeHandler(handler)

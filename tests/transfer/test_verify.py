@@ -1,5 +1,7 @@
 """Verification must catch every way in which weights fail to arrive, and pass when they did."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,16 @@ def test_nan_outputs_are_refused(backbone):
 
     with pytest.raises(EngineError, match="computes something else"):
         verify(backbone, "test", placed(backbone), broken)
+
+
+def test_weights_that_overflow_are_no_fault_of_the_engine(backbone):
+    huge = {f"layer4.1.bn{number}.weight": torch.full((512,), 1e30) for number in (1, 2)}
+    overflowing = replace(backbone, state=dict(backbone.state) | huge)
+    reference = torchvision_stages(overflowing, probe_image())
+    assert not reference["layer4"].isfinite().all()
+    verify(overflowing, "test", placed(overflowing), lambda image: reference)
+    with pytest.raises(EngineError, match="layer1 differs"):
+        verify(overflowing, "test", placed(overflowing), lambda image: reference | {"layer1": reference["layer1"] + 1})
 
 
 def test_another_stride_is_refused_by_its_shape(backbone):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -15,7 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from transfer.atomic import write_text
+from transfer.curve import Curve
 from transfer.errors import TrainingError
 from transfer.world import ALONE, World
 
@@ -28,8 +27,7 @@ class TrainingLog:
     Of several processes each has one, calls it for every iteration, and the leader writes.
 
     Args:
-        path: `metrics.jsonl`; lines of iterations that a resume will do again are removed first. TensorBoard's files go
-            to `tensorboard/` beside it.
+        path: see `transfer.curve.Curve`. TensorBoard's files go to `tensorboard/` beside it.
         start: first iteration that will be done (0 for a fresh run).
         total: iterations of the whole training.
         every: iterations between lines.
@@ -46,14 +44,13 @@ class TrainingLog:
         world: World = ALONE,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.path, self.start, self.total, self.every = path, start, total, every
+        self.start, self.total = start, total
         self.world, self.device = world, torch.device(device)
         self._events: SummaryWriter | None = None
         if world.leads:
-            kept = [line for line in _whole_lines(path) if json.loads(line)["iteration"] < start]
-            write_text(path, "".join(line + "\n" for line in kept))
             # purge_step hides what an interrupted run wrote beyond the point where this one begins
-            self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start)
+            self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start + 1)
+        self._curve = Curve(path if world.leads else None, start, total, every)
         self._began = time.perf_counter()
         quiet = not (world.leads and sys.stderr.isatty())
         self._bar = tqdm(total=total, initial=start, unit="it", disable=quiet)
@@ -74,13 +71,13 @@ class TrainingLog:
                 "the last good checkpoint is kept",
             )
         self._bar.update(1)
-        if not self.world.leads or ((iteration + 1) % self.every and iteration + 1 != self.total):
+        if not self.world.leads or not self._curve.due(iteration + 1):
             return
         done = iteration + 1 - self.start
         seconds = (time.perf_counter() - self._began) / done
         eta = seconds * (self.total - iteration - 1)
-        row = {"iteration": iteration, "lr": lr, "loss": total, **losses, "seconds_per_iteration": round(seconds, 4)}
-        self._write(row)
+        row = {"lr": lr, "loss": total, **losses, "seconds": round(self._curve.seconds(iteration + 1), 5)}
+        self._write(iteration + 1, row)
         self._bar.set_postfix(loss=f"{total:.3f}")
         if self._bar.disable:
             logger.info(
@@ -91,7 +88,7 @@ class TrainingLog:
     def evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Record what the detector of after `iteration` (0-based) scores; nothing is ever selected on it."""
         if self.world.leads:
-            self._write({"iteration": iteration, **{f"test/{name}": value for name, value in metrics.items()}})
+            self._write(iteration + 1, {f"test/{name}": value for name, value in metrics.items()})
             shown = "  ".join(f"{name} {value:.2f}" for name, value in list(metrics.items())[:3])
             logger.info("iteration %d/%d  %s (for the curve only)", iteration + 1, self.total, shown)
 
@@ -101,17 +98,8 @@ class TrainingLog:
         if self._events is not None:
             self._events.close()
 
-    def _write(self, row: Mapping[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def _write(self, step: int, row: Mapping[str, float]) -> None:
+        self._curve.write(step, row)
         assert self._events is not None
         for name, value in row.items():
-            if name != "iteration":
-                self._events.add_scalar(name, value, int(row["iteration"]))
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that were written to their end; a kill may have cut the last one."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=False) if line.endswith("}")]
+            self._events.add_scalar(name, value, step)

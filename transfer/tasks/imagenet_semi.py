@@ -16,7 +16,6 @@ from transfer.classification_task import (
     left_out_note,
     report,
     sgd_machine,
-    verified,
     whole_rows,
 )
 from transfer.linear_classification import COMMON_SOURCES
@@ -83,7 +82,6 @@ def run(context: RunContext) -> TaskOutcome:
     """Fine-tune, report on test."""
     recipe: SemiRecipe = context.recipe
     splits, machine = context.data.splits, sgd_machine(context)
-    proof = verified(context.backbone)
     model = fine_tune(
         context.backbone, splits.train, recipe.sgd, seed=context.seed, folder=context.workdir, machine=machine
     )
@@ -91,7 +89,7 @@ def run(context: RunContext) -> TaskOutcome:
     metrics, details = report(scores, whole_rows(splits.test))
     details["duplicates"] = context.data.duplicates
     notes = (*context.data.notes(), *left_out_note(splits.train.name, model.left_out))
-    return TaskOutcome(metrics=metrics, details=details, verification=proof, notes=notes)
+    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 
 def _task(percent: str) -> Task:

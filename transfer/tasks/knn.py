@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from transfer.backbone import Backbone
-from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits, verified
+from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits
 from transfer.errors import UserError
 from transfer.metrics.classification import at_level, mean_per_class
 from transfer.probes import accuracy, knn, standard_error
@@ -77,7 +77,6 @@ def run(context: RunContext) -> TaskOutcome:
     recipe: KnnRecipe = context.recipe
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision, val=False)
     train, test = frozen.train, frozen.test
-    proof = verified(context.backbone)
     device, labels = torch.device(context.device), test.labels.astype(np.int64)
     votes = knn(
         torch.from_numpy(np.array(train.features[recipe.pooling])).to(device),
@@ -96,7 +95,7 @@ def run(context: RunContext) -> TaskOutcome:
     return TaskOutcome(
         metrics=metrics,
         details={"standard_error": errors, "test_images": len(labels), "duplicates": context.data.duplicates},
-        verification=proof,
+        verification=frozen.proof(),
         notes=(*context.data.notes(), *frozen.notes()),
     )
 

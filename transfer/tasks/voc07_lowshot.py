@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from transfer.backbone import Backbone
-from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits, verified
+from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits
 from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.metrics.classification import average_precisions
@@ -122,7 +122,6 @@ def run(context: RunContext) -> TaskOutcome:
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
     _refuse_too_few(loaded.splits.train, frozen.train.labels, max(recipe.ks))  # of those that could be read
-    proof = verified(context.backbone)
     train, labels, test = frozen.multilabel(recipe.pooling, torch.device(context.device))
     if recipe.normalise:
         train, test = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-5) for x in (train, test))
@@ -137,7 +136,7 @@ def run(context: RunContext) -> TaskOutcome:
         metrics[f"mAP_k{k}"] = float(reported[:, best].mean())
         details[f"k{k}"] = _about(recipe, best, chosen_on, reported)
     details |= {"duplicates": loaded.duplicates, "features": train.shape[1], "test_images": len(frozen.test.labels)}
-    return TaskOutcome(metrics, details, proof, notes=(*loaded.notes(), *frozen.notes()))
+    return TaskOutcome(metrics, details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes()))
 
 
 def _draw_and_fit(

@@ -16,7 +16,6 @@ from transfer.classification_task import (
     Precision,
     classification_task,
     frozen_splits,
-    verified,
 )
 from transfer.datasets.labelled import PRESENT
 from transfer.metrics.classification import AveragePrecisions, average_precisions
@@ -95,7 +94,7 @@ def run(context: RunContext) -> TaskOutcome:
     recipe: SvmRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
-    proof, classes = verified(context.backbone), loaded.splits.train.classes
+    classes = loaded.splits.train.classes
     train, labels, test = frozen.multilabel(recipe.pooling, torch.device(context.device))
     probe = svm_one_vs_all(
         train, labels, test, costs=recipe.costs, folds=recipe.folds, positive_weight=recipe.positive_weight,
@@ -109,7 +108,9 @@ def run(context: RunContext) -> TaskOutcome:
         "test_images": len(frozen.test.labels),
         "positives": dict(zip(classes, (frozen.train.labels == PRESENT).sum(0).tolist(), strict=True)),
     }
-    return TaskOutcome(found.metrics(), details, proof, notes=(*loaded.notes(), *frozen.notes(), *_notes(probe)))
+    return TaskOutcome(
+        found.metrics(), details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes(), *_notes(probe))
+    )
 
 
 def _details(recipe: SvmRecipe, probe: SvmProbe, found: AveragePrecisions, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -16,20 +16,22 @@ from torch.amp.grad_scaler import GradScaler
 
 from transfer.detector import DetectionJob
 from transfer.errors import TrainingError
+from transfer.proof import UNPROVED, Proof
 from transfer.torch_files import save_torch
 from transfer.world import World
 
 CHECKPOINT_FILE = "checkpoint.pth"
 
-_KEYS = {"engine", "run", "iteration", "model", "optimizer", "scheduler", "normalizers", "scaler"}
+_KEYS = {"engine", "run", "iteration", "model", "optimizer", "scheduler", "normalizers", "scaler", "proof"}
+_LATER = {"proof"}  # older files have none
 # RetinaNet and FCOS divide their losses by a moving average of the number of positive anchors, which they keep as a
 # plain attribute, in no state_dict (detectron2/modeling/meta_arch/dense_detector.py, `_ema_update`).
 _NORMALIZER = "loss_normalizer"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Training:
-    """What changes while training, and what a checkpoint therefore holds."""
+    """What changes while training, and what a checkpoint therefore holds; and the proof of what it began with."""
 
     run: str
     model: nn.Module
@@ -37,6 +39,7 @@ class Training:
     scheduler: Any
     scaler: GradScaler | None  # of fp16
     world: World
+    proof: Proof = dataclasses.field(default_factory=lambda: UNPROVED)
 
     def save(self, path: Path, done: int) -> None:
         """Write the state after `done` iterations, whole or not at all; every process calls it, the leader writes.
@@ -63,6 +66,7 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "normalizers": self.world.collect(loss_normalizer(self.model)),
             "scaler": self.scaler.state_dict() if self.scaler else {},
+            "proof": self.proof,
         }
         self.world.together(lambda: save_torch(content, path) if self.world.leads else None)
 
@@ -79,6 +83,7 @@ class Training:
                 found="other weights, recipe, training images, seed or number of processes",
                 todo="delete the file to start anew, or choose another output folder",
             )
+        self.proof = content.get("proof", UNPROVED)
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
@@ -128,7 +133,7 @@ def _read(path: Path, device: str) -> dict[str, Any]:
         raise TrainingError(
             f"the checkpoint {path} cannot be read", found="".join(first_line) or "it is cut off", todo=remedy
         ) from error
-    if not isinstance(content, dict) or set(content) != _KEYS or content["engine"] != "detectron2":
+    if not isinstance(content, dict) or set(content) | _LATER != _KEYS or content["engine"] != "detectron2":
         keys: Iterable[object] = content if isinstance(content, dict) else [type(content).__name__]
         raise TrainingError(
             f"{path} is no checkpoint of the detectron2 engine",

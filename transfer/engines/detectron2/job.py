@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from transfer.atomic import write_text
-from transfer.detector import DetectionJob, DetectionOutcome
+from transfer.detector import DetectionJob, DetectionOutcome, Verification
 from transfer.engines.detectron2.config import build_cfg
 from transfer.engines.detectron2.data import PredictionImages
 from transfer.engines.detectron2.logs import quiet
-from transfer.engines.detectron2.model import build_verified_model
+from transfer.engines.detectron2.model import build_verified_model, build_with_weights
 from transfer.engines.detectron2.prediction import predict
 from transfer.engines.detectron2.statistics import renew_statistics
 from transfer.engines.detectron2.training import train
@@ -33,12 +33,15 @@ def run(job: DetectionJob) -> DetectionOutcome:
     with quiet():
         cfg = build_cfg(job)
         world.together(lambda: write_text(job.workdir / "config.yaml", cfg.dump()) if world.leads else None)
-        model, verification = build_verified_model(cfg, job.backbone, cfg.SEED, world)
-        logger.info("detectron2 %s", verification.line())
         images = PredictionImages(cfg, job.test)
         notes: tuple[str, ...] = ()
-        if job.recipe.iterations > 0:
-            began = train(cfg, job, model)
+        verification: Verification | None
+        if job.recipe.iterations == 0:
+            model, verification = build_verified_model(cfg, job.backbone, cfg.SEED, world)
+            logger.info("detectron2 %s", verification.line())
+        else:
+            model = build_with_weights(cfg, job.backbone, cfg.SEED, world)
+            began, verification = train(cfg, job, model)
             if began:
                 notes = (f"training was taken up after {began} of {job.recipe.iterations} iterations",)
                 logger.info(notes[0])

@@ -18,7 +18,7 @@ from transfer.backbone import Backbone
 from transfer.detector import Verification
 from transfer.engines.detectron2.heads import EXTRA_NORM
 from transfer.engines.detectron2.logs import log_levels
-from transfer.engines.verify import Placed, verify
+from transfer.engines.verify import Placed, in_precision, own_precision, verify
 from transfer.errors import EngineError
 from transfer.export.detectron2 import detectron2_name, write_detectron2
 from transfer.world import ALONE, World
@@ -30,18 +30,24 @@ _RES5 = "roi_heads.res5"
 def build_verified_model(
     cfg: CfgNode, backbone: Backbone, seed: int, world: World = ALONE
 ) -> tuple[nn.Module, Verification]:
-    """Build the detector of `cfg` on its device, with heads drawn from `seed` and the backbone's weights, proven equal.
+    """`build_with_weights`, proven equal.
 
     Raises:
         EngineError: the weights did not arrive.
     """
+    model = build_with_weights(cfg, backbone, seed, world)
+    return model, world.together(lambda: verify_model(model, backbone))
+
+
+def build_with_weights(cfg: CfgNode, backbone: Backbone, seed: int, world: World = ALONE) -> nn.Module:
+    """Build the detector of `cfg` on its device, with heads drawn from `seed` and the backbone's weights."""
     torch.manual_seed(seed)
     model: nn.Module = build_model(cfg)
     weights = Path(cfg.MODEL.WEIGHTS)
     world.together(lambda: write_detectron2(backbone, weights) if world.leads else None)
     load_weights(model, weights)
     world.demand_equal("initial weights", model.parameters())
-    return model, verify_model(model, backbone)
+    return model
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -58,13 +64,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
         DetectionCheckpointer(model).load(str(path))
 
 
-def verify_model(model: nn.Module, backbone: Backbone) -> Verification:
+def verify_model(model: Any, backbone: Backbone, amp: str = "off") -> Verification:
     """Compare every backbone tensor inside `model`, and every stage's output, with the Backbone's.
+
+    `amp`: the mixed precision that it trains in, "bf16" or "fp16".
 
     Raises:
         EngineError: a tensor is absent or differs, or a stage computes something else.
     """
-    return verify(backbone, "detectron2", placed_tensors(model, backbone), lambda image: stage_outputs(model, image))
+    return verify(
+        backbone,
+        "detectron2",
+        placed_tensors(model, backbone),
+        lambda image: stage_outputs(model, image),
+        precision=own_precision(model.device, amp),
+        own=lambda image: stage_outputs(model, image, amp),
+    )
 
 
 def placed_tensors(model: nn.Module, backbone: Backbone) -> dict[str, Placed]:
@@ -83,7 +98,7 @@ def placed_tensors(model: nn.Module, backbone: Backbone) -> dict[str, Placed]:
     return placed
 
 
-def stage_outputs(model: Any, image: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+def stage_outputs(model: Any, image: NDArray[np.uint8], amp: str = "off") -> dict[str, torch.Tensor]:
     """torchvision's stage name → output [1, C, H, W] for an RGB uint8 image [H, W, 3], in eval mode.
 
     The image takes the way of every other one: channel order of the config, the model's own normalisation. In a C4
@@ -99,8 +114,7 @@ def stage_outputs(model: Any, image: NDArray[np.uint8]) -> dict[str, torch.Tenso
     was_training = model.training
     model.eval()
     outputs: dict[str, torch.Tensor] = {}
-    # TensorFloat-32, the default on recent GPUs, rounds by more than the tolerance of this comparison.
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.no_grad(), in_precision(model.device, amp):
         x = resnet.stem(model.preprocess_image([{"image": planes}]).tensor)
         for name, stage in zip(STAGES, stages, strict=True):
             x = stage(x)

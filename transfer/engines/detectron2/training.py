@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
@@ -11,37 +12,38 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from transfer.detector import DetectionJob
+from transfer.curve import FILE
+from transfer.detector import DetectionJob, Verification
 from transfer.engines.detectron2.checkpoint import CHECKPOINT_FILE, Training, run_digest
 from transfer.engines.detectron2.data import train_batches
 from transfer.engines.detectron2.hooks import Curve, Forward, Gradients, Log, Save
+from transfer.engines.detectron2.model import verify_model
 from transfer.engines.detectron2.statistics import precise_bn_batches
 from transfer.engines.detectron2.watched import WatchedCfg
 from transfer.engines.progress import TrainingLog
 from transfer.errors import TrainingError
+from transfer.proof import of_beginning
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 
-
-def train(cfg: WatchedCfg, job: DetectionJob, model: nn.Module) -> int:
-    """Train `model` for the recipe's iterations, from `checkpoint.pth` on where there is one.
+def train(cfg: WatchedCfg, job: DetectionJob, model: nn.Module) -> tuple[int, Verification | None]:
+    """Train `model` for the recipe's iterations, at least one, from `checkpoint.pth` on where there is one.
 
     Returns:
-        The iteration that training began with: 0, or where an earlier run had stopped.
+        The iteration that training began with: 0, or where an earlier run had stopped; and the proof of the model as it
+        was before the first one, out of the checkpoint where there is one (None: an older version kept none).
 
     Raises:
-        EngineError: a key of the config is read by nothing; nothing was trained.
+        EngineError: the model does not hold the backbone's weights, or a key of the config is read by nothing; nothing
+            was trained.
         TrainingError: the loss stopped being finite, or the checkpoint cannot be used.
         DataError: an image cannot be read.
     """
     total = job.recipe.iterations
-    if total == 0:
-        return 0
     training = _new_training(cfg, job, model)
     start = _take_up(training, job)
-    log = TrainingLog(job.workdir / METRICS_FILE, start, total, world=job.world, device=job.device)
+    log = TrainingLog(job.workdir / FILE, start, total, world=job.world, device=job.device)
     forward = Forward(model, job.recipe.amp == "bf16", job.device)
     trainer = _trainer(cfg, job, training, forward, start)
     # In this order: the log shows the learning rate that was used, the checkpoint keeps the next one; what is on the
@@ -60,6 +62,11 @@ def train(cfg: WatchedCfg, job: DetectionJob, model: nn.Module) -> int:
     )
     try:
         cfg.demand_read()
+        if start == 0:  # wrapped, hooked and in its place: the next to touch it is the first step
+            found = job.world.together(lambda: verify_model(model, job.backbone, job.recipe.amp))
+            training.proof = asdict(found)
+            logger.info("detectron2 %s", found.line())
+        proof = of_beginning({"proof": training.proof}, job.backbone)
         if start < total:
             trainer.train(start, total)
     except FloatingPointError as error:
@@ -72,13 +79,14 @@ def train(cfg: WatchedCfg, job: DetectionJob, model: nn.Module) -> int:
         ) from error
     finally:
         log.close()
-    return start
+    return start, proof
 
 
 def _new_training(cfg: WatchedCfg, job: DetectionJob, model: nn.Module) -> Training:
     optimizer = build_optimizer(cfg, model)
     scaler = GradScaler(torch.device(job.device).type) if job.recipe.amp == "fp16" else None
-    return Training(run_digest(job), model, optimizer, build_lr_scheduler(cfg, optimizer), scaler, job.world)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    return Training(run_digest(job), model, optimizer, scheduler, scaler, job.world)
 
 
 def _take_up(training: Training, job: DetectionJob) -> int:

@@ -22,7 +22,7 @@ from transfer.detector import Verification
 from transfer.engines.mmdet.parts import register
 from transfer.engines.mmdet.watched import watch
 from transfer.engines.plan import seed_for_iteration
-from transfer.engines.verify import Placed, verify
+from transfer.engines.verify import Placed, in_precision, own_precision, stages_seen, verify
 
 BACKBONE, SHARED_HEAD = "backbone", "roi_head.shared_head"
 
@@ -64,40 +64,38 @@ def place_of(model: nn.Module, backbone: Backbone) -> dict[str, Placed]:
     return {name: (inside[f"{part}.{name}"], part) for name, part in parts.items() if f"{part}.{name}" in inside}
 
 
-def verify_detector(model: nn.Module, backbone: Backbone) -> Verification:
-    """Compare tensors and stage outputs with the Backbone; see `transfer.engines.verify`.
+def verify_detector(model: nn.Module, backbone: Backbone, amp: str = "off") -> Verification:
+    """Compare tensors and stage outputs with the Backbone, also as `amp` computes them; see `transfer.engines.verify`.
 
     Raises:
         EngineError: something did not arrive, or is computed differently.
     """
-    return verify(backbone, "mmdet", place_of(model, backbone), lambda image: stage_outputs(model, image))
+    device = next(model.parameters()).device
+    return verify(
+        backbone,
+        "mmdet",
+        place_of(model, backbone),
+        lambda image: stage_outputs(model, image),
+        precision=own_precision(device, amp),
+        own=lambda image: stage_outputs(model, image, amp),
+    )
 
 
 @torch.no_grad()
-def stage_outputs(model: Any, image: NDArray[np.uint8]) -> Mapping[str, torch.Tensor]:
+def stage_outputs(model: Any, image: NDArray[np.uint8], amp: str = "off") -> Mapping[str, torch.Tensor]:
     """Stage name → output for an RGB uint8 image [H, W, 3], which takes the way that training images take."""
     pixels = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
     sample = DetDataSample(metainfo={"img_shape": image.shape[:2]})
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(stage: str) -> Any:
-        return lambda module, arguments, output: outputs.update({stage: output})
-
     shared_head = model.roi_head.shared_head if model.with_shared_head else None
-    hooks = [
-        getattr(owner, stage).register_forward_hook(keep(stage))
-        for owner in (model.backbone, shared_head)
-        for stage in STAGES
-        if hasattr(owner, stage)
-    ]
+    owners = [owner for owner in (model.backbone, shared_head) if owner is not None]
+    modules = {stage: getattr(owner, stage) for owner in owners for stage in STAGES if hasattr(owner, stage)}
     was_training = model.training
     model.eval()
     batch = model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
-    features = model.backbone(batch["inputs"])
-    if shared_head is not None:
-        shared_head(features[-1])
-    for hook in hooks:
-        hook.remove()
+    with stages_seen(modules) as outputs, in_precision(batch["inputs"].device, amp):
+        features = model.backbone(batch["inputs"])
+        if shared_head is not None:
+            shared_head(features[-1])
     model.train(was_training)
     return outputs
 

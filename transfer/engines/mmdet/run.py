@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from transfer.detector import DetectionJob, DetectionOutcome
+from transfer.detector import DetectionJob, DetectionOutcome, Verification
 from transfer.detector_checks import demand_buildable, demand_masks
 from transfer.engines.mmdet.config import build_config, differences
 from transfer.engines.mmdet.model import build_detector, verify_detector
@@ -26,13 +26,15 @@ def run(job: DetectionJob) -> DetectionOutcome:
     demand_masks(job)
     config = build_config(recipe, job.backbone, job.train.classes, job.world.size)
     model = build_detector(config, job.backbone, job.seed)
-    verification = verify_detector(model, job.backbone)
-    logger.info("mmdet %s", verification.line())
     model.to(job.device)
     notes: tuple[str, ...] = ()
+    # Before anything is written; what trains is proved once more when the Runner has wrapped and moved it.
+    early = job.world.together(lambda: verify_detector(model, job.backbone))
+    logger.info("mmdet %s", early.line())
+    verification: Verification | None = early
     if recipe.iterations:
         rehearse(model)
-        began = train(job, config, model)
+        began, verification = train(job, config, model)
         if began:
             notes = (f"training was taken up after {began} of {recipe.iterations} iterations",)
         renewed = renew_statistics(job, model)

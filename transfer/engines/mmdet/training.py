@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,15 +12,18 @@ from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from transfer.detector import DetectionJob
+from transfer.curve import FILE
+from transfer.detector import DetectionJob, Verification
 from transfer.engines.mmdet import resume
 from transfer.engines.mmdet.data import deliver_together, training_batches
+from transfer.engines.mmdet.model import verify_detector
 from transfer.engines.mmdet.optimiser import keep_full_precision
 from transfer.engines.mmdet.prediction import predict
 from transfer.engines.mmdet.statistics import put_back, renew_statistics
 from transfer.engines.plan import seed_for_iteration
 from transfer.engines.progress import TrainingLog
 from transfer.errors import TrainingError
+from transfer.proof import UNPROVED, of_beginning
 
 logger = logging.getLogger(__name__)
 _runs = itertools.count()
@@ -40,16 +44,20 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
         self.iter: int = saved["iteration"] if saved else 0
         self.max_iters = job.recipe.iterations
         self.epoch, self.max_epochs = 0, 1
+        self.proof: Verification | None = None
 
     def run(self) -> nn.Module:
         """Train to the end."""
-        self._restore()
         job = self.job
-        path = job.workdir / "metrics.jsonl"
+        self._restore()
+        path = job.workdir / FILE
         log = TrainingLog(path, self.iter, self.max_iters, world=job.world, device=job.device)
         model: nn.Module = self.runner.model
         self.runner.call_hook("before_train")
         model.train()
+        if self.saved is None:  # wrapped, hooked and in its place: the next to touch it is the first step
+            self.proof = job.world.together(lambda: verify_detector(model, job.backbone, job.recipe.amp))
+            logger.info("mmdet %s", self.proof.line())
         try:
             for batch in deliver_together(self.dataloader, job.world, job.device):
                 self._iterate(batch, log)
@@ -102,25 +110,29 @@ class PlannedTrainLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
             "model": model.state_dict(),
             "optimizer": self.runner.optim_wrapper.state_dict(),
             "schedulers": [scheduler.state_dict() for scheduler in self.runner.param_schedulers],
+            "proof": asdict(self.proof) if self.proof else UNPROVED,
         }
         world.together(lambda: resume.save(self.job, self.identity, self.iter, state) if world.leads else None)
 
     def _restore(self) -> None:
         if self.saved is None:
             return
+        self.proof = of_beginning(self.saved, self.job.backbone)
         self.runner.model.load_state_dict(self.saved["model"])
         self.runner.optim_wrapper.load_state_dict(self.saved["optimizer"])
         for scheduler, state in zip(self.runner.param_schedulers, self.saved["schedulers"], strict=True):
             scheduler.load_state_dict(state)
 
 
-def train(job: DetectionJob, config: Config, model: nn.Module) -> int:
-    """Train the verified `model` in place, from the beginning or from the last checkpoint in the work folder.
+def train(job: DetectionJob, config: Config, model: nn.Module) -> tuple[int, Verification | None]:
+    """Train `model` in place, from the beginning or from the last checkpoint in the work folder.
 
     Returns:
-        The iteration that training began with: 0, or where an earlier run had stopped.
+        The iteration that training began with: 0, or where an earlier run had stopped; and the proof of the model as it
+        was before the first one, out of the checkpoint where there is one (None: an older version kept none).
 
     Raises:
+        EngineError: the model does not hold the backbone's weights; nothing was trained.
         TrainingError: the loss is not finite, or the checkpoint in the work folder cannot be used.
         DataError: an image cannot be read.
     """
@@ -151,7 +163,7 @@ def train(job: DetectionJob, config: Config, model: nn.Module) -> int:
     )
     model.to(job.device)  # the Runner moves models to a GPU whenever there is one
     runner.train()
-    return start
+    return start, runner.train_loop.proof
 
 
 def _take_up(job: DetectionJob) -> tuple[str, dict[str, Any] | None]:
