@@ -183,12 +183,14 @@ class Rows:
         features: pooling → float32 [n, width], memory-mapped where nothing was left out.
         labels: of these images.
         left_out: names of images that could not be read.
+        remarks: what to know of how the features were made.
     """
 
     images: LabelledImages
     features: Mapping[str, NDArray[np.float32]]
     labels: NDArray[np.int64] | NDArray[np.int8]
     left_out: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def tensors(self, pooling: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Features float32 [n, width] and labels int64 [n], copied to the device."""
@@ -202,7 +204,7 @@ class Rows:
 
     def notes(self) -> tuple[str, ...]:
         """For the record."""
-        return left_out_note(self.images.name, self.left_out)
+        return (*left_out_note(self.images.name, self.left_out), *self.remarks)
 
 
 def _frozen_rows(
@@ -220,10 +222,11 @@ def _frozen_rows(
         unreadable=context.data.unreadable,
         world=context.world,
     )
+    remarks = tuple(f"features of {images.name} are of an earlier run: {line}" for line in found.remarks)
     if not found.unreadable:
-        return Rows(images, found.arrays, images.labels, ())
+        return Rows(images, found.arrays, images.labels, (), remarks)
     kept = {name: array[found.usable] for name, array in found.arrays.items()}
-    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable))
+    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable), remarks)
 
 
 def whole_rows(images: LabelledImages) -> Rows:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from transfer.backbone import Backbone
+from transfer.conditions import observed
 from transfer.datasets.labelled import Images, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.feature_cache import DIGEST, Rows, Store, key
@@ -43,12 +44,14 @@ class Features:
         digests: uint8 [n, 16], BLAKE2b of each image as it is stored: equal for duplicates, within and across sets.
         usable: bool [n], False for unreadable images.
         unreadable: their names.
+        remarks: in what the conditions differ under which some of them were computed, by an earlier run.
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
     digests: NDArray[np.uint8]
     usable: NDArray[np.bool_]
     unreadable: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def rows(self, pooling: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(float32 [m, width], int64 [m]): the features of the usable images, and which images these are.
@@ -131,7 +134,7 @@ def extract(
 def _conditions(device: torch.device, batch: int) -> dict[str, object]:
     """What may change the last bits of features: kept beside them, not part of what they are found by."""
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-    return versions | {"device": device.type, "batch": batch}
+    return versions | observed(device).plain() | {"device": device.type, "batch": batch}
 
 
 def _opened(
@@ -325,6 +328,7 @@ class _Extraction:
             next(iter(self.stores.values())).all_digests(),
             usable,
             tuple(self.images.images.name(row) for row in sorted(self.problems)),
+            tuple(dict.fromkeys(line for store in self.stores.values() for line in store.remarks)),
         )
 
     def _listed(self, separator: str = "; ") -> str:
