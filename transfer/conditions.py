@@ -75,6 +75,9 @@ class Conditions:
         return ", ".join(part for part in parts if part)
 
 
+NAMES: Mapping[str, str] = {entry.name: entry.metadata["name"] for entry in dataclasses.fields(Conditions)}
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two `Conditions.plain()`: one clause each, "the number of CPU threads was 2 and is now 1".
 
@@ -82,11 +85,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     if not then:
         return [NOT_RECORDED] if now else []
-    names = {entry.name: entry.metadata["name"] for entry in dataclasses.fields(Conditions)}
     missing = "not recorded"
     return [
-        f"{names.get(name, name)} was {then.get(name, missing)} and is now {now.get(name, missing)}"
-        for name in (*names, *sorted((then.keys() | now.keys()) - names.keys()))
+        f"{NAMES.get(name, name)} was {then.get(name, missing)} and is now {now.get(name, missing)}"
+        for name in (*NAMES, *sorted((then.keys() | now.keys()) - NAMES.keys()))
         if then.get(name, missing) != now.get(name, missing)
     ]
 
@@ -151,7 +153,7 @@ def _switches() -> tuple[str, bool, bool]:
     import torch
 
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return torch.get_float32_matmul_precision(), deterministic, torch.backends.mkldnn.enabled
+    return torch.get_float32_matmul_precision(), deterministic, bool(torch.backends.mkldnn.enabled)
 
 
 @cache
