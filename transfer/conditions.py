@@ -1,7 +1,7 @@
 """What decides the last digits of a number beside its recipe, data and seed: fixed where that is cheap, told where not.
 
 Rounding is no detail: a training amplifies it. One detector on 205 images, one seed, one code gave AP 36.1 with one
-thread, 34.1 with two, 35.5 on a CPU with other vector instructions (`results/repeat_noise.csv`).
+thread, 34.1 with two, 35.5 on another CPU (`results/repeat_noise.csv`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 # Sums are cut into as many parts as there are threads, so their number belongs to a run and not to a machine. It is one
-# because one is there on every machine, because it is what torchrun and the workers of a DataLoader take, and because
-# it costs little where it was measured: see `tests/benchmarks/bench_threads.py`.
+# because one is there on every machine, because torchrun and the workers of a DataLoader take one, and because it takes
+# least of the processor (tests/benchmarks/bench_threads.py: half of what two threads take on two busy cores).
 THREADS = 1
 NOT_RECORDED = "its threads, instruction set and arithmetic were not recorded"
 _LIBRARIES = (("MKL", r"Math Kernel Library Version (\S+)"), ("oneDNN", r"MKL-DNN v(\S+)"))
@@ -71,6 +71,9 @@ class Conditions:
     def line(self) -> str:
         """One line for the log."""
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        cores = os.cpu_count() or 1
+        if self.arithmetic and self.threads < cores:  # on a CPU
+            threads += f" on {cores} cores (--threads is faster, and stands in the record: numbers move by rounding)"
         parts = (self.processor, threads, self.instructions, self.libraries, self.tf32, self.cudnn)
         return ", ".join(part for part in parts if part)
 

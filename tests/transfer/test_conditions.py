@@ -82,6 +82,15 @@ def test_other_vector_instructions_are_another_digest():
     assert convolutions["arithmetic"] != here["arithmetic"]
 
 
+def test_the_line_for_the_log_names_idle_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert "1 thread on 64 cores (--threads is faster" in settle("cpu").line()
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    line = settle("cpu", 2).line()
+    assert "2 threads, " in line
+    assert "--threads" not in line
+
+
 def test_differences_in_words():
     then = {"threads": 2, "instructions": "AVX512", "cudnn": ""}
     assert differences(then, {"threads": 1, "instructions": "AVX2", "cudnn": ""}) == [
