@@ -198,7 +198,7 @@ def _noise(task: str, metric: str, result: Paired, repeated: RepeatNoise | None)
     reach = repeated.reach(metric, result.n) if repeated is not None else None
     if reach is None or abs(result.mean) > reach:
         return _published_noise(task, metric, result)
-    said = f" It lies within the repeat noise: rounding alone moves such a difference by up to {reach:.1f}."
+    said = f" It lies within the repeat noise: of rounding alone, two standard deviations are {reach:.1f}."
     return said + _published_noise(task, metric, result)
 
 

@@ -46,7 +46,7 @@ def test_compare_says_what_rounding_alone_could_have_done(
     # two pairs: reach 2·√(2/2)·1 = 2
     runs = [record(label, seed, 40 + gap * (label == "a")) for label in "ab" for seed in (0, 1)]
     text = " ".join(as_text(compare(runs, "a", "b", ["AP"])).split())
-    assert ("lies within the repeat noise: rounding alone moves such a difference by up to 2.0" in text) is within
+    assert ("lies within the repeat noise: of rounding alone, two standard deviations are 2.0" in text) is within
     assert "standard deviation of 3 runs of one seed under other threads or instructions" in text
     assert "(results/repeat_noise.csv): AP 1.0." in text
 
