@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 # Sums are cut into as many parts as there are threads, so their number belongs to a run and not to a machine. It is one
-# because one is there on every machine, because torchrun and the workers of a DataLoader take one, and because it takes
-# least of the processor (tests/benchmarks/bench_threads.py: half of what two threads take on two busy cores).
+# because one is there on every machine, and torchrun and the workers of a DataLoader take one. The price, by
+# tests/benchmarks/bench_threads.py: 1.6 to 1.8 times the time of two threads on two quiet cores; on busy ones a third.
 THREADS = 1
 NOT_RECORDED = "its threads, instruction set and arithmetic were not recorded"
 _LIBRARIES = (("MKL", r"Math Kernel Library Version (\S+)"), ("oneDNN", r"MKL-DNN v(\S+)"))
