@@ -32,12 +32,12 @@ $(READY): pyproject.toml constraints.txt
 # Everything lands in $(RUNS); a second call finds the finished runs. `make demo OVERWRITE=1` does them again.
 DEMO  := $(RUNS)/demo
 AGAIN := $(if $(OVERWRITE),--overwrite)
-VOC   := --engine mmdet --preset smoke --device cpu --voc-root $(DEMO)/toy/voc --train train --test test \
+VOC   := --engine mmdet --preset smoke --device cpu --threads 2 --voc-root $(DEMO)/toy/voc --train train --test test \
          --runs $(DEMO) $(AGAIN)
 
 demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whole way in minutes
 	$(PY) -m transfer toy $(DEMO)/toy
-	$(PY) -m pretrain $(DEMO)/toy/images/train --preset demo --arch resnet18 --device cpu --out $(DEMO)/msbreg $(AGAIN)
+	$(PY) -m pretrain $(DEMO)/toy/images/train --preset demo --arch resnet18 --device cpu --threads 2 --out $(DEMO)/msbreg $(AGAIN)
 	$(PY) -m transfer inspect $(DEMO)/msbreg/checkpoint.pth
 	$(PY) -m transfer convert $(DEMO)/msbreg/checkpoint.pth --to mmdet -o $(DEMO)/msbreg_mmdet.pth
 	bash detection/run_voc.sh $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random $(VOC)

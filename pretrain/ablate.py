@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -26,7 +25,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from pretrain.checkpoint import differences
 from pretrain.losses import Centroid, Direction, Forces, SingularForm
-from pretrain.machine import Machine
+from pretrain.machine import Machine, prepare
 from pretrain.methods import find_method
 from pretrain.monitor import Monitor
 from pretrain.networks import build_encoder
@@ -34,6 +33,7 @@ from pretrain.recipe import Recipe
 from pretrain.sources import open_source
 from pretrain.train import pretrain
 from transfer.atomic import write_json
+from transfer.conditions import differences as other_conditions
 from transfer.curve import FILE, read
 from transfer.errors import TrainingError, UserError
 
@@ -258,7 +258,7 @@ def config_of(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str
 
 
 def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
-    """Whether the cell's row is there.
+    """Whether the cell's row is there; says in what the conditions differ under which it was made.
 
     Raises:
         TrainingError: it is, but of other settings or images.
@@ -266,22 +266,25 @@ def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
     path = command.out / cell.name / ROW
     if not path.exists():
         return False
-    lines = differences(json.loads(path.read_text())["config"], config_of(command, cell, data), "in the row")
+    row = json.loads(path.read_text())
+    lines = differences(row["config"], config_of(command, cell, data), "in the row")
     if lines:
         raise TrainingError(
             f"{path} belongs to a grid with other settings",
             found="\n".join(lines),
             todo="repeat its settings, or choose another --out",
         )
+    now = prepare(Machine(device=command.device).torch_device()).plain()
+    for line in other_conditions(row.get("conditions", {}), now):
+        logger.warning("%s is finished, compared with which %s", cell.name, line)
     return True
 
 
 def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -> list[str]:
     """Run the cells, `jobs` at a time; returns a line for each that failed. An interrupt ends them all at once."""
     failed, began = [], time.monotonic()
-    threads = max(1, (os.cpu_count() or 1) // command.jobs)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(command.jobs, context, initializer=_start, initargs=(threads,))
+    pool = ProcessPoolExecutor(command.jobs, context, initializer=_start)
     running = {pool.submit(run_cell, command, cell, dict(data)): cell for cell in cells}
     try:
         for count, future in enumerate(as_completed(running), 1):
@@ -306,8 +309,7 @@ def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -
     return failed
 
 
-def _start(threads: int) -> None:
-    torch.set_num_threads(threads)
+def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
@@ -316,9 +318,10 @@ def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str,
     """Train and evaluate one cell; its row is written when all is done."""
     folder = command.out / cell.name
     began = time.monotonic()
+    conditions = prepare(Machine(device=command.device).torch_device())
     found = _untrained(command, cell) if cell.method == "random" else _trained(command, cell, folder)
-    config = config_of(command, cell, data)
-    row = {**asdict(cell), "name": cell.name, **found, "seconds": round(time.monotonic() - began, 1), "config": config}
+    kept = {"config": config_of(command, cell, data), "conditions": conditions.plain()}
+    row = {**asdict(cell), "name": cell.name, **found, "seconds": round(time.monotonic() - began, 1), **kept}
     write_json(folder / ROW, row)
     if not command.keep:
         (folder / "checkpoint.pth").unlink(missing_ok=True)
@@ -378,6 +381,6 @@ def settings_of(command: Command, cell: Cell) -> Any:
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
-    """The rows of all finished cells under `out`, sorted by name, without their config."""
+    """The rows of all finished cells under `out`, sorted by name, without config and conditions."""
     rows = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{ROW}"))]
-    return [{name: value for name, value in row.items() if name != "config"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in ("config", "conditions")} for row in rows]

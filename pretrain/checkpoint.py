@@ -36,7 +36,8 @@ def save(path: Path, step: Step, config: Mapping[str, Any], progress: Mapping[st
         path: the file.
         step: method, optimiser and gradient scaler.
         config: `recipe` (with `arch` and `stem`), `method`, `settings`, `data`: plain values.
-        progress: `step`, `steps` and `epoch`, counted as finished; `unreadable` images so far.
+        progress: `step`, `steps` and `epoch`, counted as finished; `unreadable` images so far; `conditions`, a
+            list of those it was trained under (`transfer.conditions`).
 
     Raises:
         UserError: no space left or no right to write; the previous checkpoint is kept.

@@ -1,4 +1,4 @@
-"""How a machine trains: nothing here moves a number beyond rounding."""
+"""How a machine trains: nothing here moves a number beyond rounding, which a long training amplifies."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pathlib import Path
 import torch
 
 from pretrain.recipe import Recipe, at_least
+from transfer.conditions import THREADS, Conditions, settle
 from transfer.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
-LOWEST = {"workers": 0, "log_every": 1, "save_every": 1, "probe_every": 1, "unreadable": 0}
+LOWEST = {"workers": 0, "threads": 1, "log_every": 1, "save_every": 1, "probe_every": 1, "unreadable": 0}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How this machine does it; nothing here moves a number beyond rounding.
+    """How this machine does it; nothing here moves a number beyond rounding. What does is kept in the checkpoint.
 
     Attributes:
         device: cpu, cuda, or auto: the GPU where there is one. Several: start with torchrun --nproc-per-node N.
         workers: processes per device that decode and augment; 0: the training process does it.
+        threads: of PyTorch on the CPU, the same on every machine unless given; more are faster and round otherwise.
         compile: compile the networks with torch.compile.
         log_every: steps between lines of metrics.jsonl.
         save_every: steps between checkpoints; there is always one at the end.
@@ -34,6 +36,7 @@ class Machine:
 
     device: str = "auto"
     workers: int = 8
+    threads: int = THREADS
     compile: bool = False
     log_every: int = 20
     save_every: int = 500
@@ -69,8 +72,8 @@ class Machine:
             raise UserError(f"unknown device {self.device!r}", todo="use --device cpu or --device cuda") from error
 
 
-def prepare(device: torch.device) -> None:
-    """Settings of this process that make training faster and leave its numbers alone."""
+def prepare(device: torch.device, threads: int = THREADS) -> Conditions:
+    """Settings of this process: its threads, and what makes training faster; returns what it computes with."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are fixed: the fastest algorithm is searched once
     libc = ctypes.CDLL(None)
@@ -79,6 +82,7 @@ def prepare(device: torch.device) -> None:
         # again. Freed memory is kept instead.
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    return settle(device, threads)
 
 
 def check_precision(recipe: Recipe, device: torch.device) -> None:

@@ -28,6 +28,8 @@ from pretrain.recipe import Recipe
 from pretrain.sources import Source, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
+from transfer.conditions import Conditions
+from transfer.conditions import differences as other_conditions
 from transfer.curve import FILE
 from transfer.errors import DataError, TrainingError, UserError
 from transfer.locks import locked
@@ -63,7 +65,7 @@ def pretrain(
     check_precision(recipe, device)
     module = find_method(method_name)
     with world(device) as (processes, device):
-        prepare(device)
+        conditions = prepare(device, machine.threads)
         if not processes.leads:
             logging.getLogger("pretrain").setLevel(logging.WARNING)
         recipe.check_processes(processes.size)
@@ -73,7 +75,8 @@ def pretrain(
         method: Method = module.build(recipe.network(len(source.classes)), settings)
         config = _config(method_name, method, recipe, settings, source, processes)
         path = out / checkpoint.FILE
-        run = _Run(method, recipe, config, path, machine, device, processes, source)
+        logger.info("computes with: %s", conditions.line())
+        run = _Run(method, recipe, config, path, machine, device, processes, source, conditions)
         with ExitStack() as stack:
             processes.together(lambda: _claim(out, processes, stack))
             if not run.begin(overwrite):
@@ -131,6 +134,7 @@ class _Run:
         device: torch.device,
         processes: World,
         source: Source,
+        conditions: Conditions,
     ) -> None:
         self.method, self.recipe, self.config, self.path = method, recipe, config, path
         self.machine, self.device, self.processes, self.source = machine, device, processes, source
@@ -144,6 +148,7 @@ class _Run:
         self.generator = torch.Generator(device)
         self.done, self.saved, self.total = 0, 0, recipe.total_steps(len(source))
         self.unreadable: dict[str, str] = {}
+        self.conditions: list[dict[str, Any]] = [conditions.plain()]  # under which it was trained, the latest last
         self.replaces = False  # an older checkpoint, which goes as soon as a step has succeeded
         self.monitor: Monitor | None = None
         if machine.probe_train is not None and machine.probe_test is not None:
@@ -180,6 +185,7 @@ class _Run:
         _refuse_other_run(self.path, state["config"], self.config)
         self.done = self.saved = state["step"]
         self.unreadable = dict(state["progress"]["unreadable"])
+        self._compare_conditions(state["progress"].get("conditions", [{}]))
         checkpoint.restore(state, self.step)
         if self.done < self.total:
             logger.info("resuming %s at step %d of %d", self.path, self.done, self.total)
@@ -187,6 +193,13 @@ class _Run:
         self._probe(self._curves())
         logger.info("%s is finished (%d steps); --overwrite trains it again", self.path, self.done)
         return True
+
+    def _compare_conditions(self, before: list[dict[str, Any]]) -> None:
+        """Say in what the conditions differ from those of the steps that the checkpoint holds, and keep both."""
+        now = self.conditions[-1]
+        for line in dict.fromkeys(line for then in before for line in other_conditions(then, now)):
+            logger.warning("compared with the training so far: %s", line)
+        self.conditions = [*(each for each in before if each != now), now]
 
     def _curves(self) -> Curves:
         path = self.path.parent / FILE if self.processes.leads else None
@@ -317,6 +330,7 @@ class _Run:
             "steps": self.total,
             "epoch": self.done // self.epoch_steps,
             "unreadable": self.unreadable,
+            "conditions": self.conditions,
         }
 
         def write() -> None:

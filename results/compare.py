@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 
 from results.layout import Block
+from results.noise import RepeatNoise, about_conditions, repeat_noise
 from results.rows import Row, group, metric_names
 from transfer.errors import UserError
 from transfer.record import Record
@@ -161,13 +162,14 @@ def _block(ours: Sequence[Row], theirs: Sequence[Row], wanted: Sequence[str], tr
         if all(name in side[seed].metrics for side in (first, second) for seed in seeds)
     ]  # fmt: skip
     rows, sentences = [], []
+    noise = repeat_noise(first[seeds[0]])
     for name in names:
         values = [[side[seed].metrics[name] for seed in seeds] for side in (first, second)]
         result = paired(*values)
         for seed, one, other in zip(seeds, *values, strict=True):
             rows.append((name, str(seed), f"{one:6.2f}", f"{other:6.2f}", f"{one - other:+6.2f}"))
         rows.append((name, "mean", f"{np.mean(values[0]):6.2f}", f"{np.mean(values[1]):6.2f}", f"{result.mean:+6.2f}"))
-        sentences.append(("·", f"{name}: {sentence(a, b, result)}{_published_noise(variant.task, name, result)}"))
+        sentences.append(("·", f"{name}: {sentence(a, b, result)}{_noise(variant.task, name, result, noise)}"))
     lines = (
         f"{variant.task} version {variant.task_version}, {variant.engine or 'no engine'}, protocol {variant.protocol}, "
         f"recipe {variant.recipe[:8]}; equal data. Percent; pairs share their seed.",
@@ -189,6 +191,15 @@ def sentence(first: str, second: str, result: Paired) -> str:
     if result.exceeds_noise:
         return f"{computed} The interval excludes 0: the gap exceeds the noise between seeds."
     return f"{computed} The interval includes 0: the gap does not exceed the noise between seeds."
+
+
+def _noise(task: str, metric: str, result: Paired, repeated: RepeatNoise | None) -> str:
+    """Whether rounding alone could have made the difference, and what is published on the noise of seeds."""
+    reach = repeated.reach(metric, result.n) if repeated is not None else None
+    if reach is None or abs(result.mean) > reach:
+        return _published_noise(task, metric, result)
+    said = f" It lies within the repeat noise: of rounding alone, two standard deviations are {reach:.1f}."
+    return said + _published_noise(task, metric, result)
 
 
 def _published_noise(task: str, metric: str, result: Paired) -> str:
@@ -226,6 +237,15 @@ def _cautions(
         said.append("The runs were not all made by one committed state of the code.")
     if len({tuple(sorted(record.versions.items())) for record in pairs}) > 1:
         said.append("The runs were made with different package versions.")
+    said += about_conditions(pairs)
+    noise = repeat_noise(pairs[0])
+    if noise is not None:
+        said.append(noise.line())
+    elif pairs[0].engine:
+        said.append(
+            "Repeat noise (one seed under other threads or instructions) was not measured on these data; where it was, "
+            "it was as large as the noise of seeds (results/repeat_noise.csv)."
+        )
     if max(len({record.checkpoint["sha256"] for record in side.values()}) for side in (first, second)) > 1:
         said.append(
             "Each seed is of weights of its own: the interval covers their making too, not the choice of images."

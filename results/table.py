@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.layout import Block, Footnotes
+from results.noise import about_conditions, repeat_noise
 from results.rows import Row, metric_names, primary_metric
 from transfer.errors import UserError
 from transfer.record import Record
@@ -56,7 +57,7 @@ def _task_block(task: str, rows: Sequence[Row], wanted: Sequence[str], footnotes
     used = {mark for row_marks in marks for mark in row_marks.split(", ")}
     return Block(
         title=task,
-        lines=(_caption(rows), *_data_caption(rows), _reading(rows, columns), *aside),
+        lines=(_caption(rows), *_data_caption(rows), _reading(rows, columns), *_repeat_noise(rows), *aside),
         headers=("checkpoint", "engine", "runs", *columns, "notes"),
         rows=lines,
         footnotes=tuple((mark, text) for mark, text in footnotes.items() if mark in used),
@@ -97,6 +98,11 @@ def _reading(rows: Sequence[Row], columns: Sequence[str]) -> str:
     if several:
         return "Percent; mean ± sample standard deviation over runs that differ in their seed alone."
     return "Percent; single runs, so nothing is known about the noise of seeds."
+
+
+def _repeat_noise(rows: Sequence[Row]) -> tuple[str, ...]:
+    found = {row.variant.engine: repeat_noise(row.records[0]) for row in rows}
+    return tuple(f"{engine}: {noise.line()}" for engine, noise in found.items() if noise is not None)
 
 
 def _data_text(record: Record) -> str:
@@ -185,6 +191,7 @@ def _run_texts(row: Row, rows: Sequence[Row]) -> list[str]:
     if len(commits) > 1:
         said.append(f"The runs of this row were made by {len(commits)} commits: {', '.join(commits)}.")
     said += _version_texts(records)
+    said += about_conditions(records)
     said += [f"Seed {record.seed} failed: {_failure_text(record)}" for record in row.failed]
     return said
 

@@ -185,6 +185,7 @@ class Rows:
         left_out: names of images that could not be read.
         proof: of the network that computed the features, before it did; empty without features.
         origin: of the features: "computed", "cached" or "partly cached".
+        remarks: what to know of how the features were made.
     """
 
     images: LabelledImages
@@ -193,6 +194,7 @@ class Rows:
     left_out: tuple[str, ...]
     proof: Proof = field(default_factory=dict)
     origin: str = ""
+    remarks: tuple[str, ...] = ()
 
     def tensors(self, pooling: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Features float32 [n, width] and labels int64 [n], copied to the device."""
@@ -206,7 +208,7 @@ class Rows:
 
     def notes(self) -> tuple[str, ...]:
         """For the record."""
-        return left_out_note(self.images.name, self.left_out)
+        return (*left_out_note(self.images.name, self.left_out), *self.remarks)
 
 
 def _frozen_rows(
@@ -231,10 +233,11 @@ def _frozen_rows(
         network=network,
     )
     proof, origin = found.proof, found.origin
+    remarks = tuple(f"features of {images.name} are of an earlier run: {line}" for line in found.remarks)
     if not found.unreadable:
-        return Rows(images, found.arrays, images.labels, (), proof, origin)
+        return Rows(images, found.arrays, images.labels, (), proof, origin, remarks)
     kept = {name: array[found.usable] for name, array in found.arrays.items()}
-    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable), proof, origin)
+    return Rows(images, kept, images.labels[found.usable], tuple(found.unreadable), proof, origin, remarks)
 
 
 def whole_rows(images: LabelledImages) -> Rows:

@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg
 from transfer.architectures import ARCHITECTURES
 from transfer.backbone import Backbone, random_backbone
 from transfer.checkpoint import read_backbone
+from transfer.conditions import THREADS, settle
 from transfer.engines.choose import choose_engine
 from transfer.errors import CheckpointError, UserError
 from transfer.record import Record
@@ -42,6 +43,8 @@ class RunOptions:
         labels: names of the checkpoints in tables; by default the file names.
         device: cuda or cpu; by default cuda where there is one.
         workers: data-loading processes; does not change any number.
+        threads: of PyTorch on the CPU, the same on every machine unless given; more are faster and move numbers by
+            rounding, so they stand in the record.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
         prefix: take the network of the checkpoint whose names begin with this, and drop everything else.
@@ -60,6 +63,7 @@ class RunOptions:
     labels: tuple[str, ...] = ()
     device: str | None = None
     workers: int = 0
+    threads: int = THREADS
     format: str | None = None
     branch: str | None = None
     prefix: str | None = None
@@ -112,6 +116,7 @@ def _run_all(typed: _Typed, processes: World) -> int:
     task, options = typed.task, typed.options
     if not processes.leads:
         logging.getLogger("transfer").setLevel(logging.ERROR)
+    logger.info("computes with: %s", settle(typed.device, options.threads).line())
     backbones = _read_backbones(options)
     archs = {backbone.arch for backbone, _ in backbones}
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
@@ -148,6 +153,7 @@ def _run_all(typed: _Typed, processes: World) -> int:
                 device=typed.device,
                 workers=options.workers,
                 command=f"python -m transfer run {typed.words}",
+                threads=options.threads,
             )
             record = run(plan, options.runs, options.overwrite, processes)
             made.append(record)

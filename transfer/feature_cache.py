@@ -31,6 +31,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from transfer.atomic import write_atomically, write_json, write_text
+from transfer.conditions import differences as other_conditions
 from transfer.errors import UserError
 from transfer.locks import locked
 
@@ -67,6 +68,7 @@ class Store:
         weights: `Backbone.weights` of the network that must have computed them.
         finished: the chunks whose checksums fit; filled by `open` and `keep`.
         proofs: of the networks that computed them, as plain values; filled by `open` and `vouch`.
+        remarks: in what the conditions of chunks that were there differ from those of now; filled by `open`.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class Store:
     weights: str
     finished: dict[Rows, Chunk] = field(default_factory=dict)
     proofs: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def chunks(self) -> list[Rows]:
         """All chunks, in order."""
@@ -106,16 +109,17 @@ class Store:
 
         Args:
             identity: what the features are of; another identity in the folder is an error.
-            conditions: what may change their rounding (versions, device, batch); a difference is logged.
+            conditions: what may change their rounding (versions, threads, device, batch); a difference is logged and
+                kept in `remarks`. The folder remembers the conditions of all who have written to it.
 
         Raises:
             UserError: the folder belongs to something else, or its meta.json cannot be read.
         """
         meta = self.folder / "meta.json"
-        if meta.exists():
-            self._check_meta(meta, identity, conditions)
-        else:
-            write_json(meta, {"identity": identity, "conditions": conditions})
+        now = json.loads(json.dumps(conditions))  # through JSON and back: tuples are lists there
+        before = self._check_meta(meta, identity) if meta.exists() else []
+        if not meta.exists():
+            write_json(meta, {"identity": identity, "conditions": [now]})
         for path, header, row in self._layouts():
             _prepare(path, header, self.rows * row)
         self._open_proofs()
@@ -126,8 +130,14 @@ class Store:
                 f"{self.folder}: rows {shown}{' …' if len(damaged) > 10 else ''} do not fit their checksums "
                 f"({len(damaged)} of {len(self.chunks())} chunks): they are computed again"
             )
+        if self.finished:
+            self.remarks.extend(dict.fromkeys(line for then in before for line in other_conditions(then, now)))
+        if self.remarks:
+            logger.warning(f"{self.folder} was computed under other conditions: {'; '.join(self.remarks)}")
         if len(self.finished) == len(self.chunks()):
             return
+        if before and now not in before:
+            write_json(meta, {"identity": identity, "conditions": [*before, now]})
         done.unlink(missing_ok=True)
         # Lines that a kill cut in half, that are wrong, or of other processes: what fits moves into one file.
         write_text(self.folder / "progress.jsonl", "".join(_line(*kept) for kept in self.finished.items()))
@@ -223,19 +233,20 @@ class Store:
             (self.digests, _header("|u1", (self.rows, DIGEST)), DIGEST),
         ]
 
-    def _check_meta(self, meta: Path, identity: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
+    def _check_meta(self, meta: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The conditions of all who have written here, once the folder is seen to be of this identity."""
         todo = f"remove the folder {self.folder}, then type the same command again"
         try:
             found = json.loads(meta.read_text(encoding="utf-8"))
             theirs, then = found["identity"], found["conditions"]
+            before = [dict(each) for each in (then if isinstance(then, list) else [then])]  # one mapping in older files
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"cannot read {meta}", found=str(error), todo=todo) from error
         # Through JSON and back: tuples are lists there.
         if differences := _differences(theirs, json.loads(json.dumps(identity))):
             subject = "checkpoint" if any(line.startswith("checkpoint") for line in differences) else "extraction"
             raise UserError(f"{self.folder} is a cache from another {subject}", found="\n".join(differences), todo=todo)
-        if differences := _differences(then, json.loads(json.dumps(conditions))):
-            logger.warning(f"{self.folder} was computed under other conditions: {'; '.join(differences)}")
+        return before
 
     def _open_proofs(self) -> None:
         """Fill `proofs`; features without a proof, or with that of other weights, are given up."""

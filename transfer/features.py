@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from transfer.backbone import Backbone
+from transfer.conditions import observed
 from transfer.datasets.labelled import Images, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.feature_cache import DIGEST, Rows, Store, key
@@ -47,6 +48,7 @@ class Features:
         unreadable: their names.
         proof: of the network that computed them, before it did.
         origin: "computed", "cached" (the proof is the one kept beside them) or "partly cached".
+        remarks: in what the conditions differ under which some of them were computed, by an earlier run.
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
@@ -55,6 +57,7 @@ class Features:
     unreadable: tuple[str, ...]
     proof: Proof
     origin: str
+    remarks: tuple[str, ...] = ()
 
     def rows(self, pooling: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(float32 [m, width], int64 [m]): the features of the usable images, and which images these are.
@@ -151,7 +154,7 @@ def extract(
 def _conditions(device: torch.device, batch: int) -> dict[str, object]:
     """What may change the last bits of features: kept beside them, not part of what they are found by."""
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-    return versions | {"device": device.type, "batch": batch}
+    return versions | observed(device).plain() | {"device": device.type, "batch": batch}
 
 
 def _opened(
@@ -358,6 +361,7 @@ class _Extraction:
             tuple(self.images.images.name(row) for row in sorted(self.problems)),
             joined([proof for store in self.stores.values() for proof in store.proofs]),
             "cached" if not computed else "computed" if computed == len(store.chunks()) else "partly cached",
+            tuple(dict.fromkeys(line for store in self.stores.values() for line in store.remarks)),
         )
 
     def _listed(self, separator: str = "; ") -> str:

@@ -44,5 +44,6 @@ def refuse_if_endless(backbone: Backbone, gmacs: float, what: str, presets: list
         raise UserError(
             "this recipe is made for GPUs and no GPU is in use",
             found=f"about {long} of training on this CPU ({what}; estimated from {speed:.0f} GMAC/s measured just now)",
-            todo=(smaller if presets else "") + "or --allow-slow to do it all the same",
+            todo=(smaller if presets else "")
+            + "or --allow-slow to do it all the same (--threads takes more of its cores)",
         )

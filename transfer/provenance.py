@@ -52,7 +52,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 def device_name(device: str) -> str:
     """The device for people: "cpu: <model>, 2 cores", or "cuda: 8 × <model>"."""
     if device == "cpu":
-        return f"cpu: {_cpu_model()}, {os.cpu_count()} cores"
+        return f"cpu: {processor_name()}, {os.cpu_count()} cores"
     # Whoever ran on a GPU has torch loaded; importing it here would burden every reader of records.
     torch = sys.modules.get("torch")
     if torch is None or not device.startswith("cuda"):
@@ -60,7 +60,8 @@ def device_name(device: str) -> str:
     return f"cuda: {torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
 
 
-def _cpu_model() -> str:
+def processor_name() -> str:
+    """The CPU's model, as the system names it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from transfer import conditions as computing
 from transfer.atomic import write_json
 from transfer.errors import UserError
 from transfer.provenance import device_name, git_state, package_versions, utc_now
@@ -41,7 +42,8 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
+BEFORE_CONDITIONS = 1  # the schema whose records have no `conditions`
 
 _CHECKPOINT_KEYS = {"path", "sha256", "format", "branch", "arch", "label"}
 _DIFFERENCE_KEYS = {"what", "protocol", "run"}
@@ -79,6 +81,7 @@ class Record:
         git_commit: "unknown" outside a repository.
         git_dirty: True if files differ from that commit, or nothing vouches for them.
         versions: package → version.
+        conditions: with what it was computed, see `transfer.conditions`; empty if that was not recorded.
         device: for people, with the model's name.
         seconds: wall-clock duration.
         utc: end of the run, "2026-01-31T12:00:00Z".
@@ -109,6 +112,7 @@ class Record:
     git_commit: str
     git_dirty: bool
     versions: dict[str, str]
+    conditions: dict[str, Any]
     device: str
     seconds: float
     utc: str
@@ -205,7 +209,9 @@ def read_record(path: Path) -> Record:
             f"{path} is not a record", found="no key 'schema'", todo="records folders hold nothing but records"
         )
     schema = content.pop("schema")
-    if type(schema) is not int or schema != SCHEMA:
+    if type(schema) is int and schema == BEFORE_CONDITIONS and "conditions" not in content:
+        content["conditions"] = {}
+    elif type(schema) is not int or schema != SCHEMA:
         raise RecordError(
             f"{path} was written under another schema",
             found=f"schema {schema!r}, this checkout reads schema {SCHEMA}",
@@ -233,13 +239,16 @@ def read_records(folder: Path) -> RecordsFound:
     return RecordsFound(tuple(records), tuple(problems))
 
 
-def differences_on_reuse(record: Record, commit: str, dirty: bool, versions: Mapping[str, str]) -> list[str]:
+def differences_on_reuse(
+    record: Record, commit: str, dirty: bool, versions: Mapping[str, str], conditions: Mapping[str, Any]
+) -> list[str]:
     """What has changed since a run that is about to be reused: one plain sentence each, none if nothing has.
 
     Args:
         record: the finished run.
         commit, dirty: `git_state` now.
         versions: packages now.
+        conditions: `Conditions.plain()` now.
     """
     said = []
     if record.git_commit != commit:
@@ -252,7 +261,7 @@ def differences_on_reuse(record: Record, commit: str, dirty: bool, versions: Map
         then, now = record.versions.get(name, "absent"), versions.get(name, "absent")
         if then != now:
             said.append(f"{name} was {then} and is now {now}")
-    return said
+    return [*said, *computing.differences(record.conditions, conditions)]
 
 
 # -- strictness

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from transfer import record as records
+from transfer.atomic import write_json
 from transfer.backbone import Backbone
+from transfer.conditions import THREADS, Conditions, differences, observed, settle
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
 from transfer.locks import locked
@@ -39,6 +42,7 @@ class Plan:
         data_differences: how the data differ from the protocol's.
         label: the checkpoint's name in tables.
         command: as typed.
+        threads: of PyTorch on the CPU; stands in the record and not in the run id, see `transfer.conditions`.
     """
 
     task_name: str
@@ -56,6 +60,7 @@ class Plan:
     device: str
     workers: int
     command: str
+    threads: int = THREADS
 
     def run_id(self) -> str:
         """Hash of what decides the number: task + version, checkpoint, engine, recipe, data, seed."""
@@ -76,13 +81,15 @@ def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = N
     """Do one run, or find it finished.
 
     Records go to `runs/records`, what runs share to `runs/features`, everything else to `runs/work/<task>/<run id>`.
-    A finished record is returned as it is; differences in code or packages since then are logged. An unfinished run is
-    resumed. Ctrl-C leaves no record. Of several processes the leader alone writes; the others get its record.
+    A finished record is returned as it is; what has changed since then in code, packages or conditions is logged. An
+    unfinished run is resumed. Ctrl-C leaves no record. Of several processes the leader alone writes; the others get its
+    record.
 
     Raises:
         UserError: another process is doing this very run, or the record cannot be written.
     """
     world = world or World()
+    conditions = settle(plan.device, plan.threads)
     if not world.leads:
         return _follow(plan, runs, world)
     said: list[bool] = []
@@ -93,7 +100,7 @@ def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = N
 
     record: Record | None = None
     try:
-        record = _lead(plan, runs, overwrite, world, announce)
+        record = _lead(plan, runs, overwrite, world, conditions, announce)
         if world.size > 1 and said[0] and record.status == "failed":
             _end_all()
     finally:  # the others wait for two messages, whatever happens here
@@ -126,7 +133,9 @@ def _follow(plan: Plan, runs: Path, world: World) -> Record:
     return record
 
 
-def _lead(plan: Plan, runs: Path, overwrite: bool, world: World, announce: Callable[[bool], None]) -> Record:
+def _lead(
+    plan: Plan, runs: Path, overwrite: bool, world: World, conditions: Conditions, announce: Callable[[bool], None]
+) -> Record:
     """Do the run, or find it finished; `announce` tells the other processes which."""
     run_id = plan.run_id()
     path = runs / "records" / plan.task_name / f"{run_id}.json"
@@ -141,13 +150,13 @@ def _lead(plan: Plan, runs: Path, overwrite: bool, world: World, announce: Calla
             if found.status == "finished":
                 announce(False)
                 _demand_as_many_processes(found, plan, world)
-                return _reuse(found, path, plan, runs)
+                return _reuse(found, path, plan, runs, conditions)
             logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
         if overwrite and not redo.exists():
             _forget(workdir)
             redo.touch()
         announce(True)
-        record = _attempt(plan, _context(plan, runs, run_id, world))
+        record = _attempt(plan, _context(plan, runs, run_id, world), conditions)
         kept = path.exists() and record.status == "failed" and records.read_record(path).status == "finished"
         if kept:
             logger.error("the record of the earlier, finished run is kept: %s", path)
@@ -172,16 +181,19 @@ def _context(plan: Plan, runs: Path, run_id: str, world: World) -> RunContext:
     )
 
 
-def _attempt(plan: Plan, context: RunContext) -> Record:
+def _attempt(plan: Plan, context: RunContext, conditions: Conditions) -> Record:
     """The record of one attempt, finished or failed."""
     run_id = plan.run_id()
     code = records.git_state(Path(__file__).parent)  # now: files may change while the run goes on
     began = time.perf_counter()
     try:
+        earlier = _earlier_attempts(context.workdir / "conditions.json", conditions)
         outcome = plan.task.run(context)
+        notes = [*outcome.notes, *earlier, *_changed(conditions, plan.device)]
         if context.world.size > 1:
-            outcome = dataclasses.replace(outcome, notes=(*outcome.notes, _processes(context.world.size)))
-        return _record(plan, run_id, code, time.perf_counter() - began, outcome=outcome)
+            notes.append(_processes(context.world.size))
+        outcome = dataclasses.replace(outcome, notes=tuple(notes))
+        return _record(plan, run_id, code, time.perf_counter() - began, conditions, outcome=outcome)
     except UserError as error:
         logger.error("%s", error)
         failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
@@ -198,7 +210,30 @@ def _attempt(plan: Plan, context: RunContext) -> Record:
             )
         failure = {"kind": type(shown).__name__, "message": str(shown), "traceback": traceback.format_exc()}
     logger.debug("%s", failure["traceback"])
-    return _record(plan, run_id, code, time.perf_counter() - began, failure=failure)
+    return _record(plan, run_id, code, time.perf_counter() - began, conditions, failure=failure)
+
+
+def _earlier_attempts(path: Path, conditions: Conditions) -> list[str]:
+    """Notes on attempts at this run under other conditions, whose unfinished work is taken up; adds this one to `path`.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    attempts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not attempts and any(entry.name not in ("lock", "redo") for entry in path.parent.iterdir()):
+        attempts = [{}]  # left by code that wrote no such file
+    now = conditions.plain()
+    write_json(path, [*(attempt for attempt in attempts if attempt != now), now])
+    found = dict.fromkeys(line for attempt in attempts for line in differences(attempt, now))
+    for line in found:
+        logger.warning("an unfinished attempt is taken up, compared with which %s", line)
+    return [f"begun under other conditions: {line}" for line in found]
+
+
+def _changed(conditions: Conditions, device: str) -> list[str]:
+    """Notes on what a task or engine has set otherwise while it ran."""
+    lines = differences(conditions.plain(), observed(device).plain())
+    return [f"changed while the run went on: {line}" for line in lines]
 
 
 def _record(
@@ -206,6 +241,7 @@ def _record(
     run_id: str,
     code: tuple[str, bool],
     seconds: float,
+    conditions: Conditions,
     outcome: TaskOutcome | None = None,
     failure: dict[str, str] | None = None,
 ) -> Record:
@@ -248,6 +284,7 @@ def _record(
         git_commit=commit,
         git_dirty=dirty,
         versions=versions,
+        conditions=conditions.plain(),
         device=records.device_name(plan.device),
         seconds=round(seconds, 1),
         utc=records.utc_now(),
@@ -275,15 +312,15 @@ def _demand_as_many_processes(found: Record, plan: Plan, world: World) -> None:
         )
 
 
-def _reuse(found: Record, path: Path, plan: Plan, runs: Path) -> Record:
+def _reuse(found: Record, path: Path, plan: Plan, runs: Path, conditions: Conditions) -> Record:
     """The finished record, under the name asked for now; says what else is not as it was."""
     versions = records.package_versions(PACKAGES)
     if plan.engine:
         versions |= load_engine(plan.engine).versions()
     logger.info("already finished on %s: %s (--overwrite does it again)", found.utc, path)
     commit, dirty = records.git_state(Path(__file__).parent)
-    for difference in records.differences_on_reuse(found, commit, dirty, versions):
-        logger.warning("since that run: %s", difference)
+    for difference in records.differences_on_reuse(found, commit, dirty, versions, conditions.plain()):
+        logger.warning("compared with that run: %s", difference)
     if found.protocol != plan.protocol:
         logger.warning(
             "the record states its differences from protocol %s, not %s; --overwrite does the run again for that",

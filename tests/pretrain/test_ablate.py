@@ -108,7 +108,9 @@ def sets(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_grid_runs_goes_on_and_reports(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_runs_goes_on_and_reports(
+    sets: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     out = sets / "out"
     command = ["ablate", str(sets / "train"), "--probe-train", str(sets / "train"), "--probe-test", str(sets / "test")]
     command += ["--out", str(out), "--studies", "compare", "--views", "2", "--seeds", "0", "--budget", "16"]
@@ -121,10 +123,16 @@ def test_a_grid_runs_goes_on_and_reports(sets: Path, capsys: pytest.CaptureFixtu
     assert {found["forwarded_views"] for found in rows} == {0, 16}
     assert not list(out.glob("*/checkpoint.pth"))
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/row.json")}
-    gone = next(iter(stamps))
+    gone, other, *_ = stamps
     gone.unlink()
+    content = json.loads(other.read_text())
+    assert content["conditions"]["threads"] == 1  # not a share of this machine's cores
+    content["conditions"]["threads"] = 2
+    other.write_text(json.dumps(content))
+    stamps[other] = other.stat().st_mtime_ns
     before = json.dumps(rows, sort_keys=True)
     assert main(command) == 0
+    assert f"{other.parent.name} is finished, compared with which the number of CPU threads was 2" in caplog.text
     again = read_rows(out)
     for found in (*rows, *again):
         found.pop("seconds")

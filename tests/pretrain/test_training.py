@@ -84,6 +84,37 @@ def test_resumed_run_is_bit_equal(
     assert [row["step"] for row in rows[1]] == [1, 2, 3, 4, 5, 6]
 
 
+def test_threads_are_set_kept_and_compared(
+    tiny: None, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.set_num_threads(3)  # as a machine or OMP_NUM_THREADS would
+    two = replace(MACHINE, threads=2)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(images, tmp_path, machine=two)
+    assert torch.get_num_threads() == 2
+    state = run(images, tmp_path)
+    assert torch.get_num_threads() == 1
+    assert [each["threads"] for each in state["progress"]["conditions"]] == [2, 1]
+    assert "compared with the training so far: the number of CPU threads was 2 and is now 1" in caplog.text
+    caplog.clear()
+    run(images, tmp_path, machine=two)  # finished: found, and said
+    assert "compared with the training so far: the number of CPU threads was 1 and is now 2" in caplog.text
+    with pytest.raises(UserError, match="--threads"):
+        run(images, tmp_path / "none", machine=replace(MACHINE, threads=0))
+
+
+def test_a_checkpoint_of_older_code_says_that_it_does_not_know_its_conditions(
+    tiny: None, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = run(images, tmp_path)
+    del state["progress"]["conditions"]
+    torch.save(state, tmp_path / "checkpoint.pth")
+    run(images, tmp_path)
+    assert "its threads, instruction set and arithmetic were not recorded" in caplog.text
+
+
 def test_seed_decides(tiny: None, images: Path, tmp_path: Path) -> None:
     a, b = (run(images, tmp_path / str(seed), replace(RECIPE, seed=seed, steps=2)) for seed in (0, 1))
     assert not torch.equal(a["online"]["encoder.conv.weight"], b["online"]["encoder.conv.weight"])

@@ -47,6 +47,7 @@ def record(label: str = "MSBReg", seed: int = 0, ap: float | None = 40.0, **chan
         "git_commit": "c" * 40,
         "git_dirty": False,
         "versions": {"torch": "2.11.0"},
+        "conditions": {"threads": 1, "instructions": "AVX2"},
         "device": "cpu: some model, 2 cores",
         "seconds": 10.0,
         "utc": "2026-01-31T12:00:00Z",

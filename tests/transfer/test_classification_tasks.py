@@ -68,6 +68,19 @@ def test_features_are_computed_once_for_all_seeds(images, tmp_path, capsys):
     assert second.seed == 1
 
 
+def test_features_of_other_threads_are_used_and_the_record_says_so(images, tmp_path):
+    options = ["--image-folder", str(images), *SMALL]
+    (made,) = run("transfer.knn", RANDOM, *options, "--ks", "20", "--threads", "2", runs=tmp_path)
+    assert made.conditions["threads"] == 2
+    records = run("transfer.knn", RANDOM, *options, "--ks", "3", "20", runs=tmp_path)
+    (reused,) = [record for record in records if record.run_id != made.run_id]
+    assert reused.conditions["threads"] == 1
+    for split in ("train", "test"):
+        of = f"features of {made.data[split]['name']} are of an earlier run"
+        assert f"{of}: the number of CPU threads was 2 and is now 1" in reused.notes
+    assert not [note for note in made.notes if "threads" in note]
+
+
 def test_levels_of_a_csv_are_reported(images, shared_runs):
     levels = {"blue": "cold", "green": "cold", "red": "warm"}
     file = write_csv(images, levels)

@@ -227,8 +227,31 @@ def test_other_versions_are_reported_and_used(tmp_path: Path, caplog: pytest.Log
     filled(tmp_path)
     opened(tmp_path)
     assert not caplog.records
-    assert sorted(opened(tmp_path, conditions={"torch": "3"}).finished) == CHUNKS
-    assert "torch: 2 there, 3 here" in caplog.text
+    store = opened(tmp_path, conditions={"torch": "3"})
+    assert sorted(store.finished) == CHUNKS
+    assert store.remarks == ["torch was 2 and is now 3"]
+    assert "torch was 2 and is now 3" in caplog.text
+
+
+def test_a_folder_remembers_the_conditions_of_all_who_wrote_to_it(tmp_path: Path) -> None:
+    keep(opened(tmp_path, conditions={"threads": 1}), CHUNKS[:1])
+    second = opened(tmp_path, conditions={"threads": 2})
+    assert second.remarks == ["the number of CPU threads was 1 and is now 2"]
+    keep(second, CHUNKS[1:])
+    second.finish({})
+    assert opened(tmp_path, conditions={"threads": 1}).remarks == ["the number of CPU threads was 2 and is now 1"]
+    assert opened(tmp_path, conditions={"threads": 3}).remarks == [
+        "the number of CPU threads was 1 and is now 3",
+        "the number of CPU threads was 2 and is now 3",
+    ]
+
+
+def test_a_folder_of_older_code_holds_one_set_of_conditions(tmp_path: Path) -> None:
+    filled(tmp_path)
+    meta = tmp_path / "meta.json"
+    content = json.loads(meta.read_text())
+    meta.write_text(json.dumps(content | {"conditions": {"torch": "1"}}))
+    assert opened(tmp_path).remarks == ["torch was 1 and is now 2"]
 
 
 def test_not_done_while_chunks_are_missing(tmp_path: Path) -> None:

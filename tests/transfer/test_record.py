@@ -62,6 +62,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "git_commit": "f" * 40,
         "git_dirty": False,
         "versions": {"torch": "2.11.0"},
+        "conditions": {"threads": 1, "instructions": "AVX2"},
         "device": "cpu: some model, 2 cores",
         "seconds": 12.5,
         "utc": "2026-01-31T12:00:00Z",
@@ -174,7 +175,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory: pytest.TempPathFactor
     assert path == folder / "detection.voc" / f"{record.run_id}.json"
     assert read_record(path) == record
     assert read_records(folder).records == (record,)
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == 2
 
 
 def test_a_record_keeps_tuples_as_lists_and_its_own_copy(tmp_path: Path) -> None:
@@ -243,7 +244,9 @@ def damaged(tmp_path: Path, change: Any) -> Path:
     [
         (lambda c: c.update(extra=1), "unknown: extra"),
         (lambda c: c.pop("seed"), "missing: seed"),
-        (lambda c: c.update(schema=2), "schema 2, this checkout reads schema 1"),
+        (lambda c: c.update(schema=3), "schema 3, this checkout reads schema 2"),
+        (lambda c: c.update(schema=1), "schema 1, this checkout reads schema 2"),  # it has conditions: not of schema 1
+        (lambda c: c.pop("conditions"), "missing: conditions"),
         (lambda c: c.update(schema=True), "schema True"),
         (lambda c: c.pop("schema"), "no key 'schema'"),
         (lambda c: c.update(seed="0"), "seed is str '0', not int"),
@@ -344,18 +347,32 @@ def test_a_full_disk_leaves_the_old_record_and_no_rubbish(tmp_path: Path, monkey
 def test_differences_on_reuse_names_commit_changes_and_versions() -> None:
     record = Record(**fields(versions={"torch": "2.11.0", "gone": "1", "same": "3"}))
     now = {"torch": "2.12.0", "same": "3", "new": "7"}
-    said = records.differences_on_reuse(record, "e" * 40, True, now)
+    said = records.differences_on_reuse(record, "e" * 40, True, now, {"threads": 2, "instructions": "AVX2"})
     assert said == [
         "the code was at commit ffffffffffff and is now at eeeeeeeeeeee",
         "the code has changes now that no commit holds (on top of eeeeeeeeeeee)",
         "gone was 1 and is now absent",
         "new was absent and is now 7",
         "torch was 2.11.0 and is now 2.12.0",
+        "the number of CPU threads was 1 and is now 2",
     ]
-    assert records.differences_on_reuse(record, "f" * 40, False, record.versions) == []
+    assert records.differences_on_reuse(record, "f" * 40, False, record.versions, record.conditions) == []
     dirty = dataclasses.replace(record, git_dirty=True)
-    assert records.differences_on_reuse(dirty, "f" * 40, False, record.versions) == [
+    assert records.differences_on_reuse(dirty, "f" * 40, False, record.versions, record.conditions) == [
         "the code had changes that no commit holds (on top of ffffffffffff)"
+    ]
+
+
+def test_records_from_before_conditions_are_read_and_say_so_on_reuse(tmp_path: Path) -> None:
+    def older(content: dict[str, Any]) -> None:
+        content.update(schema=1)
+        content.pop("conditions")
+
+    record = read_record(damaged(tmp_path, older))
+    assert record.conditions == {}
+    assert record.metrics == {"AP": 41.25, "AP50": 70.5}
+    assert records.differences_on_reuse(record, "f" * 40, False, record.versions, {"threads": 1}) == [
+        "its threads, instruction set and arithmetic were not recorded"
     ]
 
 

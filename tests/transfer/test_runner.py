@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from transfer.backbone import random_backbone
 from transfer.errors import TrainingError, UserError
@@ -112,6 +113,63 @@ def test_an_engines_run_of_two_processes_does_not_answer_for_one(tmp_path):
     assert run(dataclasses.replace(plan(finish), seed=1), tmp_path).metrics == {
         "AP": 50.0
     }  # no engine: the same number
+
+
+def test_a_run_sets_its_own_threads_and_records_its_conditions(tmp_path):
+    seen = []
+
+    def do(context):
+        seen.append(torch.get_num_threads())
+        return finish(context)
+
+    torch.set_num_threads(3)  # as a machine or OMP_NUM_THREADS would
+    record = run(plan(do), tmp_path)
+    assert seen == [1]
+    assert record.conditions["threads"] == 1
+    assert record.conditions["instructions"] == torch.backends.cpu.get_cpu_capability()
+    more = run(dataclasses.replace(plan(do, seed=1), threads=2), tmp_path)
+    assert seen == [1, 2]
+    assert more.conditions["threads"] == 2
+    assert not [note for note in (*record.notes, *more.notes) if "threads" in note]
+
+
+def test_a_reuse_under_other_conditions_says_each_in_a_line(tmp_path, caplog):
+    first = run(dataclasses.replace(plan(finish), threads=2), tmp_path)
+    caplog.clear()
+    assert run(plan(finish), tmp_path) == first
+    said = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert "compared with that run: the number of CPU threads was 2 and is now 1" in said
+    caplog.clear()
+    assert run(dataclasses.replace(plan(finish), threads=2), tmp_path) == first
+    assert "number of CPU threads" not in caplog.text
+
+
+def test_what_an_attempt_left_is_taken_up_and_its_other_conditions_are_in_the_record(tmp_path):
+    def fail(context):
+        raise TrainingError("the power went")
+
+    run(dataclasses.replace(plan(fail), threads=2), tmp_path)
+    record = run(plan(finish), tmp_path)
+    assert "begun under other conditions: the number of CPU threads was 2 and is now 1" in record.notes
+    anew = run(plan(finish), tmp_path, overwrite=True)
+    assert not [note for note in anew.notes if "conditions" in note]
+
+
+def test_what_older_code_left_unfinished_was_made_under_conditions_that_nobody_knows(tmp_path):
+    workdir = tmp_path / "work" / "room.test" / plan(finish).run_id()
+    workdir.mkdir(parents=True)
+    (workdir / "checkpoint.pth").write_text("half way")
+    notes = run(plan(finish), tmp_path).notes
+    assert "begun under other conditions: its threads, instruction set and arithmetic were not recorded" in notes
+
+
+def test_conditions_that_a_task_changes_on_the_way_are_in_the_record(tmp_path):
+    def do(context):
+        torch.set_num_threads(2)
+        return finish(context)
+
+    record = run(plan(do), tmp_path)
+    assert "changed while the run went on: the number of CPU threads was 1 and is now 2" in record.notes
 
 
 def test_what_may_be_mistaken_about_the_weights_is_in_the_record(tmp_path):
