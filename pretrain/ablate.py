@@ -266,7 +266,9 @@ def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
     path = command.out / cell.name / ROW
     if not path.exists():
         return False
-    lines = differences(json.loads(path.read_text())["config"], config_of(command, cell, data), "in the row")
+    lines = differences(
+        json.loads(path.read_text(encoding="utf-8"))["config"], config_of(command, cell, data), "in the row"
+    )
     if lines:
         raise TrainingError(
             f"{path} belongs to a grid with other settings",
@@ -379,5 +381,5 @@ def settings_of(command: Command, cell: Cell) -> Any:
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
     """The rows of all finished cells under `out`, sorted by name, without their config."""
-    rows = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{ROW}"))]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/{ROW}"))]
     return [{name: value for name, value in row.items() if name != "config"} for row in rows]

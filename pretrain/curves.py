@@ -68,7 +68,7 @@ class Curves:
     def _append(self, row: Mapping[str, Any]) -> None:
         assert self.path is not None
         try:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise UserError(
@@ -100,4 +100,8 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a `metrics.jsonl`; a kill may have cut the last one."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    return [
+        json.loads(line)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("{") and line.endswith("}")
+    ]

@@ -164,7 +164,7 @@ def read_curve(path: Path) -> pd.DataFrame:
     Raises:
         UserError: a whole line is not JSON or lacks iteration or loss; the message has its number.
     """
-    lines = path.read_text().split("\n")
+    lines = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or cut short
         try:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import torch
 
-from transfer.architectures import build_resnet, closest_architecture, expected_shapes, is_optional
+from transfer.architectures import closest_architecture, expected_shapes, is_optional
 from transfer.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -118,6 +118,8 @@ class Backbone:
 
     def as_torchvision(self) -> torch.nn.Module:
         """A torchvision ResNet without classifier that holds these weights, in eval mode."""
+        from transfer.torchvision_resnet import build_resnet
+
         model: torch.nn.Module = build_resnet(self.arch, stride_in_1x1=self.stride_in_1x1)
         counted = {name: torch.zeros((), dtype=torch.int64) for name in expected_shapes(self.arch) if is_optional(name)}
         model.load_state_dict(counted | dict(self.state))
@@ -176,6 +178,8 @@ def random_backbone(arch: str, seed: int) -> Backbone:
 
     Its hash is taken over the weights, so equal (arch, seed, torch) give equal run ids.
     """
+    from transfer.torchvision_resnet import build_resnet
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = build_resnet(arch).state_dict()

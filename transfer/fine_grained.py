@@ -226,7 +226,7 @@ def _validation(
     folder = context.workdir / f"search_{place}"
     known = folder / "validation.json"
     if context.world.together(known.exists):
-        kept: float | None = json.loads(known.read_text())
+        kept: float | None = json.loads(known.read_text(encoding="utf-8"))
         return kept
     machine, value = sgd_machine(context), None
     try:

@@ -109,11 +109,13 @@ class Curve:
         self._mark, self._marked = now, step
         row = {"step": step, "epoch": round(epoch, 4), **numbers, "seconds": round(seconds, 5)}
         if self.path is not None:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         logger.info("step %d/%d  loss %s  %.2f s a step", step, self.total, numbers.get("loss"), seconds)
 
 
 def _whole_lines(path: Path) -> list[str]:
     """Lines that were written to their end; a kill may have cut the last one."""
-    return [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return (
+        [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")] if path.exists() else []
+    )

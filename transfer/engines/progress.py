@@ -102,7 +102,7 @@ class TrainingLog:
             self._events.close()
 
     def _write(self, row: Mapping[str, float]) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         assert self._events is not None
         for name, value in row.items():
@@ -114,4 +114,4 @@ def _whole_lines(path: Path) -> list[str]:
     """Lines that were written to their end; a kill may have cut the last one."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=False) if line.endswith("}")]
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=False) if line.endswith("}")]
