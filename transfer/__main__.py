@@ -216,9 +216,6 @@ VERBS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one verb; errors meant for people are printed without traceback, exit status 2; Ctrl-C gives 130."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if arguments else 2
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no "…" or "×" shows their codes
@@ -226,6 +223,9 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("transfer").setLevel(logging.DEBUG if debug else logging.INFO)
     try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(HELP, flush=True)
+            return 0 if arguments else 2
         if arguments[0] not in VERBS:
             raise UserError(f"unknown verb {arguments[0]!r}", todo=f"one of {', '.join(VERBS)}")
         status = VERBS[arguments[0]](arguments[1:])
