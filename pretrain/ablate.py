@@ -20,20 +20,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from pretrain.checkpoint import differences
-from pretrain.curves import read_curves
-from pretrain.losses import Centroid, Direction, Forces, SingularForm
+from pretrain.forces import Centroid, Direction, Forces, SingularForm
 from pretrain.machine import Machine
-from pretrain.methods import find_method
-from pretrain.monitor import Monitor
-from pretrain.networks import build_encoder
+from pretrain.presets import find_presets
 from pretrain.recipe import Recipe
-from pretrain.sources import open_source
-from pretrain.train import pretrain
 from transfer.atomic import write_json
 from transfer.errors import TrainingError, UserError
 
@@ -48,7 +41,7 @@ class Cell:
     """One run of the grid.
 
     Attributes:
-        method: a file of `pretrain.methods`, or "random": the encoder as it was initialised.
+        method: a file of `pretrain.presets`, or "random": the encoder as it was initialised.
         views: K. batch: n, images a step. dimensions: d.
         singular, singular_form, brownian, brownian_per, centroid: see `pretrain.losses`.
         seed: of everything random.
@@ -208,9 +201,9 @@ def main(arguments: Sequence[str]) -> list[Path]:
     Raises:
         UserError: bad input, or a run failed (the others are done first).
     """
-    from pretrain.ablation_report import report
-
     command = tyro.cli(Command, args=list(arguments), prog="python -m pretrain ablate", description=DESCRIPTION)
+    from pretrain.ablation_report import report  # pandas and matplotlib, not for --help
+
     check(command)
     cells = command.grid.cells(command.recipe.batch, command.dimensions)
     data = fingerprints(command)
@@ -241,6 +234,8 @@ def check(command: Command) -> None:
 
 def fingerprints(command: Command) -> dict[str, str]:
     """SHA-256 of the three sets of images."""
+    from pretrain.sources import open_source
+
     return {
         "data": open_source(command.data).fingerprint(),
         "probe_train": open_source(command.probe_train, labelled=True).fingerprint(),
@@ -263,6 +258,8 @@ def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
     Raises:
         TrainingError: it is, but of other settings or images.
     """
+    from pretrain.checkpoint import differences
+
     path = command.out / cell.name / ROW
     if not path.exists():
         return False
@@ -309,6 +306,8 @@ def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -
 
 
 def _start(threads: int) -> None:
+    import torch
+
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -328,6 +327,9 @@ def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str,
 
 
 def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
+    from pretrain.curves import read_curves
+    from pretrain.train import pretrain
+
     recipe, settings = recipe_of(command, cell), settings_of(command, cell)
     machine = Machine(
         device=command.device,
@@ -343,6 +345,11 @@ def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _untrained(command: Command, cell: Cell) -> dict[str, Any]:
+    import torch
+
+    from pretrain.monitor import Monitor
+    from pretrain.networks import build_encoder
+
     device = Machine(device=command.device).torch_device()
     torch.manual_seed(cell.seed)
     encoder, _ = build_encoder(command.recipe.network())
@@ -359,14 +366,14 @@ def recipe_of(command: Command, cell: Cell) -> Recipe:
     if cell.method in ("msbreg", "byol", "random"):
         return recipe
     # A learning rate means nothing to another loss: theirs are those that their demo was tried with.
-    theirs, _ = find_method(cell.method).PRESETS["demo"]
+    theirs, _ = find_presets(cell.method).PRESETS["demo"]
     taken = ("optimizer", "lr", "bias_lr", "momentum", "weight_decay", "decay_all", "final_lr", "trust")
     return replace(recipe, **{name: getattr(theirs, name) for name in taken})
 
 
 def settings_of(command: Command, cell: Cell) -> Any:
     """The method's settings with the cell's values, heads as wide as the command says, and no small views."""
-    module = find_method(cell.method)
+    module = find_presets(cell.method)
     _, settings = module.PRESETS["demo"]
     forces = Forces(cell.singular, cell.brownian, cell.singular_form, cell.brownian_per)
     wanted = {"views": cell.views, "forces": forces, "centroid": cell.centroid, "ema": command.ema, "small_views": 0}

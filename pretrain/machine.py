@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pretrain.recipe import Recipe, at_least
 from transfer.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
 LOWEST = {"workers": 0, "log_every": 1, "save_every": 1, "probe_every": 1, "unreadable": 0}
@@ -58,6 +60,8 @@ class Machine:
         Raises:
             UserError: a GPU is asked for and there is none.
         """
+        import torch
+
         available = torch.cuda.is_available()
         if self.device == "auto":
             return torch.device("cuda" if available else "cpu")
@@ -71,6 +75,8 @@ class Machine:
 
 def prepare(device: torch.device) -> None:
     """Settings of this process that make training faster and leave its numbers alone."""
+    import torch
+
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are fixed: the fastest algorithm is searched once
     libc = ctypes.CDLL(None)

@@ -94,10 +94,10 @@ class Toy:
 
 def inspect(arguments: Sequence[str]) -> int:
     """`inspect FILE`."""
+    options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
     from transfer.inspect import describe
 
     _one_thread()
-    options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
     text = describe(
         options.file,
         format=options.format,
@@ -111,10 +111,10 @@ def inspect(arguments: Sequence[str]) -> int:
 
 def convert(arguments: Sequence[str]) -> int:
     """`convert FILE --to WHOM -o OUT`."""
+    options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
     from transfer.convert import convert as write
 
     _one_thread()
-    options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
     text = write(
         options.file,
         options.to,

@@ -15,7 +15,6 @@ from transfer.architectures import stage_channels
 from transfer.backbone import Backbone
 from transfer.errors import Diverged
 from transfer.heads import INITIAL_SCALE, Bank
-from transfer.proof import LAYERS, Proof, plain, prove
 from transfer.sgd_data import Batch
 from transfer.sgd_recipe import SgdRecipe
 from transfer.transforms import to_network
@@ -38,16 +37,11 @@ class LinearFit:
 
 
 class FineTuned(nn.Module):
-    """A backbone under a linear classifier, both trained; proved to be the checkpoint's before its first step.
-
-    Attributes:
-        proof: made by `prove`, or by the one that began the training and kept in its checkpoint; None before.
-    """
+    """A backbone under a linear classifier, both trained."""
 
     def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device) -> None:
         super().__init__()
-        self.backbone, self.device = backbone, device
-        self.proof: Proof | None = None
+        self.spec, self.device = backbone.input, device
         self.left_out: tuple[str, ...] = ()  # names of training images that could not be read
         self.network = backbone.as_torchvision()
         head = nn.Linear(stage_channels(backbone.arch)["layer4"], classes)
@@ -58,29 +52,10 @@ class FineTuned(nn.Module):
         self.network.fc = head
         self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @torch.no_grad()
-    def prove(self) -> None:
-        """Compare this network, before anything trains it, with the checkpoint; nothing where that was done.
-
-        Raises:
-            EngineError: it is not the checkpoint's.
-        """
-        if self.proof is None:
-            training = self.training
-            self.eval()
-            layers = {name: self.network.get_submodule(name) for name in LAYERS}
-            found = prove(self.backbone, "network", layers, lambda pixels, _: self._logits(pixels), self.device)
-            self.proof = plain(found) | {"proved": "the network that was trained, before its first step"}
-            self.train(training)
-
-    def _logits(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.network(to_network(pixels, self.backbone.input, self.device))
-        return logits
-
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [n, 3, crop, crop] → logits [n, classes]."""
-        self.prove()
-        return self._logits(pixels)
+        logits: Tensor = self.network(to_network(pixels, self.spec, self.device))
+        return logits
 
 
 class LinearLearner:

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from transfer.architectures import stage_channels
 from transfer.backbone import Backbone
-from transfer.detector import Verification
 from transfer.errors import UserError
-from transfer.proof import LAYERS, Seal, prove
 from transfer.transforms import to_network
 
 Precision = Literal["fp32", "bf16"]
@@ -57,8 +55,6 @@ def width(arch: str, pooling: str) -> int:
 class Trunk(nn.Module):
     """A `Backbone` up to the end of layer4, poolings behind it; frozen, and in evaluation mode whatever is asked.
 
-    It computes nothing before it is proved to be the checkpoint's network, nor after a change without a new proof.
-
     Args:
         backbone: the weights, and what they expect as pixels.
         poolings: names of `POOLINGS`, at least one.
@@ -79,11 +75,11 @@ class Trunk(nn.Module):
         self.widths = {pooling: width(backbone.arch, pooling) for pooling in poolings}
         if precision not in get_args(Precision):
             raise UserError(f"unknown precision {precision!r}", todo=f"choose one of {', '.join(get_args(Precision))}")
-        self.backbone, self.device, self.bf16 = backbone, device, precision == "bf16"
-        self._proved: tuple[Verification, Seal] | None = None
+        self.input, self.device, self.bf16 = backbone.input, device, precision == "bf16"
         with torch.random.fork_rng(devices=[]):  # building it draws weights that are then overwritten
             net = backbone.as_torchvision()
-        self.layers = nn.Sequential(*(net.get_submodule(name) for name in LAYERS))
+        parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        self.layers = nn.Sequential(*(net.get_submodule(part) for part in parts))
         self.requires_grad_(False).eval()
         self.to(device)
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -92,36 +88,17 @@ class Trunk(nn.Module):
         """Stays in evaluation mode, also inside a model that trains: the statistics are the checkpoint's."""
         return super().train(False)
 
-    @property
-    def proof(self) -> Verification:
-        """That this network, as it is now, holds the checkpoint; made when first asked for and after every change.
-
-        Raises:
-            EngineError: it does not.
-        """
-        if self._proved is None or not self._proved[1].holds(self):
-            self._proved = None
-            layers = dict(zip(LAYERS, self.layers, strict=True))
-            found = prove(self.backbone, "trunk", layers, self._maps, self.device, self.bf16)
-            self._proved = found, Seal(self)
-        return self._proved[0]
-
-    def _maps(self, pixels: Tensor, bf16: bool) -> Tensor:
-        images = to_network(pixels, self.backbone.input, self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            maps: Tensor = self.layers(images)
-        return maps.float()
-
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """uint8 RGB [n, 3, h, w] → pooling → float32 [n, width], on the device.
 
         Raises:
-            EngineError: this is not the checkpoint's network.
             UserError: "grid" of a crop whose last map is not 7 × 7.
         """
-        _ = self.proof
-        maps = self._maps(pixels, self.bf16)
+        images = to_network(pixels, self.input, self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            maps = self.layers(images)
+        maps = maps.float()
         if "grid" in self.widths and maps.shape[2:] != (MAP, MAP):
             raise UserError(
                 f'the pooling "grid" averages {WINDOW} × {WINDOW} windows of a {MAP} × {MAP} map',

@@ -102,7 +102,7 @@ def _trained(parameters: Any) -> int:
 
 def our_method(setup: Setup) -> tuple[Any, Any]:
     """(method, recipe), prepared as the training loop prepares them."""
-    from pretrain.losses import Forces
+    from pretrain.forces import Forces
     from pretrain.machine import prepare
     from pretrain.methods import find_method
     from pretrain.recipe import Recipe

@@ -21,8 +21,9 @@ from pretrain import ablate
 from pretrain.__main__ import main
 from pretrain.ablate import Cell, Command, Grid, read_rows, recipe_of, settings_of
 from pretrain.ablation_report import mean_difference, over_seeds, report
-from pretrain.losses import Forces
-from pretrain.methods import find_method, method_names
+from pretrain.forces import Forces
+from pretrain.methods import find_method
+from pretrain.presets import method_names
 from pretrain.recipe import Recipe
 from pretrain.views import Views
 from transfer.errors import TrainingError, UserError

@@ -17,9 +17,10 @@ from PIL import Image
 
 from pretrain import train
 from pretrain.curves import read_curves
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.machine import Machine
-from pretrain.methods import find_method, method_names
+from pretrain.methods import find_method
+from pretrain.presets import method_names
 from pretrain.train import pretrain
 from transfer.checkpoint import read_backbone
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain import train
 from pretrain.__main__ import main, parse
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.methods.msbreg import PRESETS
 from transfer.errors import UserError
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain import train
 from pretrain.curves import read_curves
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.machine import Machine
 from pretrain.methods.msbreg import Settings
 from pretrain.recipe import Recipe
