@@ -36,8 +36,8 @@ from transfer.classification_task import (
 )
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.errors import Diverged, TrainingError, UserError
-from transfer.logistic import PENALTIES
 from transfer.penalty_choice import choose_penalty
+from transfer.search_grids import PENALTIES
 from transfer.sgd import SgdRecipe, evaluate, fine_tune
 from transfer.sgd_checkpoint import FILE
 from transfer.task import RunContext, Task, TaskOutcome
