@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Two threads that wait by spinning cost each other a factor of three on a machine with other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-all engines lint format clean
+.PHONY: help setup demo test test-slow test-all engines lint format clean
 help:  ## this text
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
@@ -48,11 +48,13 @@ demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whol
 # One process a core, one thread each: tests of small tensors gain nothing from threads that wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
 
-test: $(READY)  ## the quick tests (under 8 minutes on two cores)
+test: $(READY)  ## the quick tests
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)  ## quick and slow tests (under 40 minutes)
-	$(PYTEST)
+test-slow: $(READY)  ## the others: whole runs, kills, a thousand damaged files
+	$(PYTEST) -m slow
+
+test-all: test test-slow  ## both
 
 engines: $(READY)  ## the engines' tests; their outcome and the versions they met go to tests/engines.md
 	OMP_NUM_THREADS=1 $(PY) tests/engine_summary.py

@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import tyro
-from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
-from pretrain.checkpoint import differences
 from pretrain.machine import Machine
-from pretrain.methods import find_method, method_names
+from pretrain.presets import find_presets, method_names
 from pretrain.recipe import Recipe
-from pretrain.train import pretrain
 from transfer.errors import UserError
 from transfer.shared_memory import out_of_shared_memory
 
@@ -78,7 +75,7 @@ def parse(arguments: Sequence[str]) -> Command[Any]:
     early.add_argument("--method", default="msbreg")
     early.add_argument("--preset")
     chosen, _ = early.parse_known_args(arguments)
-    module = find_method(chosen.method)
+    module = find_presets(chosen.method)
     presets = module.PRESETS
     preset = chosen.preset or next(iter(presets))
     if preset not in presets:
@@ -127,8 +124,13 @@ def run(arguments: Sequence[str]) -> None:
             print(written)
         return
     command = parse(arguments)
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from pretrain.checkpoint import differences
+    from pretrain.train import pretrain  # torch, whose import takes seconds: not for --help
+
     out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{command.preset}")
-    recipe, settings = find_method(command.method).PRESETS[command.preset]
+    recipe, settings = find_presets(command.method).PRESETS[command.preset]
     preset = {"recipe": asdict(recipe), "settings": asdict(settings)}
     wanted = {"recipe": asdict(command.recipe), "settings": asdict(command.settings)}
     if os.environ.get("RANK", "0") == "0":

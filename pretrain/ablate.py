@@ -19,19 +19,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from pretrain.checkpoint import differences
-from pretrain.losses import Centroid, Direction, Forces, SingularForm
+from pretrain.forces import Centroid, Direction, Forces, SingularForm
 from pretrain.machine import Machine, prepare
-from pretrain.methods import find_method
-from pretrain.monitor import Monitor
-from pretrain.networks import build_encoder
+from pretrain.presets import find_presets
 from pretrain.recipe import Recipe
-from pretrain.sources import open_source
-from pretrain.train import pretrain
 from transfer.atomic import write_json
 from transfer.conditions import differences as other_conditions
 from transfer.curve import FILE, read
@@ -48,7 +42,7 @@ class Cell:
     """One run of the grid.
 
     Attributes:
-        method: a file of `pretrain.methods`, or "random": the encoder as it was initialised.
+        method: a file of `pretrain.presets`, or "random": the encoder as it was initialised.
         views: K. batch: n, images a step. dimensions: d.
         singular, singular_form, brownian, brownian_per, centroid: see `pretrain.losses`.
         seed: of everything random.
@@ -208,9 +202,9 @@ def main(arguments: Sequence[str]) -> list[Path]:
     Raises:
         UserError: bad input, or a run failed (the others are done first).
     """
-    from pretrain.ablation_report import report
-
     command = tyro.cli(Command, args=list(arguments), prog="python -m pretrain ablate", description=DESCRIPTION)
+    from pretrain.ablation_report import report  # pandas and matplotlib, not for --help
+
     check(command)
     cells = command.grid.cells(command.recipe.batch, command.dimensions)
     data = fingerprints(command)
@@ -241,6 +235,8 @@ def check(command: Command) -> None:
 
 def fingerprints(command: Command) -> dict[str, str]:
     """SHA-256 of the three sets of images."""
+    from pretrain.sources import open_source
+
     return {
         "data": open_source(command.data).fingerprint(),
         "probe_train": open_source(command.probe_train, labelled=True).fingerprint(),
@@ -263,10 +259,12 @@ def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
     Raises:
         TrainingError: it is, but of other settings or images.
     """
+    from pretrain.checkpoint import differences
+
     path = command.out / cell.name / ROW
     if not path.exists():
         return False
-    row = json.loads(path.read_text())
+    row = json.loads(path.read_text(encoding="utf-8"))
     lines = differences(row["config"], config_of(command, cell, data), "in the row")
     if lines:
         raise TrainingError(
@@ -329,6 +327,8 @@ def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str,
 
 
 def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
+    from pretrain.train import pretrain
+
     recipe, settings = recipe_of(command, cell), settings_of(command, cell)
     machine = Machine(
         device=command.device,
@@ -344,6 +344,11 @@ def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _untrained(command: Command, cell: Cell) -> dict[str, Any]:
+    import torch
+
+    from pretrain.monitor import Monitor
+    from pretrain.networks import build_encoder
+
     device = Machine(device=command.device).torch_device()
     torch.manual_seed(cell.seed)
     encoder, _ = build_encoder(command.recipe.network())
@@ -360,14 +365,14 @@ def recipe_of(command: Command, cell: Cell) -> Recipe:
     if cell.method in ("msbreg", "byol", "random"):
         return recipe
     # A learning rate means nothing to another loss: theirs are those that their demo was tried with.
-    theirs, _ = find_method(cell.method).PRESETS["demo"]
+    theirs, _ = find_presets(cell.method).PRESETS["demo"]
     taken = ("optimizer", "lr", "bias_lr", "momentum", "weight_decay", "decay_all", "final_lr", "trust")
     return replace(recipe, **{name: getattr(theirs, name) for name in taken})
 
 
 def settings_of(command: Command, cell: Cell) -> Any:
     """The method's settings with the cell's values, heads as wide as the command says, and no small views."""
-    module = find_method(cell.method)
+    module = find_presets(cell.method)
     _, settings = module.PRESETS["demo"]
     forces = Forces(cell.singular, cell.brownian, cell.singular_form, cell.brownian_per)
     wanted = {"views": cell.views, "forces": forces, "centroid": cell.centroid, "ema": command.ema, "small_views": 0}
@@ -382,5 +387,5 @@ def settings_of(command: Command, cell: Cell) -> Any:
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
     """The rows of all finished cells under `out`, sorted by name, without config and conditions."""
-    rows = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{ROW}"))]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/{ROW}"))]
     return [{name: value for name, value in row.items() if name not in ("config", "conditions")} for row in rows]

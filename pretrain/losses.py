@@ -12,18 +12,12 @@ dimensions. Every term is a mean over images and over views. Half types are wide
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pretrain.forces import Centroid, Direction, SingularForm
 from pretrain.nuclear import EPSILON, Way, smoothed_nuclear_norm
-
-Centroid = Literal["others", "all", "pair"]
-SingularForm = Literal["nuclear", "covariance"]
-Direction = Literal["view", "image"]
 
 
 def multiview_centroid_loss(z: Tensor, t: Tensor, centroid: Centroid = "others") -> Tensor:
@@ -46,7 +40,7 @@ def multiview_centroid_loss(z: Tensor, t: Tensor, centroid: Centroid = "others")
     """
     if z.shape != t.shape or z.ndim != 3 or len(z) < 2:
         raise ValueError(f"z and t must both be [K ≥ 2, n, d], not {list(z.shape)} and {list(t.shape)}")
-    z, t = _widen(z), _widen(t)
+    z, t = widened(z), widened(t)
     if centroid == "others":
         towards = normalize(t.sum(0) - t, dim=-1)
     elif centroid == "all":
@@ -76,12 +70,12 @@ def singular_value_loss(
         A scalar, the mean over views.
     """
     if form == "nuclear":
-        return -smoothed_nuclear_norm(_widen(z), epsilon, method).mean()
+        return -smoothed_nuclear_norm(widened(z), epsilon, method).mean()
     _, n, d = z.shape
     # float64 is out of reach of autocast, which would round this product to half precision.
     correlation = z.double().mT @ z.double() * (d / n)
     identity = torch.eye(d, dtype=correlation.dtype, device=z.device)
-    return ((correlation - identity).square().sum((-2, -1)) / d).mean().to(_widen(z).dtype)
+    return ((correlation - identity).square().sum((-2, -1)) / d).mean().to(widened(z).dtype)
 
 
 def brownian_loss(z: Tensor, per: Direction = "view", generator: torch.Generator | None = None) -> Tensor:
@@ -99,39 +93,12 @@ def brownian_loss(z: Tensor, per: Direction = "view", generator: torch.Generator
     Returns:
         A scalar in [-1, 1].
     """
-    z = _widen(z)
+    z = widened(z)
     shape = z.shape if per == "view" else z.shape[1:]
     directions = torch.randn(shape, generator=generator, device=z.device, dtype=z.dtype)
     return (z * normalize(directions, dim=-1)).sum(-1).mean()
 
 
-@dataclass(frozen=True)
-class Forces:
-    """The two dispersing forces, λ_s · singular value + λ_b · Brownian, which can be added to any method's loss.
-
-    Attributes:
-        singular: weight of the singular value loss, λ_s (in the paper accuracy rises until 0.004); 0: off.
-        brownian: weight of the Brownian diffusive loss, λ_b (in the paper accuracy rises until 0.5); 0: off.
-        singular_form: −Σσ of the embeddings, or the distance of their covariance to the identity.
-        brownian_per: one random direction for every view, or one shared by the views of an image.
-    """
-
-    singular: float = 0.0
-    brownian: float = 0.0
-    singular_form: SingularForm = "nuclear"
-    brownian_per: Direction = "view"
-
-    def dispersion(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the two forces, and each before weighting; a force of weight 0 is not computed."""
-        total, terms = z.new_zeros((), dtype=_widen(z).dtype), {}
-        if self.singular:
-            terms["singular"] = singular_value_loss(z, self.singular_form)
-            total = total + self.singular * terms["singular"]
-        if self.brownian:
-            terms["brownian"] = brownian_loss(z, self.brownian_per, generator)
-            total = total + self.brownian * terms["brownian"]
-        return total, terms
-
-
-def _widen(z: Tensor) -> Tensor:
+def widened(z: Tensor) -> Tensor:
+    """float32 of half precision, anything wider as it is."""
     return z.to(torch.promote_types(z.dtype, torch.float32))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pretrain.recipe import Recipe, at_least
 from transfer.conditions import THREADS, Conditions, settle
 from transfer.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
 LOWEST = {"workers": 0, "threads": 1, "log_every": 1, "save_every": 1, "probe_every": 1, "unreadable": 0}
@@ -61,6 +63,8 @@ class Machine:
         Raises:
             UserError: a GPU is asked for and there is none.
         """
+        import torch
+
         available = torch.cuda.is_available()
         if self.device == "auto":
             return torch.device("cuda" if available else "cpu")
@@ -74,6 +78,8 @@ class Machine:
 
 def prepare(device: torch.device, threads: int = THREADS) -> Conditions:
     """Settings of this process: its threads, and what makes training faster; returns what it computes with."""
+    import torch
+
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are fixed: the fastest algorithm is searched once
     libc = ctypes.CDLL(None)

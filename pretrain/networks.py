@@ -5,32 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
-Stem = Literal["imagenet", "cifar"]
-
-
-@dataclass(frozen=True)
-class Network:
-    """Which encoder a method is built around.
-
-    Attributes:
-        arch: the ResNet.
-        stem: "imagenet": 7×7 convolution of stride 2 and max-pooling, which detectors have too. "cifar": 3×3
-            convolution of stride 1 and no pooling, for images of 32 pixels (Chen et al., SimCLR, 2020, appendix B.9).
-        classes: number of classes of the labelled images, for methods that need labels.
-    """
-
-    arch: Arch
-    stem: Stem = "imagenet"
-    classes: int = 0
+from pretrain.recipe import Network
 
 
 def build_encoder(network: Network, *, zero_init_residual: bool | None = None) -> tuple[nn.Module, int]:

@@ -7,11 +7,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pretrain.networks import Arch, Network, Stem
-from pretrain.views import AugmentationName
 from transfer.errors import UserError
 
+Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+Stem = Literal["imagenet", "cifar"]
+AugmentationName = Literal["vicreg", "byol", "moco", "simclr", "swav", "wmse", "crop"]
+
 LOWEST = {"batch": 2, "accumulate": 1, "crop": 16, "epochs": 1, "steps": 0, "warmup_steps": 0, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which encoder a method is built around.
+
+    Attributes:
+        arch: the ResNet.
+        stem: "imagenet": 7×7 convolution of stride 2 and max-pooling, which detectors have too. "cifar": 3×3
+            convolution of stride 1 and no pooling, for images of 32 pixels (Chen et al., SimCLR, 2020, appendix B.9).
+        classes: number of classes of the labelled images, for methods that need labels.
+    """
+
+    arch: Arch
+    stem: Stem = "imagenet"
+    classes: int = 0
 
 
 @dataclass(frozen=True)

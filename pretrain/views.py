@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as pillow
 
-if TYPE_CHECKING:
-    from pretrain.recipe import Recipe
+from pretrain.recipe import AugmentationName, Recipe
 
-AugmentationName = Literal["vicreg", "byol", "moco", "simclr", "swav", "wmse", "crop"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 ATTEMPTS = 10  # at a crop that fits, as in torchvision's RandomResizedCrop

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from results import compare, export, layout, load, plots, reference, rows, table
+from results import compare, export, layout, load, reference, rows, table
 from transfer.atomic import write_text
 from transfer.errors import UserError
 from transfer.record import Record
@@ -116,6 +116,8 @@ class Plot(_Selection):
 
     def show(self, records: Sequence[Record]) -> None:
         """Draw."""
+        from results import plots  # matplotlib takes half a second, which a table need not wait for
+
         plots.plot_metric(rows.group(records), self.out, self.metric)
         print(self.out)
 
@@ -131,6 +133,8 @@ class Curves(_Selection):
 
     def show(self, records: Sequence[Record]) -> None:
         """Draw."""
+        from results import plots
+
         for line in plots.plot_curves(rows.group(records), self.work, self.out):
             print(f"not drawn: {line}", file=sys.stderr)
         print(self.out)

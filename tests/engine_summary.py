@@ -96,7 +96,7 @@ def main() -> int:
             for name, count in sorted(table.items())
         ),
     ]
-    OUT.write_text("\n".join(lines) + "\n")
+    OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return status
 
 

@@ -101,10 +101,10 @@ class Toy:
 
 def inspect(arguments: Sequence[str]) -> int:
     """`inspect FILE`; exit status 1 if there is no backbone in it."""
+    options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
     from transfer.inspect import examine
 
     _one_thread()
-    options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
     found = examine(
         options.file,
         format=options.format,
@@ -120,10 +120,10 @@ def inspect(arguments: Sequence[str]) -> int:
 
 def convert(arguments: Sequence[str]) -> int:
     """`convert FILE --to WHOM -o OUT`."""
+    options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
     from transfer.convert import convert as write
 
     _one_thread()
-    options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
     text = write(
         options.file,
         options.to,
@@ -235,9 +235,6 @@ VERBS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one verb; errors meant for people are printed without traceback, exit status 2; Ctrl-C gives 130."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if arguments else 2
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no "…" or "×" shows their codes
@@ -245,6 +242,9 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("transfer").setLevel(logging.DEBUG if debug else logging.INFO)
     try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(HELP, flush=True)
+            return 0 if arguments else 2
         if arguments[0] not in VERBS:
             raise UserError(f"unknown verb {arguments[0]!r}", todo=f"one of {', '.join(VERBS)}")
         status = VERBS[arguments[0]](arguments[1:])

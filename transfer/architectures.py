@@ -1,14 +1,11 @@
-"""The ResNets that a `Backbone` can be, described by torchvision's own definition of them."""
+"""The ResNets that a `Backbone` can be, in numbers: names, shapes, channels, cost. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-
-import torch
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from transfer.errors import CheckpointError
 
@@ -73,46 +70,6 @@ def architecture(arch: str) -> Architecture:
     return _KNOWN[arch]
 
 
-class _WideResNet(ResNet):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's ResNet with the stem and all stages `width` times as wide, which its own constructor cannot say."""
-
-    def __init__(self, block: Any, layers: tuple[int, ...], width: int) -> None:
-        super().__init__(block, list(layers))
-        self.inplanes = 64 * width
-        self.conv1 = torch.nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(self.inplanes)
-        for index, (stage, count) in enumerate(zip(STAGES, layers, strict=True)):
-            planes = 64 * width * 2**index
-            setattr(self, stage, self._make_layer(block, planes, count, stride=1 if index == 0 else 2))
-        for module in self.modules():
-            if isinstance(module, torch.nn.Conv2d):  # as torchvision's constructor does
-                torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def build_resnet(arch: str, *, stride_in_1x1: bool = False) -> ResNet:
-    """A randomly initialised torchvision ResNet without its classifier (`fc` is the identity).
-
-    Its `state_dict()` has exactly the names and shapes that a `Backbone` holds.
-
-    Args:
-        arch: one of `ARCHITECTURES`.
-        stride_in_1x1: put a bottleneck's stride into its first 1×1 convolution, as Caffe's ResNet has it.
-    """
-    known = architecture(arch)
-    block = BasicBlock if known.basic else Bottleneck
-    model = (
-        ResNet(block, list(known.layers), groups=known.groups, width_per_group=known.group_width)
-        if known.width == 1
-        else _WideResNet(block, known.layers, known.width)
-    )
-    model.fc = torch.nn.Identity()
-    if stride_in_1x1 and not known.basic:
-        for stage in STAGES[1:]:
-            first = getattr(model, stage)[0]
-            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-    return model
-
-
 @cache
 def expected_shapes(arch: str) -> Mapping[str, tuple[int, ...]]:
     """Name → shape of every tensor of the backbone, `num_batches_tracked` included, in torchvision's order.
@@ -174,21 +131,16 @@ def stage_channels(arch: str) -> dict[str, int]:
 def gmacs_by_stage(arch: str) -> Mapping[str, float]:
     """Multiply–accumulates (in 10⁹) of the convolutions for one 224×224 image: "stem" and each stage."""
     counted = dict.fromkeys(("stem", *STAGES), 0.0)
-    with torch.device("meta"):
-        model = build_resnet(arch).eval()
-        for name, module in model.named_modules():
-            if isinstance(module, torch.nn.Conv2d):
-                part = name.split(".")[0] if name.startswith("layer") else "stem"
-                module.register_forward_hook(_counting(counted, part))
-        model(torch.empty(1, 3, 224, 224))
+    for name, shape in expected_shapes(arch).items():
+        if len(shape) != 4:
+            continue
+        part, _, place = name.partition(".")
+        stage = part if part in STAGES else "stem"
+        side = 112 if stage == "stem" else 56 >> STAGES.index(stage)
+        if place == "0.conv1.weight" and stage != STAGES[0] and not architecture(arch).basic:
+            side *= 2  # a bottleneck's stride is in its 3×3 convolution, behind the first 1×1
+        counted[stage] += math.prod(shape) * side**2 / 1e9
     return counted
-
-
-def _counting(counted: dict[str, float], part: str) -> Any:
-    def count(module: torch.nn.Conv2d, _: object, output: torch.Tensor) -> None:
-        counted[part] += output.numel() * module.weight[0].numel() / 1e9
-
-    return count
 
 
 def closest_architecture(shapes: Mapping[str, tuple[int, ...]]) -> str:

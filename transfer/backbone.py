@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import torch
 
-from transfer.architectures import build_resnet, closest_architecture, expected_shapes, is_optional
+from transfer.architectures import closest_architecture, expected_shapes, is_optional
 from transfer.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -130,6 +130,8 @@ class Backbone:
 
     def as_torchvision(self) -> torch.nn.Module:
         """A torchvision ResNet without classifier that holds these weights, in eval mode."""
+        from transfer.torchvision_resnet import build_resnet
+
         with torch.device("meta"):  # drawing weights that are then overwritten takes most of the time
             model: torch.nn.Module = build_resnet(self.arch, stride_in_1x1=self.stride_in_1x1)
         model = model.to_empty(device="cpu")
@@ -190,6 +192,8 @@ def random_backbone(arch: str, seed: int) -> Backbone:
 
     Its hash is taken over the weights, so equal (arch, seed, torch) give equal run ids.
     """
+    from transfer.torchvision_resnet import build_resnet
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = build_resnet(arch).state_dict()

@@ -9,23 +9,20 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 from tyro.conf import Positional, arg
 
 from transfer.architectures import ARCHITECTURES
-from transfer.backbone import Backbone, random_backbone
-from transfer.checkpoint import read_backbone
 from transfer.conditions import THREADS, settle
-from transfer.engines.choose import choose_engine
 from transfer.errors import CheckpointError, UserError
-from transfer.record import Record
-from transfer.runner import Plan, run
-from transfer.shared_memory import demand_shared_memory
 from transfer.task import ROOT, Task, load_task, recipe_differences
-from transfer.world import World, world, world_size
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
+    from transfer.record import Record
+    from transfer.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +79,23 @@ def run_command(arguments: Sequence[str]) -> int:
         )
     name, rest = arguments[0], list(arguments[1:])
     task = load_task(name)
-    device = _peek(rest, "device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    device, processes = _hardware(rest)
     protocol = _peek(rest, "protocol") or next(iter(task.protocols))
     preset = _peek(rest, "preset")
     batch = _peek(rest, task.batch_option) if task.batch_option else None
     typed_batch = (
         int(batch) if batch and batch.isdecimal() and int(batch) else None
     )  # else the parser or a check says so
-    starting = starting_recipe(task, protocol, preset, device, world_size(), typed_batch)
+    starting = starting_recipe(task, protocol, preset, device, processes, typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
     _check_machine(device, options.workers)
     typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
-    with world(torch.device(device)) as (processes, _):
-        return _run_all(typed, processes)
+    import torch
+
+    from transfer.world import world
+
+    with world(torch.device(device)) as (together, _):
+        return _run_all(typed, together)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +112,23 @@ class _Typed:
     words: str
 
 
+def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
+    """The device and how many processes there are; help is given without asking torch, whose import takes seconds."""
+    typed = _peek(arguments, "device")
+    if {"-h", "--help"} & set(arguments):
+        return typed or "cpu", 1
+    import torch
+
+    from transfer.world import world_size
+
+    return typed or ("cuda" if torch.cuda.is_available() else "cpu"), world_size()
+
+
 def _run_all(typed: _Typed, processes: World) -> int:
     """Read checkpoints and data, do every run."""
+    from transfer.engines.choose import choose_engine
+    from transfer.runner import Plan, run
+
     task, options = typed.task, typed.options
     if not processes.leads:
         logging.getLogger("transfer").setLevel(logging.ERROR)
@@ -192,8 +208,19 @@ def _parse(name: str, task: Task, recipe: Any, rest: list[str]) -> tuple[RunOpti
         ],
         frozen=True,
     )
-    parsed: Any = tyro.cli(command, args=rest, prog=f"python -m transfer run {name}", description=task.title)
+    parsed: Any = tyro.cli(
+        command, args=rest, prog=f"python -m transfer run {name}", description=_description(name, task)
+    )
     return parsed.options, parsed.data, parsed.recipe
+
+
+def _description(name: str, task: Task) -> str:
+    if task.scale is None:
+        return task.title
+    return (
+        f"{task.title}\n\nDefaults are those of the protocol as published, or of the preset. On fewer GPUs than "
+        f"published, learning rate and schedule are rescaled; `python -m transfer recipe {name} --gpus N` shows how."
+    )
 
 
 def _peek(arguments: Sequence[str], option: str) -> str | None:
@@ -229,6 +256,9 @@ def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
 
 
 def _read_one(name: str, options: RunOptions) -> Backbone:
+    from transfer.backbone import random_backbone
+    from transfer.checkpoint import read_backbone
+
     if not name.startswith("random:"):
         return read_backbone(
             name,
@@ -255,6 +285,10 @@ def _default_label(name: str) -> str:
 
 
 def _check_machine(device: str, workers: int) -> None:
+    import torch
+
+    from transfer.shared_memory import demand_shared_memory
+
     if device not in ("cpu", "cuda"):
         raise UserError(f"--device {device} is not known", todo="cpu or cuda")
     if workers < 0:

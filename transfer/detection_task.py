@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from transfer.architectures import STAGES, gmacs_by_stage
 from transfer.atomic import write_json
-from transfer.backbone import Backbone
 from transfer.contact_sheet import draw_contact_sheet
 from transfer.datasets.detection import DetectionDataset, Detections
 from transfer.detection_data import (
@@ -29,13 +28,13 @@ from transfer.detector_checks import dead, out_of_range, unbuildable
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
 from transfer.metrics.coco_ap import CocoApOptions, CocoResult, evaluate_coco
-from transfer.metrics.curves import draw_curves
 from transfer.metrics.voc_ap import VocApOptions, VocResult, evaluate_voc
 from transfer.misses import draw_misses
 from transfer.patience import refuse_if_endless
-from transfer.proof import UNPROVED
 from transfer.task import Difference, RunContext, Task, TaskOutcome
-from transfer.world import world_size
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
 
 # Backward costs about twice the forward pass.
 FORWARD_AND_BACKWARD = 3.0
@@ -168,6 +167,9 @@ def scale(recipe: DetectionRecipe, gpus: int, batch: int | None, arch: str) -> t
 
 def run_detection(context: RunContext, published: DetectorRecipe, leading: Metric) -> TaskOutcome:
     """Train, predict, score, draw; of several processes the leader alone scores and draws."""
+    from transfer.metrics.curves import draw_curves  # matplotlib takes half a second
+    from transfer.proof import UNPROVED
+
     recipe: DetectionRecipe = context.recipe
     splits: DetectionSplits = context.data
     if recipe.overfit:
@@ -302,6 +304,8 @@ def check_detector(
 
     `offered` are the task's protocols and presets.
     """
+    from transfer.world import world_size
+
     problems = [*out_of_range(recipe, world_size()), *unbuildable(recipe, device), *dead(recipe, offered)]
     if problems:
         raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")

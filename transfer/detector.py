@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from transfer.backbone import Backbone
 from transfer.datasets.detection import DetectionDataset, Detections
-from transfer.world import World
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
+    from transfer.world import World
 
 Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
 
@@ -140,6 +142,12 @@ def unread(recipe: DetectorRecipe) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _alone() -> World:
+    from transfer.world import World  # needs torch, which a recipe does not
+
+    return World()
+
+
 @dataclass(frozen=True, eq=False)
 class DetectionJob:
     """One run for an engine.
@@ -167,7 +175,7 @@ class DetectionJob:
     device: str = "cpu"
     workers: int = 0
     checkpoint_every: int = 500
-    world: World = field(default_factory=World)
+    world: World = field(default_factory=_alone)
     score: Callable[[Detections], dict[str, float]] | None = None
 
     @property

@@ -35,8 +35,8 @@ from transfer.classification_task import (
 )
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.errors import Diverged, TrainingError, UserError
-from transfer.logistic import PENALTIES
 from transfer.penalty_choice import choose_penalty
+from transfer.search_grids import PENALTIES
 from transfer.sgd import SgdRecipe, evaluate, fine_tune
 from transfer.sgd_checkpoint import FILE
 from transfer.task import RunContext, Task, TaskOutcome
@@ -223,7 +223,7 @@ def _validation(
     """
     folder, weights = context.workdir / f"search_{place}", context.backbone.weights
     known = folder / "validation.json"
-    kept = json.loads(known.read_text()) if context.world.together(known.exists) else None
+    kept = json.loads(known.read_text(encoding="utf-8")) if context.world.together(known.exists) else None
     if isinstance(kept, dict) and kept["weights"] == weights:
         found: float | None = kept["validation"]
         return found

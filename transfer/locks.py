@@ -34,7 +34,7 @@ def locked(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / name).open("w")
+        lock = (folder / name).open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write to {folder}",

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from transfer.errors import UserError
 from transfer.frozen_rows import checked_rows
+from transfer.search_grids import PENALTIES
 
-PENALTIES = tuple(10 ** (quarter / 4 - 6) for quarter in range(45))  # logspace(-6, 5, 45), as published
 TOLERANCE = 1e-5  # of the gradient's length, relative to that of the penalty's part of it
 STEPS = 100  # Newton steps for one penalty; warm starts take 1 to 4
 CONJUGATE = 500  # conjugate gradients for one Newton step

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from transfer.architectures import gmacs_by_stage
-from transfer.backbone import Backbone
-from transfer.engines.verify import torchvision_stages
 from transfer.errors import UserError
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
 
 # A run on a CPU that would take longer than this is refused unless --allow-slow is given.
 PATIENCE_HOURS = 6.0
@@ -17,6 +19,8 @@ PATIENCE_HOURS = 6.0
 
 def measured_gmacs_per_second(backbone: Backbone) -> float:
     """Throughput of this machine's CPU in 10⁹ multiply–accumulates: the best of three forward passes at 224×224."""
+    from transfer.engines.verify import torchvision_stages
+
     image = np.zeros((224, 224, 3), np.uint8)
     model, seconds = backbone.as_torchvision(), []
     for _ in range(3):

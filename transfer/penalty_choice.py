@@ -11,7 +11,8 @@ from torch import Tensor
 
 from transfer.errors import UserError
 from transfer.frozen_rows import checked_rows, first_largest
-from transfer.logistic import PENALTIES, Fit, logistic_path
+from transfer.logistic import Fit, logistic_path
+from transfer.search_grids import PENALTIES
 
 
 @dataclass(frozen=True)

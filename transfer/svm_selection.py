@@ -23,6 +23,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from transfer.errors import DataError, UserError
+from transfer.search_grids import COSTS
 from transfer.svm import (
     TOLERANCE,
     Rotated,
@@ -36,7 +37,6 @@ from transfer.svm import (
     rotated,
 )
 
-COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)  # of VISSL's VOC07 configuration
 LIBLINEAR_ITERATIONS = 2000  # max_iter there
 LIBLINEAR_TOLERANCE = 1e-4
 

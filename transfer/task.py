@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transfer.backbone import Backbone
 from transfer.errors import UserError
-from transfer.world import World
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
+    from transfer.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
@@ -36,7 +38,7 @@ class RunContext:
         device: "cpu" or "cuda".
         workers: data-loading processes.
         cache: folder that all runs share, for what several of them need (features of a checkpoint).
-        world: this process among those that `torchrun` started; alone otherwise.
+        world: this process among those that `torchrun` started.
     """
 
     backbone: Backbone
@@ -48,7 +50,7 @@ class RunContext:
     device: str
     workers: int
     cache: Path
-    world: World = field(default_factory=World)
+    world: World
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +143,9 @@ def load_task(name: str) -> Task:
 
 def _task_files() -> list[Path]:
     files = [file for folder in TASK_FOLDERS for file in sorted((ROOT / folder).glob("*.py"))]
-    return [file for file in files if not file.name.startswith("_") and _DECLARES.search(file.read_text())]
+    return [
+        file for file in files if not file.name.startswith("_") and _DECLARES.search(file.read_text(encoding="utf-8"))
+    ]
 
 
 def _prefix(file: Path) -> str:

@@ -1,20 +1,23 @@
-"""From an image to what a network sees: the published resizes and crops, and the normalisation of the checkpoint."""
+"""From an image to what a network sees: the published resizes and crops, and the normalisation of the checkpoint.
+
+Views are values of recipes, which are read and shown without torch: it is imported where a view is applied.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision import transforms as T
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
-from transfer.backbone import InputSpec
 from transfer.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from transfer.backbone import InputSpec
 
 LONGEST = 200  # times the shorter side
 Interpolation = Literal["bilinear", "bicubic"]
@@ -51,6 +54,9 @@ class WholeView:
         Raises:
             DataError: one side is more than `LONGEST` times the other; resized, it would fill the memory.
         """
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as F
+
         if max(image.size) > LONGEST * min(image.size):
             raise DataError("too elongated to be resized", found="{} × {} pixels".format(*image.size))
         mode = InterpolationMode(self.interpolation)
@@ -79,20 +85,27 @@ class RandomView:
 
     def __call__(self, image: Image.Image, draw: tuple[int, ...]) -> Tensor:
         """RGB image → uint8 [3, crop, crop]. Equal `draw` (seed, epoch, image) give equal crops, whoever draws."""
+        import torch
+        from torchvision import transforms as T
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1, np.uint64)[0] >> 1))
-            mode = InterpolationMode(self.interpolation)
+            mode = T.InterpolationMode(self.interpolation)
             image = T.RandomResizedCrop(self.crop, (self.smallest, 1.0), interpolation=mode)(image)
             return as_tensor(T.RandomHorizontalFlip(self.flip)(image))
 
 
 def as_tensor(image: Image.Image) -> Tensor:
     """RGB image → uint8 [3, height, width]."""
+    import torch
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def to_network(images: Tensor, spec: InputSpec, device: torch.device) -> Tensor:
     """uint8 RGB [n, 3, h, w] → what the weights expect, float32 channels-last on the device."""
+    import torch
+
     images = images.to(device, non_blocking=True)
     if spec.channels == "BGR":
         images = images.flip(1)

@@ -1,16 +1,12 @@
 """The pretraining methods, one file each; a file in this folder is found by its name.
 
-A file declares
-    `Settings`  a frozen dataclass, shown as options on the command line; `views` and `forces` are among its fields,
-    `PRESETS`   name → (`Recipe`, `Settings`): the published schedules first, then `demo`, which is none,
-    `build`     (network, settings) → `Method`,
-and `NEEDS_LABELS = True` if its loss wants labels.
+A file declares `build`, (network, settings) → `Method`, and `NEEDS_LABELS = True` if its loss wants labels. Its options
+and published schedules, `Settings` and `PRESETS`, come from the file of the same name in `pretrain.presets`.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from types import ModuleType
 
@@ -18,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.losses import Forces
-from transfer.errors import UserError
+from pretrain.forces import Forces
+from pretrain.presets import find_presets
 
 Outputs = tuple[Tensor, ...]
 
@@ -84,17 +80,11 @@ class Method(nn.Module, ABC):
         return {}
 
 
-def method_names() -> list[str]:
-    """Names of the files in this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
 def find_method(name: str) -> ModuleType:
     """The file called `name`.
 
     Raises:
         UserError: there is none.
     """
-    if name not in method_names():
-        raise UserError(f"unknown method {name!r}", todo=f"choose one of {', '.join(method_names())}")
+    find_presets(name)
     return importlib.import_module(f"{__name__}.{name}")

@@ -1,65 +1,23 @@
 """Barlow Twins: the cross-correlation of two views' embeddings is driven to the identity.
 
-Zbontar, Jing, Misra, LeCun, Deny, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction" (ICML 2021).
-Published settings: facebookresearch/barlowtwins, main.py, and issue 9 there (300 epochs have those of 1000).
-
-The authors' code and their paper differ twice, the code is followed: λ is 0.0051 (paper: 0.005), weight decay 1e-6
-(paper, section 2.2: 1.5e-6). They train in half precision, which `--precision` sets here.
+Sources, options, published schedules and what differs from them: `pretrain.presets.barlow_twins`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
 from torch import Tensor
-from tyro.conf import OmitArgPrefixes
 
-from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
-from pretrain.networks import Branch, Network, build_encoder, perceptron
-from pretrain.recipe import Recipe, demo
+from pretrain.networks import Branch, build_encoder, perceptron
+from pretrain.presets.barlow_twins import PRESETS as PRESETS
+from pretrain.presets.barlow_twins import Settings as Settings
+from pretrain.recipe import Network
 from transfer.errors import UserError
 
 EPSILON = 1e-5  # added to a variance, as in BatchNorm, with which the authors standardise
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of Barlow Twins.
-
-    Attributes:
-        views: number of views of an image, 2 in the paper; with more the loss is the mean over pairs (not published).
-        forces: the two dispersing forces.
-        width: units of each of the projector's three layers; the last is d, length of an embedding.
-        redundancy: λ, weight of the off-diagonal elements.
-    """
-
-    views: int = 2
-    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
-    width: int = 8192
-    redundancy: float = 0.0051
-
-
-def _recipe(epochs: int) -> Recipe:
-    # adjust_learning_rate: linear over 10 epochs, then a cosine to 0.001 of the peak; LARS without decay and adaptation
-    # of vectors, which have a learning rate of their own.
-    return Recipe(
-        augmentation="byol", epochs=epochs, batch=2048, lr=0.2, bias_lr=0.0048, final_lr=0.001, weight_decay=1e-6
-    )
-
-
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
-    "300": (_recipe(300), Settings()),
-    "1000": (_recipe(1000), Settings()),
-    # Not a protocol: a minute or two on two CPU cores. Adam, because the loss is a sum over d² elements and SGD would
-    # need a learning rate of its own for every width.
-    "demo": (
-        demo(augmentation="byol", optimizer="adam", lr=4e-3),
-        Settings(width=512),
-    ),
-}
 
 
 def barlow_twins_loss(z: Tensor) -> tuple[Tensor, Tensor]:

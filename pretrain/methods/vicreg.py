@@ -1,63 +1,23 @@
 """VICReg: views agree, every dimension keeps its variance, and dimensions are decorrelated.
 
-Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning" (ICLR 2022).
-Published settings: facebookresearch/vicreg, main_vicreg.py and README.md.
-
-Views are the paper's symmetrised ones (appendix C.1); the released code has BYOL's asymmetric ones
-(`--augmentation byol`). The authors train in half precision, which `--precision` sets here.
+Sources, options, published schedules and what differs from them: `pretrain.presets.vicreg`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
 from torch import Tensor
-from tyro.conf import OmitArgPrefixes
 
-from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
-from pretrain.networks import Branch, Network, build_encoder, perceptron
-from pretrain.recipe import Recipe, demo
+from pretrain.networks import Branch, build_encoder, perceptron
+from pretrain.presets.vicreg import PRESETS as PRESETS
+from pretrain.presets.vicreg import Settings as Settings
+from pretrain.recipe import Network
 from transfer.errors import UserError
 
 EPSILON = 1e-4  # under the root of the standard deviation, whose gradient is else without bound at collapse
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of VICReg.
-
-    Attributes:
-        views: number of views of an image, 2 in the paper; with more the invariance is the mean over pairs, and the
-            other terms keep the weight they have with two (not published).
-        forces: the two dispersing forces.
-        width: units of each of the expander's three layers; the last is d, length of an embedding.
-        invariance: weight of the views' distance.
-        variance: weight of the hinge on the standard deviation.
-        covariance: weight of the off-diagonal covariance.
-    """
-
-    views: int = 2
-    forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
-    width: int = 8192
-    invariance: float = 25.0
-    variance: float = 25.0
-    covariance: float = 1.0
-
-
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
-    # README.md: the commands for 100 epochs on one machine and 1000 epochs on four; both with 10 epochs of warm-up and
-    # a cosine to 0.001 of the peak.
-    "100": (Recipe(epochs=100, batch=512, lr=0.3, final_lr=0.001, weight_decay=1e-6), Settings()),
-    "1000": (Recipe(epochs=1000, batch=2048, lr=0.2, final_lr=0.001, weight_decay=1e-6), Settings()),
-    # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
-    "demo": (
-        demo(optimizer="adam", lr=4e-3),
-        Settings(width=512),
-    ),
-}
 
 
 def vicreg_loss(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

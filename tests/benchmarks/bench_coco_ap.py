@@ -136,7 +136,9 @@ def write_annotations(dataset: DetectionDataset, path: Path) -> None:
     categories = [
         {"id": number, "name": name} for number, name in zip(dataset.category_ids, dataset.classes, strict=True)
     ]
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
+    )
 
 
 # -- contestants -------------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from tests.benchmarks.turns import measured
-from transfer.logistic import PENALTIES, Fit, logistic_path
+from transfer.logistic import Fit, logistic_path
+from transfer.search_grids import PENALTIES
 
 Fitted = tuple[np.ndarray, np.ndarray, int]  # weight, bias, iterations
 

@@ -39,8 +39,8 @@ import torch
 from pretraining_steps import DIMENSIONS, Setup
 from turns import Process, Times, Turn, measured, spread, take_turns
 
-from pretrain.losses import Forces
-from pretrain.methods import method_names
+from pretrain.forces import Forces
+from pretrain.presets import method_names
 
 WORKER = Path(__file__).with_name("pretraining_steps.py")
 SINGULAR, BROWNIAN = 0.004, 0.5

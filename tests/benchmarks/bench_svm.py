@@ -34,8 +34,9 @@ from torch import Tensor
 
 from transfer import svm_selection as selection
 from transfer.metrics.classification import average_precisions
+from transfer.search_grids import COSTS
 from transfer.svm import TOLERANCE, fit_svms
-from transfer.svm_selection import COSTS, SvmProbe, svm_one_vs_all
+from transfer.svm_selection import SvmProbe, svm_one_vs_all
 
 WEIGHTS = (2.0, 1.0)
 FOLDS = 3

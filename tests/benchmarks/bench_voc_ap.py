@@ -50,8 +50,10 @@ def make_voc(root: Path, images: int, seed: int = 0) -> None:
                 f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
             )
         size = "<size><width>500</width><height>375</height><depth>3</depth></size>"
-        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{''.join(objects)}</annotation>")
-    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(names) + "\n")
+        (root / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation>{size}{''.join(objects)}</annotation>", encoding="utf-8"
+        )
+    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
 def detections_for(dataset: DetectionDataset, per_image: int, seed: int = 1) -> Detections:

@@ -102,7 +102,7 @@ def _trained(parameters: Any) -> int:
 
 def our_method(setup: Setup) -> tuple[Any, Any]:
     """(method, recipe), prepared as the training loop prepares them."""
-    from pretrain.losses import Forces
+    from pretrain.forces import Forces
     from pretrain.machine import prepare
     from pretrain.methods import find_method
     from pretrain.recipe import Recipe
@@ -293,7 +293,7 @@ def peak(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     # not getrusage: its maximum is inherited from the process that started this one
-    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
     if found is None:
         raise SystemExit("/proc/self/status has no VmHWM: peak memory can be read on Linux only")
     return int(found[1]) / 1024

@@ -13,5 +13,5 @@ def voc(toy, tmp_path):
     copy = tmp_path / "my voc"  # a space: paths must be quoted everywhere
     shutil.copytree(toy / "voc", copy)
     val = copy / "ImageSets" / "Main" / "val.txt"
-    val.write_text("\n".join(val.read_text().split()[:4]) + "\n")
+    val.write_text("\n".join(val.read_text(encoding="utf-8").split()[:4]) + "\n", encoding="utf-8")
     return copy

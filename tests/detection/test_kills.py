@@ -76,7 +76,7 @@ def test_ten_kills_and_one_record(engine, voc, tmp_path):
     ours, theirs = weights(runs), weights(undisturbed)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # the resumed run is the uninterrupted one
-    rows = (runs / "work" / "detection.voc" / resumed.run_id / "metrics.jsonl").read_text().splitlines()
+    rows = (runs / "work" / "detection.voc" / resumed.run_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(row)["step"] for row in rows] == [*range(20, 250, 20), 250]
 
 

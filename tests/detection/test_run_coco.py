@@ -61,7 +61,7 @@ def test_evaluations_on_the_way_are_in_the_curve_and_change_nothing(coco, tmp_pa
         assert main(["run", "detection.coco_fpn", "random:resnet18", *arguments]) == 0
         record = finished(runs, "detection.coco_fpn")
         workdir = runs / "work" / "detection.coco_fpn" / record.run_id
-        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         found[every] = record.metrics, [row["step"] for row in rows if "test/AP" in row]
     assert found[0] == (found[2][0], [])
     assert found[2][1][0] == 2
@@ -80,10 +80,10 @@ def test_any_set_in_voc_layout_serves_too(toy, tmp_path):
 def spoil(case, coco):
     """Damage the training annotations; returns words that the message must have."""
     path = coco / "annotations" / "instances_train2017.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     first = content["annotations"][0]
     if case == "no JSON":
-        path.write_text(path.read_text()[:200])
+        path.write_text(path.read_text(encoding="utf-8")[:200], encoding="utf-8")
         return path.name
     if case == "image missing":
         (coco / "train2017" / content["images"][0]["file_name"]).unlink()
@@ -98,12 +98,12 @@ def spoil(case, coco):
         first["bbox"][2] = 10**5
     if case == "category missing in the test file":
         test = coco / "annotations" / "instances_val2017.json"
-        other = json.loads(test.read_text())
+        other = json.loads(test.read_text(encoding="utf-8"))
         gone = other["categories"].pop()
         other["annotations"] = [a for a in other["annotations"] if a["category_id"] != gone["id"]]
-        test.write_text(json.dumps(other))
+        test.write_text(json.dumps(other), encoding="utf-8")
         return gone["name"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return str(first["id"])
 
 

@@ -7,9 +7,9 @@ import torch
 from voc_runs import records, script, tiny
 
 from transfer.__main__ import main
-from transfer.architectures import build_resnet
 from transfer.commands import _peek
 from transfer.record import read_record
+from transfer.torchvision_resnet import build_resnet
 
 
 @pytest.fixture
@@ -26,9 +26,11 @@ def checkpoint(tmp_path):
 def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     pytest.importorskip("mmdet")
     runs = tmp_path / "runs"
-    names = (voc / "ImageSets/Main/val.txt").read_text().split()
+    names = (voc / "ImageSets/Main/val.txt").read_text(encoding="utf-8").split()
     first_xml = voc / f"Annotations/{names[0]}.xml"
-    first_xml.write_text(first_xml.read_text().replace("<difficult>0<", "<difficult>1<", 1))
+    first_xml.write_text(
+        first_xml.read_text(encoding="utf-8").replace("<difficult>0<", "<difficult>1<", 1), encoding="utf-8"
+    )
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     arguments = ["../my weights.pth", *tiny(voc, runs, "--engine", "mmdet")]
@@ -45,7 +47,7 @@ def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     assert record.verification["tensors"] == 100
     assert max(record.verification["stage_error"].values()) < 1e-4
     assert ("architecture", "resnet18") in {(d["what"], d["run"]) for d in record.differences}
-    xml = "".join((voc / f"Annotations/{name}.xml").read_text() for name in names)
+    xml = "".join((voc / f"Annotations/{name}.xml").read_text(encoding="utf-8") for name in names)
     annotated, difficult = xml.count("<object>"), xml.count("<difficult>1<")
     expected = {"annotated": annotated, "marked difficult": difficult, "to_find": annotated - difficult}
     assert expected.items() <= record.details["objects"]["test"].items()
@@ -55,9 +57,11 @@ def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     assert any(found.startswith(note) for found in record.notes)
     workdir = runs / "work" / "detection.voc" / record.run_id
     assert (workdir / "contact_sheet.png").stat().st_size > 1000
-    detections = json.loads((workdir / "detections.json").read_text())
+    detections = json.loads((workdir / "detections.json").read_text(encoding="utf-8"))
     assert all(len(d["bbox"]) == 4 for d in detections)
-    assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [4]
+    assert [
+        json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ] == [4]
 
     again = script(*arguments, cwd=elsewhere)
     _, err = again.communicate(timeout=300)
@@ -149,7 +153,7 @@ def test_splits_without_their_data_set_are_refused(capsys):
 def broken_data(case, voc):
     """Damage the data set; returns words that the message must have."""
     annotations, images = voc / "Annotations", voc / "JPEGImages"
-    name = (voc / "ImageSets" / "Main" / "train.txt").read_text().split()[0]
+    name = (voc / "ImageSets" / "Main" / "train.txt").read_text(encoding="utf-8").split()[0]
     xml = annotations / f"{name}.xml"
     (image,) = images.glob(f"{name}.*")
     if case == "folder missing":
@@ -158,13 +162,13 @@ def broken_data(case, voc):
     if case == "image missing":
         image.unlink()
     if case == "broken XML":
-        xml.write_text(xml.read_text()[:100])
+        xml.write_text(xml.read_text(encoding="utf-8")[:100], encoding="utf-8")
     if case == "box outside":
-        text = xml.read_text()
+        text = xml.read_text(encoding="utf-8")
         head, tail = text.split("<xmax>", 1)
-        xml.write_text(head + "<xmax>9" + tail)
+        xml.write_text(head + "<xmax>9" + tail, encoding="utf-8")
     if case == "empty split":
-        (voc / "ImageSets" / "Main" / "train.txt").write_text("")
+        (voc / "ImageSets" / "Main" / "train.txt").write_text("", encoding="utf-8")
         return "train"
     return name
 
@@ -183,7 +187,7 @@ def test_bad_data_get_one_clear_message(case, voc, tmp_path, capsys):
 
 def test_an_image_that_cannot_be_decoded_fails_the_run_and_says_which(voc, tmp_path, capsys, caplog):
     pytest.importorskip("mmdet")
-    names = (voc / "ImageSets" / "Main" / "train.txt").read_text().split()
+    names = (voc / "ImageSets" / "Main" / "train.txt").read_text(encoding="utf-8").split()
     for name in names:
         (image,) = (voc / "JPEGImages").glob(f"{name}.*")
         image.write_bytes(image.read_bytes()[:200])

@@ -43,7 +43,7 @@ def write_folder(root: Path, files: Files) -> Path:
 def write_list(root: Path, files: Files) -> Path:
     write_folder(root / "images", files)
     path = root / "train.txt"
-    path.write_text("".join(f"images/{name} {name.partition('/')[0]}\n" for name in files))
+    path.write_text("".join(f"images/{name} {name.partition('/')[0]}\n" for name in files), encoding="utf-8")
     return path
 
 

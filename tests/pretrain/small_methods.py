@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretrain.methods import Method, barlow_twins, find_method, supervised, swav, vicreg, wmse
-from pretrain.networks import Network
+from pretrain.recipe import Network
 
 NAMES = ("barlow_twins", "supervised", "swav", "vicreg", "wmse")
 SMALL: dict[str, Any] = {

@@ -21,8 +21,9 @@ from pretrain import ablate
 from pretrain.__main__ import main
 from pretrain.ablate import Cell, Command, Grid, read_rows, recipe_of, settings_of
 from pretrain.ablation_report import mean_difference, over_seeds, report
-from pretrain.losses import Forces
-from pretrain.methods import find_method, method_names
+from pretrain.forces import Forces
+from pretrain.methods import find_method
+from pretrain.presets import method_names
 from pretrain.recipe import Recipe
 from pretrain.views import Views
 from transfer.errors import TrainingError, UserError
@@ -90,7 +91,7 @@ def test_report_of_few_and_of_many_runs(tmp_path: Path) -> None:
     for rows in ([row(**ROWS[0])], [row(**values) for values in ROWS]):
         csv, markdown, figure = report(rows, tmp_path)
         assert len(pd.read_csv(csv)) == len(rows)
-        assert "kNN accuracy" in markdown.read_text()
+        assert "kNN accuracy" in markdown.read_text(encoding="utf-8")
         with Image.open(figure) as picture:
             assert picture.size[0] > 1000
 
@@ -125,10 +126,10 @@ def test_a_grid_runs_goes_on_and_reports(
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/row.json")}
     gone, other, *_ = stamps
     gone.unlink()
-    content = json.loads(other.read_text())
+    content = json.loads(other.read_text(encoding="utf-8"))
     assert content["conditions"]["threads"] == 1  # not a share of this machine's cores
     content["conditions"]["threads"] = 2
-    other.write_text(json.dumps(content))
+    other.write_text(json.dumps(content), encoding="utf-8")
     stamps[other] = other.stat().st_mtime_ns
     before = json.dumps(rows, sort_keys=True)
     assert main(command) == 0

@@ -47,9 +47,9 @@ def test_images_from_files(tmp_path: Path, files: Files) -> None:
     named = hub.Features({"image": {"bytes": hub.Value("binary"), "path": hub.Value("string")}})
     cells = [{"bytes": None, "path": paths[place]} for place in (4, 0, 9)]
     hub.Dataset.from_dict({"image": cells}, features=named).save_to_disk(str(tmp_path / "old"))
-    info = json.loads((tmp_path / "old" / "dataset_info.json").read_text())
-    info["features"] = json.loads((tmp_path / "new" / "dataset_info.json").read_text())["features"]
-    (tmp_path / "old" / "dataset_info.json").write_text(json.dumps(info))
+    info = json.loads((tmp_path / "old" / "dataset_info.json").read_text(encoding="utf-8"))
+    info["features"] = json.loads((tmp_path / "new" / "dataset_info.json").read_text(encoding="utf-8"))["features"]
+    (tmp_path / "old" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     for name in ("new", "old"):
         assert contents(open_source(tmp_path / name)) == [expected(files)[place] for place in (4, 0, 9)]
     source = open_source(tmp_path / "old")
@@ -98,7 +98,7 @@ def test_a_damaged_saved_set(tmp_path: Path, files: Files) -> None:
     whole = arrow.read_bytes()
     for change in (
         lambda: arrow.write_bytes(whole[:100]),
-        lambda: (folder / "state.json").write_text("{"),
+        lambda: (folder / "state.json").write_text("{", encoding="utf-8"),
         arrow.unlink,
     ):
         change()
@@ -106,7 +106,7 @@ def test_a_damaged_saved_set(tmp_path: Path, files: Files) -> None:
 
 
 def test_the_library_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "state.json").write_text("{}", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "datasets", None)
     error = refusal(tmp_path)
     assert "datasets library" in error.what

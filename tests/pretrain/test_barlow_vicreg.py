@@ -11,8 +11,8 @@ from small_methods import make, numbers
 from torch import nn
 
 from pretrain.methods import barlow_twins, vicreg
-from pretrain.networks import Network
 from pretrain.optimizers import build_optimizer
+from pretrain.recipe import Network
 
 
 def test_barlow_twins_is_equation_1() -> None:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pretrain.methods import Method, Outputs, byol, find_method, mocov2, msbreg, simclr, simsiam
-from pretrain.networks import Network
 from pretrain.optimizers import build_optimizer, set_rate
-from pretrain.recipe import Recipe
+from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
 from transfer.errors import UserError
 

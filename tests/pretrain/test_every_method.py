@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from pretrain import train
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.machine import Machine
-from pretrain.methods import find_method, method_names
+from pretrain.methods import find_method
+from pretrain.presets import method_names
 from pretrain.train import pretrain
 from transfer.checkpoint import read_backbone
 from transfer.curve import read
@@ -129,6 +130,6 @@ def test_checkpoints_of_all_methods_run_through_detection_unchanged(classes: Pat
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("verified: 100 of 100 tensors equal") == len(METHODS)
-    records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").rglob("*.json")]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "runs" / "records").rglob("*.json")]
     assert {record["checkpoint"]["label"] for record in records} == set(METHODS)
     assert {record["status"] for record in records} == {"finished"}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from pretrain.forces import Forces
 from pretrain.health import collapse_warning, force_report, health
-from pretrain.losses import Forces
 from pretrain.methods import Method, Outputs
 
 

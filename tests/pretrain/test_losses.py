@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.losses import Forces, brownian_loss, multiview_centroid_loss, singular_value_loss
+from pretrain.forces import Forces
+from pretrain.losses import brownian_loss, multiview_centroid_loss, singular_value_loss
 from pretrain.nuclear import smoothed_nuclear_norm
 
 WAYS = ("eigh", "newton-schulz")

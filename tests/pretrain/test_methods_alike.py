@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_methods import LABELS, NAMES, make, numbers, some_views
 
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.methods import find_method
 from pretrain.views import AUGMENTATIONS
 from transfer.errors import UserError

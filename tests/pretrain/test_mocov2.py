@@ -15,9 +15,8 @@ from torch.nn.functional import normalize
 
 from pretrain import checkpoint
 from pretrain.methods import Outputs, mocov2
-from pretrain.networks import Network
 from pretrain.optimizers import build_optimizer
-from pretrain.recipe import Recipe
+from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
 from transfer.errors import UserError
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain import train
 from pretrain.__main__ import main, parse
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.methods.msbreg import PRESETS
 from transfer.errors import UserError
 
@@ -92,7 +92,9 @@ def test_plot_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     rows = [{"step": step, "loss": 1 / step, "centroid": 1.0, "lr": 0.1} for step in range(1, 4)]
     out = tmp_path / "out"
     out.mkdir()
-    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "lo')
+    (out / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "lo', encoding="utf-8"
+    )
     assert main(["plot", str(tmp_path / "out")]) == 0
     with Image.open(capsys.readouterr().out.strip()) as picture:
         assert picture.size[0] > 500

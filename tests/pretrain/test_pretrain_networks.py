@@ -13,12 +13,13 @@ import torchvision
 from torch import nn
 
 from pretrain import networks
-from pretrain.losses import Forces
-from pretrain.methods import find_method, method_names
+from pretrain.forces import Forces
+from pretrain.methods import find_method
 from pretrain.methods.msbreg import PRESETS, Settings, build
-from pretrain.networks import Branch, Network, decay_at, follow, mlp, slow_copy
+from pretrain.networks import Branch, decay_at, follow, mlp, slow_copy
 from pretrain.optimizers import build_optimizer, set_rate
-from pretrain.recipe import Recipe
+from pretrain.presets import method_names
+from pretrain.recipe import Network, Recipe
 from transfer.errors import UserError
 
 

@@ -200,7 +200,7 @@ def test_list_forms(tmp_path: Path, files: Files) -> None:
     write_folder(tmp_path / "my images", files)
     first, second, third = list(files)[:3]
     text = f"\ufeffmy images/{second}\r\n\r\n{tmp_path}/my images/{first}\tbee\r\n./my images/{third} 7\n"
-    (tmp_path / "some.lst").write_text(text, newline="")
+    (tmp_path / "some.lst").write_text(text, newline="", encoding="utf-8")
     source = open_source(tmp_path / "some.lst")
     assert [source.name(index) for index in range(3)] == [f"my images/{name}" for name in (second, first, third)]
     assert contents(source) == [expected(files)[place] for place in (1, 0, 2)]
@@ -211,7 +211,7 @@ def test_list_with_its_own_root_reads_as_the_folder(tmp_path: Path, files: Files
     root = write_folder(tmp_path / "images", files)
     (tmp_path / "lists").mkdir()
     path = tmp_path / "lists" / "all.txt"
-    path.write_text("\n".join(files))
+    path.write_text("\n".join(files), encoding="utf-8")
     assert open_source(path, root=root).fingerprint() == open_source(root).fingerprint()
     assert "11 of 11" in refusal(path).what
     assert "list" in refusal(root, root=root).what
@@ -219,8 +219,8 @@ def test_list_with_its_own_root_reads_as_the_folder(tmp_path: Path, files: Files
 
 def test_order_of_a_list_is_kept_and_fingerprinted(tmp_path: Path, files: Files) -> None:
     write_folder(tmp_path, files)
-    (tmp_path / "a.txt").write_text("\n".join(files))
-    (tmp_path / "b.txt").write_text("\n".join(reversed(files)))
+    (tmp_path / "a.txt").write_text("\n".join(files), encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\n".join(reversed(files)), encoding="utf-8")
     forth, back = open_source(tmp_path / "a.txt"), open_source(tmp_path / "b.txt")
     assert contents(forth) == contents(back)[::-1]
     assert forth.fingerprint() != back.fingerprint()
@@ -229,7 +229,7 @@ def test_order_of_a_list_is_kept_and_fingerprinted(tmp_path: Path, files: Files)
 def test_imagenet_subset_lists(tmp_path: Path) -> None:
     name = "n01440764_10026.JPEG"
     write_folder(tmp_path / "train", {f"n01440764/{name}": png(1)})
-    (tmp_path / "1percent.txt").write_text(name + "\n")
+    (tmp_path / "1percent.txt").write_text(name + "\n", encoding="utf-8")
     source = open_source(tmp_path / "1percent.txt", root=tmp_path / "train")
     assert source.name(0) == f"n01440764/{name}"
     assert source.read(0).size == (15, 12)
@@ -238,15 +238,15 @@ def test_imagenet_subset_lists(tmp_path: Path) -> None:
 def test_missing_and_repeated_lines_are_told_together(tmp_path: Path, files: Files) -> None:
     write_folder(tmp_path, files)
     path = tmp_path / "list.txt"
-    path.write_text("\n".join([*files, *(f"ape/{number}.png" for number in range(90, 99)), "ape"]))
+    path.write_text("\n".join([*files, *(f"ape/{number}.png" for number in range(90, 99)), "ape"]), encoding="utf-8")
     error = refusal(path)
     assert "10 of 21" in error.what
     assert error.found.splitlines()[0] == "ape/90.png"
     assert error.found.splitlines()[-1] == "… and 5 more"
-    path.write_text("\n".join([*files, "./bee/004.png", "ape/../bee/005.png"]))
+    path.write_text("\n".join([*files, "./bee/004.png", "ape/../bee/005.png"]), encoding="utf-8")
     assert "2 files" in refusal(path).what
     assert refusal(path).found == "bee/004.png\nbee/005.png"
-    path.write_text("\n \n")
+    path.write_text("\n \n", encoding="utf-8")
     assert "names no image" in refusal(path).what
     path.write_bytes("ape/000.png\n".encode("utf-16"))
     assert "UTF-8" in refusal(path).what

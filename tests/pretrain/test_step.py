@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pretrain.distributed import GlobalBatchNorm, sync_batchnorm
-from pretrain.methods import method_names
+from pretrain.presets import method_names
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("two_processes.py")

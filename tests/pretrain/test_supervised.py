@@ -10,7 +10,7 @@ import torch
 from small_methods import LABELS, make, numbers, some_views
 
 from pretrain.methods import supervised
-from pretrain.networks import Network
+from pretrain.recipe import Network
 from transfer.errors import UserError
 
 

@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 
 from pretrain import train
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.machine import Machine
 from pretrain.methods.msbreg import Settings
 from pretrain.recipe import Recipe
@@ -384,7 +384,7 @@ def test_the_cifar_stem_is_said_not_to_convert(images: Path, tmp_path: Path, cap
 def test_every_kind_of_source_trains_alike(tiny: None, images: Path, tmp_path: Path) -> None:
     """The same images in the same order: from a folder, a list, and tar shards in webdataset's layout."""
     names = sorted(path.name for path in images.iterdir())
-    (tmp_path / "list.txt").write_text("".join(f"images/{name}\n" for name in names))
+    (tmp_path / "list.txt").write_text("".join(f"images/{name}\n" for name in names), encoding="utf-8")
     with tarfile.open(tmp_path / "shard-000000.tar", "w") as shard:
         for name in names:
             shard.add(images / name, arcname=name)

@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from pretrain.distributed import sync_batchnorm
-from pretrain.losses import Forces
+from pretrain.forces import Forces
 from pretrain.methods import Method, find_method
-from pretrain.networks import Network
 from pretrain.optimizers import build_optimizer
-from pretrain.recipe import Recipe
+from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
 from transfer.world import world
 

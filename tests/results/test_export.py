@@ -28,7 +28,7 @@ def test_export_shortens_paths_and_keeps_the_run(record: MakeRecord, tmp_path: P
     path = write_record(run, tmp_path / "runs")
     (written,) = export.export([str(path)], tmp_path / "evidence")
     assert written == tmp_path / "evidence" / "detection.voc" / f"{run.run_id}.json"
-    assert "jane" not in written.read_text()
+    assert "jane" not in written.read_text(encoding="utf-8")
     copy = read_record(written)
     assert copy.run_id == run.run_id
     assert copy.metrics == run.metrics
@@ -94,8 +94,8 @@ def test_records_are_found_by_run_id(record: MakeRecord, tmp_path: Path, monkeyp
 
 def test_a_broken_record_is_not_exported(record: MakeRecord, tmp_path: Path) -> None:
     path = write_record(record(), tmp_path / "runs")
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["recipe"]["lr"] = 5.0
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="not a valid record"):
         export.export([str(path)], tmp_path / "to")

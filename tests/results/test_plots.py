@@ -48,7 +48,7 @@ def test_every_seed_is_a_point_and_the_mean_a_bar(record: MakeRecord, tmp_path: 
 def write_curve(work: Path, run: Record, text: str) -> None:
     path = work / run.task / run.run_id / "metrics.jsonl"
     path.parent.mkdir(parents=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def line(iteration: int, loss: float) -> str:

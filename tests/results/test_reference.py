@@ -22,7 +22,7 @@ def test_every_file_is_described_once() -> None:
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.file)
 def test_the_frame_holds_what_the_file_says(published: reference.Published) -> None:
     frame = published.read()
-    with (reference.FOLDER / published.file).open(newline="") as file:
+    with (reference.FOLDER / published.file).open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert len(frame) == len(lines) > 0
     for (_, row), line in zip(frame.iterrows(), lines, strict=True):
@@ -39,7 +39,7 @@ def test_the_frame_holds_what_the_file_says(published: reference.Published) -> N
 
 @pytest.mark.parametrize("name", FILES)
 def test_msbreg_is_absent_until_someone_reads_it_in_the_paper(name: str) -> None:
-    assert "msbreg" not in (reference.FOLDER / name).read_text().lower()
+    assert "msbreg" not in (reference.FOLDER / name).read_text(encoding="utf-8").lower()
 
 
 def test_three_numbers_read_in_the_papers() -> None:
@@ -95,9 +95,9 @@ def test_every_row_shown_names_its_source() -> None:
 def test_damaged_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
 ) -> None:
-    text = (reference.FOLDER / "detection_c4.csv").read_text()
+    text = (reference.FOLDER / "detection_c4.csv").read_text(encoding="utf-8")
     assert old in text
-    (tmp_path / "detection_c4.csv").write_text(text.replace(old, new, 1))
+    (tmp_path / "detection_c4.csv").write_text(text.replace(old, new, 1), encoding="utf-8")
     monkeypatch.setattr(reference, "FOLDER", tmp_path)
     with pytest.raises(UserError) as caught:
         PUBLISHED[0].read()

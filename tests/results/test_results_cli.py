@@ -41,8 +41,8 @@ def test_table_prints_and_writes(record: MakeRecord, folder: Folder, results: Re
     own, published = out.split("Published:", 1)
     assert "MoCo v2" not in own
     assert "MoCo v2" in published
-    assert (tmp_path / "t.csv").read_text().count("\n") == 3
-    assert "| MSBReg (resnet18) | mmdet | 2 | 41.0 ± 1.4 |" in (tmp_path / "new" / "t.md").read_text()
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8").count("\n") == 3
+    assert "| MSBReg (resnet18) | mmdet | 2 | 41.0 ± 1.4 |" in (tmp_path / "new" / "t.md").read_text(encoding="utf-8")
 
 
 def test_a_broken_record_is_named_and_the_table_still_printed(
@@ -50,14 +50,14 @@ def test_a_broken_record_is_named_and_the_table_still_printed(
 ) -> None:
     records = folder(record())
     broken = records / "detection.voc" / "broken.json"
-    broken.write_text('{"schema": 1')
+    broken.write_text('{"schema": 1', encoding="utf-8")
     status, out, err = results("table", "--records", records)
     assert status == 1
     assert "40.0" in out
     assert str(broken) in err
     assert "1 file is not in what is shown" in err
     for path in records.rglob("*.json"):
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     status, out, err = results("table", "--records", records)
     assert status == 1
     assert "2 files are not in what is shown" in err
@@ -76,7 +76,7 @@ def test_compare_plot_curves_and_export(record: MakeRecord, folder: Folder, resu
     assert (status, out.strip()) == (0, str(tmp_path / "p.png"))
     curve = tmp_path / "work" / one.task / one.run_id / "metrics.jsonl"
     curve.parent.mkdir(parents=True)
-    curve.write_text('{"iteration": 0, "loss": 1.0}\n')
+    curve.write_text('{"iteration": 0, "loss": 1.0}\n', encoding="utf-8")
     status, _, err = results("curves", "--records", records, "--work", tmp_path / "work", "--out", tmp_path / "c.png")
     assert status == 0
     assert err.count("not drawn: ") == 3

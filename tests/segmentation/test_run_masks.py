@@ -61,9 +61,9 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
     assert list((workdir / "tensorboard").iterdir())
 
     # The file of detections is what any COCO evaluator takes: ids of the annotation file, masks of the images' size.
-    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text(encoding="utf-8"))
     sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
-    detections = json.loads((workdir / "detections.json").read_text())
+    detections = json.loads((workdir / "detections.json").read_text(encoding="utf-8"))
     assert detections
     for found in detections:
         assert found["category_id"] in {category["id"] for category in truth["categories"]}
@@ -126,10 +126,10 @@ def test_eight_images_of_coco_are_learnt_by_heart(engine, coco_free, tmp_path):
 
 def test_masks_that_are_missing_are_asked_for(coco, tmp_path, capsys):
     path = coco / "annotations" / "instances_train2017.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     for annotation in content["annotations"]:
         del annotation["segmentation"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     assert main(["run", "segmentation.coco_fpn", "random:resnet18", *tiny(coco, tmp_path / "runs")]) == 2
     err = capsys.readouterr().err
     assert "segmentation" in err

@@ -17,11 +17,12 @@ import pytest
 import torch
 import torchvision
 
-from transfer.architectures import build_resnet, stage_channels
+from transfer.architectures import stage_channels
 from transfer.backbone import Backbone
 from transfer.checkpoint import backbone_from, read_backbone
 from transfer.container import Contents
 from transfer.errors import CheckpointError
+from transfer.torchvision_resnet import build_resnet
 
 State = dict[str, torch.Tensor]
 Tree = dict[str, Any]

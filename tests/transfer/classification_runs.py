@@ -36,7 +36,7 @@ def write_csv(root: Path, levels: dict[str, str]) -> Path:
             label = file.parent.name
             lines.append(f"{file.relative_to(root)},{label},{levels[label]},{split}")
     path = root / "list.csv"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

@@ -63,7 +63,7 @@ class CocoFolder:
         return self.document["annotations"][0]
 
     def read(self, masks: bool = True, **options: Any) -> DetectionDataset:
-        self.path.write_text(json.dumps(self.document))
+        self.path.write_text(json.dumps(self.document), encoding="utf-8")
         return read_coco(self.path, self.images, "test", masks=masks, **options)
 
 

@@ -34,9 +34,9 @@ def small_copy(toy: Path, folder: Path, images: int = 4) -> Path:
     copy = folder / "my coco"  # a space: paths must be quoted everywhere
     shutil.copytree(toy / "coco", copy)
     path = copy / "annotations" / "instances_val2017.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["images"] = content["images"][:images]
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return copy

@@ -35,7 +35,7 @@ def write_pictures(root: Path, found: Found) -> Found:
 
 def write_text(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def write_folders(
@@ -98,7 +98,7 @@ def write_inat18(root: Path) -> Found:
                 rows.append((name, str(category["name"])))
         document = {"images": images, "annotations": annotations[::-1], "categories": inat_categories()}
         base.mkdir(exist_ok=True)
-        (base / f"{file}.json").write_text(json.dumps(document))
+        (base / f"{file}.json").write_text(json.dumps(document), encoding="utf-8")
         found[split] = rows
     return write_pictures(base, found)
 
@@ -228,7 +228,7 @@ def write_food(root: Path) -> Found:
     for split in ("train", "test"):
         listed = {label: [f"{label}/{split}{i}" for i in range(2)] for label in ("waffles", "apple_pie")}
         (base / "meta").mkdir(parents=True, exist_ok=True)
-        (base / "meta" / f"{split}.json").write_text(json.dumps(listed))
+        (base / "meta" / f"{split}.json").write_text(json.dumps(listed), encoding="utf-8")
         found[split] = [(f"{name}.jpg", label) for label, names in listed.items() for name in names]
     write_pictures(base / "images", found)
     return found

@@ -49,4 +49,4 @@ def with_table(readme: str) -> str:
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text()))
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")

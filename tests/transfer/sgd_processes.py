@@ -136,7 +136,7 @@ def weights(fit: LinearFit | FineTuned) -> dict[str, torch.Tensor]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Of the curve."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -26,7 +26,7 @@ def test_a_failing_writer_leaves_the_old_file_and_no_rest(tmp_path):
     with pytest.raises(UserError, match="cannot write") as error:
         write_atomically(path, fail)
     assert "No space left" in str(error.value)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
 
@@ -47,10 +47,10 @@ def test_log_drops_what_a_resume_will_do_again(tmp_path):
     log = TrainingLog(path, start=0, total=10, every=2)
     for i in range(7):
         log.step(i, 0.1, {"loss_a": 1.0, "loss_b": 0.5})
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 8, "lo')  # killed while writing
     TrainingLog(path, start=4, total=10, every=2).step(4, 0.1, {"loss_a": 1.0})
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     assert rows[0]["loss"] == 1.5
 

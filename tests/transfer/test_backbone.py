@@ -5,13 +5,14 @@ import torch
 
 from transfer.architectures import (
     ARCHITECTURES,
-    build_resnet,
     closest_architecture,
     expected_shapes,
+    gmacs_by_stage,
     stage_channels,
 )
 from transfer.backbone import Backbone, InputSpec, Source, random_backbone
 from transfer.errors import CheckpointError
+from transfer.torchvision_resnet import build_resnet
 
 SOURCE = Source("weights.pth", "0" * 64, "test")
 
@@ -104,3 +105,22 @@ def test_input_in_255():
     assert mean == [123.675, 116.28, 103.53]
     assert std == [58.395, 57.12, 57.375]
     assert InputSpec(value_range=1.0, mean=(0, 0, 0), std=(1, 1, 1)).in_255() == ([0, 0, 0], [255, 255, 255])
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet50w2", "resnext50_32x4d", "wide_resnet50_2"])
+def test_cost_is_what_the_convolutions_of_the_module_do(arch):
+    counted = dict.fromkeys(("stem", "layer1", "layer2", "layer3", "layer4"), 0.0)
+
+    def counting(part):
+        def count(module, _, output):
+            counted[part] += output.numel() * module.weight[0].numel() / 1e9
+
+        return count
+
+    with torch.device("meta"):
+        model = build_resnet(arch).eval()
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(counting(name.split(".")[0] if name.startswith("layer") else "stem"))
+        model(torch.empty(1, 3, 224, 224))
+    assert gmacs_by_stage(arch) == pytest.approx(counted, rel=1e-12)

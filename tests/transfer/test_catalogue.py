@@ -58,14 +58,14 @@ def test_what_torchvision_stumbles_over_is_an_error_for_people(tmp_path: Path) -
     write_dtd(tmp_path)
     (tmp_path / "dtd/dtd/labels/val1.txt").unlink()
     assert "val1.txt" in refusal(lambda: load("dtd", ClassificationData(data_root=tmp_path)))
-    (tmp_path / "dtd/dtd/labels/val1.txt").write_text("a line without a slash\n")
+    (tmp_path / "dtd/dtd/labels/val1.txt").write_text("a line without a slash\n", encoding="utf-8")
     assert "DTD" in refusal(lambda: load("dtd", ClassificationData(data_root=tmp_path)))
 
 
 def test_a_class_without_training_images_is_refused_and_without_test_images_noted(tmp_path: Path) -> None:
     write_cub200(tmp_path)
     base = tmp_path / "CUB_200_2011"
-    flags = (base / "train_test_split.txt").read_text().splitlines()
+    flags = (base / "train_test_split.txt").read_text(encoding="utf-8").splitlines()
     write_text(
         base / "train_test_split.txt", [f"{line.split()[0]} 1" if i > 4 else line for i, line in enumerate(flags)]
     )

@@ -152,7 +152,7 @@ def test_aircraft_refuses_levels_that_do_not_fit(lines: list[str], expected: str
 def test_pets_with_a_gap_in_the_class_numbers_are_refused(tmp_path: Path) -> None:
     write_pets(tmp_path)
     file = tmp_path / "oxford-iiit-pet/annotations/test.txt"
-    file.write_text(file.read_text().replace(" 3 1 1", " 5 1 1"))
+    file.write_text(file.read_text(encoding="utf-8").replace(" 3 1 1", " 5 1 1"), encoding="utf-8")
     with pytest.raises(DataError, match="no classes"):
         read("pets", tmp_path)
 
@@ -227,7 +227,7 @@ def test_places205_as_folders(tmp_path: Path) -> None:
 )
 def test_places205_refuses_odd_lines(line: str, expected: str, tmp_path: Path) -> None:
     write_places205(tmp_path)
-    with (tmp_path / "places205/trainvalsplit_places205/train_places205.csv").open("a") as file:
+    with (tmp_path / "places205/trainvalsplit_places205/train_places205.csv").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
     assert expected in refusal(lambda: read("places205", tmp_path))
 
@@ -239,7 +239,7 @@ def test_inat18_classes_follow_the_ids_and_levels_the_categories(tmp_path: Path)
     level = found.levels["supercategory"]
     assert [level.classes[n] for n in level.parent] == ["Insecta", "Insecta", "Mammalia"]
     named = [row | {"name": f"species {row['id']}", "genus": str(row["name"]).split()[0]} for row in inat_categories()]
-    (tmp_path / "inat2018/categories.json").write_text(json.dumps(named))
+    (tmp_path / "inat2018/categories.json").write_text(json.dumps(named), encoding="utf-8")
     found = read("inat18", tmp_path).test
     assert found.classes == ("species 0", "species 1", "species 2")
     assert list(found.levels) == ["supercategory", "genus"]
@@ -266,9 +266,9 @@ Document = dict[str, list[dict[str, object]]]
 def test_inat18_refuses_what_does_not_fit(spoil: Callable[[Document], object], expected: str, tmp_path: Path) -> None:
     write_inat18(tmp_path)
     file = tmp_path / "inat2018/val2018.json"
-    document = json.loads(file.read_text())
+    document = json.loads(file.read_text(encoding="utf-8"))
     spoil(document)
-    file.write_text(json.dumps(document))
+    file.write_text(json.dumps(document), encoding="utf-8")
     assert expected in refusal(lambda: read("inat18", tmp_path))
 
 
@@ -292,7 +292,7 @@ def test_inat18_refuses_broken_files(contents: bytes, tmp_path: Path) -> None:
 )
 def test_cub_refuses_files_that_do_not_fit(file: str, contents: str, expected: str, tmp_path: Path) -> None:
     write_cub200(tmp_path)
-    (tmp_path / "CUB_200_2011" / file).write_text(contents)
+    (tmp_path / "CUB_200_2011" / file).write_text(contents, encoding="utf-8")
     assert expected in refusal(lambda: read("cub200", tmp_path))
 
 
@@ -328,7 +328,7 @@ def test_voc_labels_from_lists_and_from_annotations_agree(lists: bool, tmp_path:
 )
 def test_voc_lists_that_do_not_fit_are_refused(contents: str, expected: str, tmp_path: Path) -> None:
     write_voc_labels(tmp_path)
-    (tmp_path / "ImageSets/Main/dog_test.txt").write_text(contents)
+    (tmp_path / "ImageSets/Main/dog_test.txt").write_text(contents, encoding="utf-8")
     assert expected in refusal(lambda: read_voc_labels(tmp_path))
 
 

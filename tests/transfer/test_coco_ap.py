@@ -171,7 +171,9 @@ def test_real_annotations_score_as_pycocotools_scores_the_files(tmp_path: Path, 
     kinds: tuple[Kind, ...] = ("bbox", "segm")
     for kind in kinds:
         ours = evaluate_coco(dataset, found, kind)
-        precision, recall, stats = by_pycocotools(json.loads(annotations.read_text()), found.to_coco(dataset), kind)
+        precision, recall, stats = by_pycocotools(
+            json.loads(annotations.read_text(encoding="utf-8")), found.to_coco(dataset), kind
+        )
         assert_same(ours, precision, recall)
         six = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), 100 * stats[:6], strict=True))
         assert ours.metrics() == pytest.approx(six | {"AR100": 100 * stats[8]}, abs=1e-9)

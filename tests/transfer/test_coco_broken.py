@@ -71,7 +71,7 @@ def test_no_file(tmp_path: Path) -> None:
     ],
 )
 def test_other_json(tmp_path: Path, content: str, said: str) -> None:
-    (tmp_path / "instances.json").write_text(content)
+    (tmp_path / "instances.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_coco(tmp_path / "instances.json", tmp_path, "test", masks=True)
     assert re.search(said, f"{caught.value.what} {caught.value.found}")
@@ -307,7 +307,7 @@ def test_any_value_anywhere_is_read_or_refused_by_name(
 ) -> None:
     coco = CocoFolder(tmp_path_factory.mktemp("set"))
     coco.document[place][0][key] = value
-    coco.path.write_text(json.dumps(coco.document))
+    coco.path.write_text(json.dumps(coco.document), encoding="utf-8")
     refused: DataError | None = None
     try:
         dataset = read_coco(coco.path, coco.images, "test", masks=True)

@@ -609,7 +609,7 @@ def test_generated_sets_are_those_of_pycocotools(tmp_path: Path, seed: int) -> N
     dataset = read_coco(path, folder, "test", masks=False)
     document = json.loads(path.read_bytes())
     plain = path.with_suffix(".plain")
-    plain.write_text(json.dumps(document))
+    plain.write_text(json.dumps(document), encoding="utf-8")
     theirs = tools.COCO(str(plain))
     assert len(theirs.imgs) == len(dataset)
     by_number = {int(number): number for number in theirs.imgs}

@@ -26,7 +26,7 @@ def write(root: Path, *names: str) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".json":
-            path.write_text(json.dumps(SMALL))
+            path.write_text(json.dumps(SMALL), encoding="utf-8")
         else:
             Image.new("RGB", (8, 6)).save(path)
 
@@ -118,7 +118,7 @@ def test_every_encoding_of_json(tmp_path: Path, encoding: str) -> None:
 def test_a_key_far_into_the_file_is_found(tmp_path: Path) -> None:
     write(tmp_path, "train/a.png")
     far = {"images": SMALL["images"], "license": "x" * 300_000, "categories": SMALL["categories"]}
-    (tmp_path / "train" / "x.json").write_text(json.dumps(far))
+    (tmp_path / "train" / "x.json").write_text(json.dumps(far), encoding="utf-8")
     assert list(coco_splits(tmp_path)) == ["train"]
 
 

@@ -197,6 +197,6 @@ def test_refusals_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1\.png"):
         draw_contact_sheet(dataset, Detections.concatenate([]), path)
     assert not path.exists()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write"):
         draw_contact_sheet(made(tmp_path, 2), Detections.concatenate([]), tmp_path / "file" / "sheet.png")

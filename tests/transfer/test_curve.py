@@ -62,7 +62,8 @@ def of_an_engine_long_ago(path: Path) -> None:
     path.write_text(
         '{"iteration": 1, "lr": 0.1, "loss": 2.0, "loss_cls": 1.5, "seconds_per_iteration": 0.1}\n'
         '{"iteration": 1, "test/AP": 12.5}\n'
-        '{"iteration": 3, "lr": 0.1, "loss": 1.0, "loss_cls": 0.5, "seconds_per_iteration": 0.1}\n'
+        '{"iteration": 3, "lr": 0.1, "loss": 1.0, "loss_cls": 0.5, "seconds_per_iteration": 0.1}\n',
+        encoding="utf-8",
     )
 
 
@@ -97,7 +98,7 @@ def test_an_old_curve_of_an_engine_goes_on_in_the_new_schema(tmp_path: Path) -> 
     path = tmp_path / "metrics.jsonl"
     of_an_engine_long_ago(path)
     TrainingLog(path, 3, 5, every=1).step(3, 0.1, {"loss_cls": 0.75})
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [2, 2, 4]
     assert not any("iteration" in row for row in rows)
     assert rows[0]["seconds"] == 0.1
@@ -106,9 +107,9 @@ def test_an_old_curve_of_an_engine_goes_on_in_the_new_schema(tmp_path: Path) -> 
 
 def test_a_line_that_is_none_is_named_and_a_cut_one_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf-8")
     assert read(path) == [{"step": 1, "loss": 2.0}]
-    path.write_text('{"step": 1, "loss": 2.0}\n{"loss": 1.0}\n')
+    path.write_text('{"step": 1, "loss": 2.0}\n{"loss": 1.0}\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 2"):
         Curve(path, 1, 2, 1)
 

@@ -88,6 +88,6 @@ def test_names_of_classes_are_no_formulas(tmp_path: Path, drawn: dict[str, Any])
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write"):
         draw_curves(result_of([0.5], [0.5]), tmp_path / "file" / "curves.png")

@@ -9,7 +9,7 @@ from transfer.detection_protocols import NOT_READ
 from transfer.detector import unread
 from transfer.task import flatten, load_task, recipe_differences, task_names
 
-STATED = list(csv.DictReader((Path(__file__).parent / "stated" / "detection.csv").open()))
+STATED = list(csv.DictReader((Path(__file__).parent / "stated" / "detection.csv").open(encoding="utf-8")))
 TASKS = [name for name in task_names() if name.startswith(("detection.", "segmentation."))]
 
 

@@ -260,7 +260,7 @@ def test_bad_images_are_named(damage: str, workers: int, make_job: Callable[...,
     if damage == "cut off":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     if damage == "not an image":
-        path.write_text("<html>not found</html>")
+        path.write_text("<html>not found</html>", encoding="utf-8")
     width = 91 if damage == "other size" else 90
     dataset = DetectionDataset("bad", ("red",), (one_image(path, width, 60),))
     job = make_job(recipe=dataclasses.replace(TINY, batch=1), train=dataset, workers=workers)

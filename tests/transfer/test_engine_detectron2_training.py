@@ -39,7 +39,7 @@ from transfer.engines.detectron2.model import build_verified_model  # noqa: E402
 
 def rows(job: DetectionJob) -> list[dict[str, Any]]:
     """The curve, without times."""
-    found = [json.loads(line) for line in (job.workdir / FILE).read_text().splitlines()]
+    found = [json.loads(line) for line in (job.workdir / FILE).read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
@@ -187,7 +187,7 @@ def test_untrained_run_keeps_the_checkpoint_and_predicts(make_job: Callable[...,
     outcome = ENGINE.run(job)
     assert outcome.verification.by_part == {"backbone.bottom_up": 100}
     assert outcome.differences == ()
-    assert (job.workdir / "config.yaml").read_text().startswith("CUDNN_BENCHMARK")
+    assert (job.workdir / "config.yaml").read_text(encoding="utf-8").startswith("CUDNN_BENCHMARK")
     assert not (job.workdir / CHECKPOINT_FILE).exists()
     found = outcome.detections
     assert set(found.image_ids.tolist()) == {1, 2, 3, 4}
@@ -323,7 +323,7 @@ def of_another_run(path: Path) -> None:
     [
         (truncated, "cannot be read"),
         (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_text("<html></html>"), "cannot be read"),
+        (lambda path: path.write_text("<html></html>", encoding="utf-8"), "cannot be read"),
         (foreign, "no checkpoint of the detectron2 engine"),
         (of_another_run, "another run"),
     ],

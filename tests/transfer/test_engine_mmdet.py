@@ -203,7 +203,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dataset, tmp_path
 def test_loss_components_add_up_and_accuracy_is_none_of_them(dataset, tmp_path):
     job = job_of(dataset, tmp_path, replace(TINY, iterations=1, steps=(), precise_bn=0))
     ENGINE.run(job)
-    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     parts = {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
     assert set(row) == parts | {"step", "lr", "loss", "seconds"}
     assert row["loss"] == pytest.approx(sum(row[part] for part in parts))

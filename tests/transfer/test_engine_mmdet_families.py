@@ -203,7 +203,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(dataset, tm
     assert np.array_equal(found.detections.scores, expected.detections.scores)
     assert found.detections.masks == expected.detections.masks
     assert found.notes == ("training was taken up after 2 of 3 iterations",)
-    (row,) = [json.loads(line) for line in (whole.workdir / "metrics.jsonl").read_text().splitlines()]
+    (row,) = [json.loads(line) for line in (whole.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {key for key in row if key.startswith("loss_")} == LOSSES[recipe.family]
 
 
@@ -249,7 +249,7 @@ def test_a_curve_changes_nothing_but_the_log(dataset, tmp_path):
     for job in (plain, curved):
         ENGINE.run(job)
     assert_equal_states(state_of(plain), state_of(curved))
-    rows = [json.loads(line) for line in (curved.workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (curved.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     # the last iteration is the run's own evaluation
     assert [(row["step"], row["test/AP"]) for row in rows if "test/AP" in row] == [(1, 1.0), (2, 2.0)]
 

@@ -46,7 +46,7 @@ def test_two_processes_train_one_detector(tmp_path, name, norm):
     run_in_two_processes(name, 2, norm, tmp_path)
     assert_same_detections(tmp_path / "found0.npz", tmp_path / "found1.npz")
     assert checkpoint(tmp_path)["iteration"] == 2
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [2]  # one process writes
 
 

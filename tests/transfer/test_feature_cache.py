@@ -65,7 +65,7 @@ def test_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), FEATURES)  # readable by numpy alone
     np.testing.assert_array_equal(store.all_digests(), DIGESTS)
     assert not store.array().flags.writeable
-    assert json.loads((tmp_path / "done.json").read_text())["unreadable"] == ["five.jpg"]
+    assert json.loads((tmp_path / "done.json").read_text(encoding="utf-8"))["unreadable"] == ["five.jpg"]
 
 
 @settings(deadline=None, max_examples=60)
@@ -162,7 +162,7 @@ def test_the_folder_of_something_else_is_refused(tmp_path: Path, identity: dict[
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": {}}'])
 def test_a_damaged_meta_is_refused(tmp_path: Path, text: str) -> None:
     filled(tmp_path)
-    (tmp_path / "meta.json").write_text(text)
+    (tmp_path / "meta.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"cannot read .*meta\.json"):
         opened(tmp_path)
 
@@ -172,15 +172,17 @@ def no_proof(folder: Path) -> None:
 
 
 def a_broken_proof(folder: Path) -> None:
-    (folder / "proof.json").write_text('{"proofs": [{"tensors": 1')
+    (folder / "proof.json").write_text('{"proofs": [{"tensors": 1', encoding="utf-8")
 
 
 def an_empty_proof(folder: Path) -> None:
-    (folder / "proof.json").write_text('{"proofs": []}')
+    (folder / "proof.json").write_text('{"proofs": []}', encoding="utf-8")
 
 
 def the_proof_of_others(folder: Path) -> None:
-    (folder / "proof.json").write_text(json.dumps({"proofs": [PROOF, PROOF | {"weights": "cd" * 32}]}))
+    (folder / "proof.json").write_text(
+        json.dumps({"proofs": [PROOF, PROOF | {"weights": "cd" * 32}]}), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_a_proof_put_beside_features_that_were_made_without_is_of_no_use(tmp_pat
         seen.update(FEATURES[start:stop].tobytes() + DIGESTS[start:stop].tobytes())
         lines.append(json.dumps({"rows": [start, stop], "checksum": seen.hexdigest(), "unreadable": {}}) + "\n")
     assert sorted(opened(tmp_path).finished) == CHUNKS
-    (tmp_path / "progress.jsonl").write_text("".join(lines))
+    (tmp_path / "progress.jsonl").write_text("".join(lines), encoding="utf-8")
     assert not opened(tmp_path).finished
 
 
@@ -249,8 +251,8 @@ def test_a_folder_remembers_the_conditions_of_all_who_wrote_to_it(tmp_path: Path
 def test_a_folder_of_older_code_holds_one_set_of_conditions(tmp_path: Path) -> None:
     filled(tmp_path)
     meta = tmp_path / "meta.json"
-    content = json.loads(meta.read_text())
-    meta.write_text(json.dumps(content | {"conditions": {"torch": "1"}}))
+    content = json.loads(meta.read_text(encoding="utf-8"))
+    meta.write_text(json.dumps(content | {"conditions": {"torch": "1"}}), encoding="utf-8")
     assert opened(tmp_path).remarks == ["torch was 1 and is now 2"]
 
 

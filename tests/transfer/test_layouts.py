@@ -143,7 +143,7 @@ def test_no_layout(kind: str, tmp_path: Path) -> None:
     elif kind == "nothing":
         (root / "notes").mkdir(parents=True)
     elif kind == "a file":
-        root.write_text("x")
+        root.write_text("x", encoding="utf-8")
     error = refusal(lambda: read(DetectionData(dataset=root)))
     said = {
         "nothing": "it holds notes",
@@ -236,7 +236,7 @@ def table(root: Path) -> None:
     ]
     for number, row in enumerate(rows):
         picture(root / row[0], number)
-    with (root / "list.csv").open("w", newline="") as file:
+    with (root / "list.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label", "split"), *rows])
 
 
@@ -276,7 +276,7 @@ def test_own_images_in_two_layouts_or_none(tmp_path: Path) -> None:
 
 def test_a_csv_file_of_other_things_is_no_list_of_images(tmp_path: Path) -> None:
     by_class(tmp_path / "set")
-    (tmp_path / "set" / "prices.csv").write_text("name,price\nweld,3\n")
+    (tmp_path / "set" / "prices.csv").write_text("name,price\nweld,3\n", encoding="utf-8")
     (tmp_path / "set" / "broken.csv").write_bytes(b"\xff\xfe\x00path,split")
     assert len(load(None, ClassificationData(dataset=tmp_path / "set")).train) == 2
 
@@ -296,6 +296,6 @@ def test_data_says_what_a_folder_is_taken_for(tmp_path: Path) -> None:
 def test_files_that_only_look_like_a_set(tmp_path: Path) -> None:
     """A folder of images with a JSON that is no COCO file, an XML that is none of VOC's pictures."""
     picture(tmp_path / "set/train/1.png", 1)
-    (tmp_path / "set/train/settings.json").write_text(json.dumps({"images": 3}))
-    (tmp_path / "set/train/other.xml").write_text("<annotation/>")
+    (tmp_path / "set/train/settings.json").write_text(json.dumps({"images": 3}), encoding="utf-8")
+    (tmp_path / "set/train/other.xml").write_text("<annotation/>", encoding="utf-8")
     assert "it holds train" in refusal(lambda: read(DetectionData(dataset=tmp_path / "set"))).found

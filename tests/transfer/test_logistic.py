@@ -16,9 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from transfer.errors import UserError
-from transfer.logistic import PENALTIES, Fit, logistic_path
+from transfer.logistic import Fit, logistic_path
 from transfer.penalty_choice import choose_penalty
 from transfer.probes import accuracy
+from transfer.search_grids import PENALTIES
 
 SEEDS = st.integers(0, 10_000)
 quick = settings(max_examples=10, deadline=None)

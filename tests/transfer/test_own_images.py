@@ -166,7 +166,7 @@ BAD = {
 def test_tables_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
     lines, expected = BAD[name]
     file = tmp_path / "list.csv"
-    with file.open("w", newline="") as opened:
+    with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([HEAD, *lines])
     for number, line in enumerate(lines):
         if line[0].endswith(".jpg"):

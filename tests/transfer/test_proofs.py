@@ -215,8 +215,8 @@ def test_a_cache_is_used_with_the_proof_that_it_was_made_under_and_the_record_sa
     monkeypatch.undo()
     capsys.readouterr()
     for proof in tmp_path.rglob("proof.json"):
-        kept = json.loads(proof.read_text())
-        proof.write_text(json.dumps({"proofs": [{**kept["proofs"][0], "weights": "0" * 64}]}))
+        kept = json.loads(proof.read_text(encoding="utf-8"))
+        proof.write_text(json.dumps({"proofs": [{**kept["proofs"][0], "weights": "0" * 64}]}), encoding="utf-8")
     third = [
         r for r in run(*command, "--ks", "20", "4", runs=tmp_path) if r.run_id not in (first.run_id, second.run_id)
     ]

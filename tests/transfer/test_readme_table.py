@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_readme_has_a_row_for_every_release_and_refusal():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == with_table(readme), "rewrite it: PYTHONPATH=. python tests/transfer/readme_table.py"
 
 
@@ -34,7 +34,7 @@ def module_of(code: str, name: str) -> ModuleType:
 
 
 def test_the_new_format_shown_in_contributing_works():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     declared, released = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     form = module_of(declared, "format").FORMAT
     (release,) = module_of(released, "release").RELEASES.values()

@@ -175,7 +175,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory: pytest.TempPathFactor
     assert path == folder / "detection.voc" / f"{record.run_id}.json"
     assert read_record(path) == record
     assert read_records(folder).records == (record,)
-    assert json.loads(path.read_text())["schema"] == 2
+    assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 2
 
 
 def test_a_record_keeps_tuples_as_lists_and_its_own_copy(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_wrong_types_are_refused(changes: dict[str, Any], said: str) -> None:
 
 def damaged(tmp_path: Path, change: Any) -> Path:
     path = write_record(Record(**fields()), tmp_path)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -292,7 +292,7 @@ def test_files_that_are_no_records_are_reported(tmp_path: Path, content: bytes) 
 
 def test_infinity_hidden_in_an_exponent_is_refused(tmp_path: Path) -> None:
     path = write_record(Record(**fields()), tmp_path)
-    path.write_text(path.read_text().replace("41.25", "1e999"))
+    path.write_text(path.read_text(encoding="utf-8").replace("41.25", "1e999"), encoding="utf-8")
     with pytest.raises(RecordError, match="not a valid record"):
         read_record(path)
 
@@ -320,10 +320,10 @@ def test_a_finished_record_survives_a_failed_repetition_unless_asked(tmp_path: P
 def test_an_unreadable_file_in_the_place_of_a_record_is_kept_beside_it(tmp_path: Path) -> None:
     record = Record(**fields())
     path = write_record(record, tmp_path)
-    path.write_text('{"schema": 1, "cut')
+    path.write_text('{"schema": 1, "cut', encoding="utf-8")
     assert write_record(record, tmp_path) == path
     assert read_record(path) == record
-    assert path.with_name(path.name + ".unreadable").read_text() == '{"schema": 1, "cut'
+    assert path.with_name(path.name + ".unreadable").read_text(encoding="utf-8") == '{"schema": 1, "cut'
     assert read_records(tmp_path) == records.RecordsFound((record,), ())
 
 
@@ -385,17 +385,17 @@ def test_git_state_sees_commits_and_changes(tmp_path: Path) -> None:
     git("init", "-q")
     package = tmp_path / "package"
     package.mkdir()
-    (package / "code.py").write_text("x = 1\n")
+    (package / "code.py").write_text("x = 1\n", encoding="utf-8")
     assert records.git_state(package) == ("unknown", True)
     git("add", ".")
     git("commit", "-q", "-m", "one")
     assert records.git_state(package) == (git("rev-parse", "HEAD"), False)
-    (package / "code.py").write_text("x = 2\n")
+    (package / "code.py").write_text("x = 2\n", encoding="utf-8")
     assert records.git_state(package) == (git("rev-parse", "HEAD"), True)
     git("checkout", "-q", ".")
     unpacked = tmp_path / "unpacked"
     unpacked.mkdir()
-    (unpacked / "other.py").write_text("")
+    (unpacked / "other.py").write_text("", encoding="utf-8")
     assert records.git_state(unpacked) == ("unknown", True)
 
 

@@ -71,7 +71,7 @@ def plan(do, *, seed=0, recipe=None, backbone=None, sha="d" * 64) -> Plan:
 
 
 def finish(context):
-    (context.workdir / "weights").write_text("x")
+    (context.workdir / "weights").write_text("x", encoding="utf-8")
     return TaskOutcome({"AP": 50.0 + context.seed}, notes=("a note",))
 
 
@@ -158,7 +158,7 @@ def test_what_an_attempt_left_is_taken_up_and_its_other_conditions_are_in_the_re
 def test_what_older_code_left_unfinished_was_made_under_conditions_that_nobody_knows(tmp_path):
     workdir = tmp_path / "work" / "room.test" / plan(finish).run_id()
     workdir.mkdir(parents=True)
-    (workdir / "checkpoint.pth").write_text("half way")
+    (workdir / "checkpoint.pth").write_text("half way", encoding="utf-8")
     notes = run(plan(finish), tmp_path).notes
     assert "begun under other conditions: its threads, instruction set and arithmetic were not recorded" in notes
 
@@ -196,7 +196,7 @@ def test_seed_recipe_data_and_weights_each_give_another_run(tmp_path):
 @pytest.mark.parametrize("error", [TrainingError("the loss is nan", todo="lower it"), ZeroDivisionError("oops")])
 def test_a_failure_is_recorded_and_tried_again(tmp_path, error):
     def fail(context):
-        (context.workdir / "checkpoint").write_text("half way")
+        (context.workdir / "checkpoint").write_text("half way", encoding="utf-8")
         raise error
 
     failed = run(plan(fail), tmp_path)
@@ -206,7 +206,7 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, error):
     assert "Traceback" in failed.failure["traceback"]
 
     def resume(context):
-        assert (context.workdir / "checkpoint").read_text() == "half way"
+        assert (context.workdir / "checkpoint").read_text(encoding="utf-8") == "half way"
         return finish(context)
 
     assert run(plan(resume), tmp_path).status == "finished"
@@ -215,7 +215,7 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, error):
 
 def test_ctrl_c_leaves_no_record_but_what_a_resume_needs(tmp_path):
     def interrupted(context):
-        (context.workdir / "checkpoint").write_text("half way")
+        (context.workdir / "checkpoint").write_text("half way", encoding="utf-8")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -235,11 +235,11 @@ def test_a_failing_overwrite_does_not_lose_the_finished_result(tmp_path):
 
 def test_an_interrupted_overwrite_is_gone_on_with_whatever_is_typed_next(tmp_path):
     def interrupted(context):
-        (context.workdir / "checkpoint").write_text("half way")
+        (context.workdir / "checkpoint").write_text("half way", encoding="utf-8")
         raise KeyboardInterrupt
 
     def resume(context):
-        assert (context.workdir / "checkpoint").read_text() == "half way"
+        assert (context.workdir / "checkpoint").read_text(encoding="utf-8") == "half way"
         return TaskOutcome({"AP": 60.0})
 
     for again in (True, False):
@@ -253,7 +253,7 @@ def test_an_interrupted_overwrite_is_gone_on_with_whatever_is_typed_next(tmp_pat
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     run(plan(finish), tmp_path)
     (workdir,) = (tmp_path / "work" / "room.test").iterdir()
-    (workdir / ".checkpoint.pth.x.part").write_text("half")
+    (workdir / ".checkpoint.pth.x.part").write_text("half", encoding="utf-8")
     run(plan(finish), tmp_path)
     assert not list(workdir.glob(".*.part"))
 
@@ -275,7 +275,7 @@ def test_overwrite_forgets_the_earlier_attempt(tmp_path):
     def do(context):
         assert not (context.workdir / "deep").exists()
         (context.workdir / "deep").mkdir()
-        (context.workdir / "deep" / "file").write_text("x")
+        (context.workdir / "deep" / "file").write_text("x", encoding="utf-8")
         return finish(context)
 
     run(plan(do), tmp_path)
@@ -329,5 +329,5 @@ def test_every_task_file_is_found_and_loads():
 
 def test_records_are_json_that_anyone_can_read(tmp_path):
     run(plan(finish), tmp_path)
-    content = json.loads(records_in(tmp_path)[0].read_text())
+    content = json.loads(records_in(tmp_path)[0].read_text(encoding="utf-8"))
     assert content["recipe"] == {"inner": {"lr": 0.02, "steps": [1, 2]}, "mode": "a"}

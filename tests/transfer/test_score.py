@@ -64,11 +64,11 @@ def test_the_toy_cats(tmp_path: Path, rule: str) -> None:
 
 def test_cats_in_coco_form_without_the_last_pixel_are_the_same_cats(tmp_path: Path) -> None:
     options = padilla_samples.write_cats(tmp_path)
-    rows = json.loads((tmp_path / "found.json").read_text())
+    rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     for row in rows:  # from 0, the end behind the last pixel
         x, y, width, height = row["bbox"]
         row["bbox"] = [x - 1, y - 1, width + 1, height + 1]
-    (tmp_path / "found.json").write_text(json.dumps(rows))
+    (tmp_path / "found.json").write_text(json.dumps(rows), encoding="utf-8")
     assert round(mean(measured(tmp_path, options), "voc_area")["AP75"], 2) == 50.97
 
 
@@ -133,8 +133,8 @@ def random_set(folder: Path, seed: int) -> list[str]:
     rng.shuffle(found)
     document = {"images": images, "annotations": truth}
     document["categories"] = [{"id": number, "name": f"kind {number}"} for number in categories]
-    (folder / "truth.json").write_text(json.dumps(document))
-    (folder / "found.json").write_text(json.dumps(found))
+    (folder / "truth.json").write_text(json.dumps(document), encoding="utf-8")
+    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
     return ["--test-json", str(folder / "truth.json"), "--test-images", str(folder / "images")]
 
 
@@ -144,7 +144,7 @@ def test_equal_to_pycocotools_boxes_and_masks_at_any_iou(tmp_path: Path, seed: i
     for kind in ("bbox", "segm"):
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(str(tmp_path / "truth.json"))
-            found = truth.loadRes(json.loads((tmp_path / "found.json").read_text()))
+            found = truth.loadRes(json.loads((tmp_path / "found.json").read_text(encoding="utf-8")))
             evaluator = COCOeval(truth, found, kind)
             evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
             loose = COCOeval(truth, found, kind)
@@ -167,10 +167,10 @@ def test_equal_to_pycocotools_boxes_and_masks_at_any_iou(tmp_path: Path, seed: i
 
 def test_masks_without_boxes_have_the_boxes_around_them(tmp_path: Path) -> None:
     options = random_set(tmp_path, 0)
-    rows = json.loads((tmp_path / "found.json").read_text())
+    rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     for row in rows:
         del row["bbox"]
-    (tmp_path / "found.json").write_text(json.dumps(rows))
+    (tmp_path / "found.json").write_text(json.dumps(rows), encoding="utf-8")
     kept = measured(tmp_path, options)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(tmp_path / "truth.json"))
@@ -192,8 +192,8 @@ def write_voc(folder: Path, names: list[str]) -> list[str]:
         x1 = 10 * place + 1
         box = f"<xmin>{x1}</xmin><ymin>1</ymin><xmax>{x1 + 9}</xmax><ymax>20</ymax>"
         thing = f"<object><name>{('ant', 'bee')[place % 2]}</name><bndbox>{box}</bndbox></object>"
-        (folder / "own/Annotations" / f"{name}.xml").write_text(f"<annotation>{thing}</annotation>")
-    (folder / "own/ImageSets/Main/test.txt").write_text("\n".join(names))
+        (folder / "own/Annotations" / f"{name}.xml").write_text(f"<annotation>{thing}</annotation>", encoding="utf-8")
+    (folder / "own/ImageSets/Main/test.txt").write_text("\n".join(names), encoding="utf-8")
     return ["--voc-root", str(folder / "own"), "--test", "test"]
 
 
@@ -203,7 +203,7 @@ def perfect(folder: Path, images: list[Any], classes: list[Any]) -> None:
         {"image_id": image, "category_id": name, "bbox": [10 * place, 0, 10, 20], "score": 0.9}
         for place, (image, name) in enumerate(zip(images, classes, strict=True))
     ]
-    (folder / "found.json").write_text(json.dumps(rows))
+    (folder / "found.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ def test_classes_of_the_detector_that_the_test_has_no_object_of(tmp_path: Path) 
 @pytest.mark.parametrize("categories", [[5, 9], ["owl", "bee"]])
 def test_every_form_of_ids_of_a_coco_set(tmp_path: Path, ids: list[Any], categories: list[Any]) -> None:
     made = CocoFolder(tmp_path)
-    made.path.write_text(json.dumps(made.document))
+    made.path.write_text(json.dumps(made.document), encoding="utf-8")
     rows = [
         {"image_id": ids[0], "category_id": categories[0], "bbox": [10, 10, 20, 10], "score": 1},
         {"image_id": ids[1], "category_id": categories[1], "bbox": [10, 10, 20, 10], "score": 0.5},
         {"image_id": ids[2], "category_id": categories[1], "bbox": [10, 10, 20, 10], "score": 0.1},
     ]
-    (tmp_path / "found.json").write_text(json.dumps(rows))
+    (tmp_path / "found.json").write_text(json.dumps(rows), encoding="utf-8")
     options = ["--test-json", str(tmp_path / "instances.json"), "--test-images", str(tmp_path / "images")]
     by_class = measured(tmp_path, options)["measures"]["coco_bbox"]["per_class"]
     assert [by_class[name]["AP50"] for name in ("zebra", "owl", "bee")] == pytest.approx([0, 100, 100])
@@ -298,8 +298,8 @@ RUNS = {"size": [80, 100], "counts": [810, 10, 7180]}
 )
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, rows: Any, said: str) -> None:
     made = CocoFolder(tmp_path)
-    made.path.write_text(json.dumps(made.document))
-    (tmp_path / "found.json").write_text(json.dumps(rows))
+    made.path.write_text(json.dumps(made.document), encoding="utf-8")
+    (tmp_path / "found.json").write_text(json.dumps(rows), encoding="utf-8")
     options = ["--test-json", str(tmp_path / "instances.json"), "--test-images", str(tmp_path / "images")]
     with pytest.raises(UserError, match=said) as error:
         measured(tmp_path, options)
@@ -328,7 +328,7 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes | None, said: str) -
     ],
 )
 def test_options_that_name_no_data_set(tmp_path: Path, options: list[str]) -> None:
-    (tmp_path / "found.json").write_text("[]")
+    (tmp_path / "found.json").write_text("[]", encoding="utf-8")
     with pytest.raises(UserError, match=r"names the data|no data set|do not go together|is no folder|--iou 50"):
         measured(tmp_path, options)
 
@@ -338,7 +338,7 @@ def test_options_that_name_no_data_set(tmp_path: Path, options: list[str]) -> No
 
 def test_an_empty_list_is_0_and_said(tmp_path: Path) -> None:
     options = padilla_samples.write_sample(tmp_path)
-    (tmp_path / "found.json").write_text("[]")
+    (tmp_path / "found.json").write_text("[]", encoding="utf-8")
     kept = measured(tmp_path, options)
     assert [mean(kept, name)["AP50"] for name in kept["measures"]] == [0, 0, 0]
     assert "the list is empty: every AP is 0" in kept["notes"]
@@ -346,18 +346,18 @@ def test_an_empty_list_is_0_and_said(tmp_path: Path) -> None:
 
 def test_corners_instead_of_widths_are_noticed(tmp_path: Path) -> None:
     options = padilla_samples.write_sample(tmp_path)
-    rows = json.loads((tmp_path / "found.json").read_text())
+    rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     for row in rows:
         x, y, width, height = row["bbox"]
         row["bbox"] = [x, y, x + width, y + height]
-    (tmp_path / "found.json").write_text(json.dumps(rows))
+    (tmp_path / "found.json").write_text(json.dumps(rows), encoding="utf-8")
     assert any("is bbox two corners there?" in note for note in measured(tmp_path, options)["notes"])
 
 
 def test_both_rules_are_shown_where_they_differ(tmp_path: Path) -> None:
     options = write_voc(tmp_path, ["a"])
     row = {"image_id": "a", "category_id": "ant", "bbox": [0, 0, 10, 10], "score": 0.9}  # half of the box
-    (tmp_path / "found.json").write_text(json.dumps([row]))
+    (tmp_path / "found.json").write_text(json.dumps([row]), encoding="utf-8")
     assert mean(measured(tmp_path, options, "--voc", "devkit"), "voc_area")["AP50"] == pytest.approx(100)
     kept = measured(tmp_path, options)
     assert mean(kept, "voc_area")["AP50"] == 0

@@ -33,7 +33,7 @@ def write_voc(root: Path, splits: dict[str, list[list[Box]]], size: tuple[int, i
         (root / folder).mkdir(parents=True, exist_ok=True)
     for split, images in splits.items():
         names = [f"{split}_{number}" for number in range(len(images))]
-        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(names))
+        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(names), encoding="utf-8")
         for name, boxes in zip(names, images, strict=True):
             Image.new("RGB", size).save(root / f"JPEGImages/{name}.png")
             objects = "".join(
@@ -42,7 +42,7 @@ def write_voc(root: Path, splits: dict[str, list[list[Box]]], size: tuple[int, i
                 f"<xmax>{one['at'][2]}</xmax><ymax>{one['at'][3]}</ymax></bndbox></object>"
                 for one in boxes
             )
-            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>", encoding="utf-8")
     return root
 
 
@@ -71,7 +71,7 @@ def write_coco(
                         "iscrowd": one.get("iscrowd", 0),
                     }
                 )
-        (root / f"{split}.json").write_text(json.dumps(document))
+        (root / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
     return DetectionData(
         train_json=root / "train.json", train_images=root / "train",
         test_json=root / "test.json", test_images=root / "test",
@@ -144,7 +144,7 @@ def test_detection_and_classification_refuse_in_the_same_words(tmp_path: Path) -
         picture(tmp_path / "folders" / path, number)
     with pytest.raises(DataError) as by_folder:
         load(None, ClassificationData(image_folder=tmp_path / "folders"))
-    with (tmp_path / "list.csv").open("w", newline="") as file:
+    with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
         rows = [("path", "label", "split"), ("a.png", "weld", "train"), ("b.png", "pore", "train")]
         csv.writer(file).writerows([*rows, ("c.png", "Weld", "test")])
     for name in "abc":

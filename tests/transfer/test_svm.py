@@ -18,8 +18,9 @@ from torch import Tensor
 
 from transfer import svm, svm_selection
 from transfer.errors import DataError, UserError
+from transfer.search_grids import COSTS
 from transfer.svm import SvmFit, fit_svms
-from transfer.svm_selection import COSTS, choose_costs, choose_costs_liblinear, svm_one_vs_all
+from transfer.svm_selection import choose_costs, choose_costs_liblinear, svm_one_vs_all
 
 SEEDS = st.integers(0, 10_000)
 quick = settings(max_examples=15, deadline=None)

@@ -86,7 +86,7 @@ def test_what_is_there_is_never_lost_unasked(small: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_that_is_no_toy_data_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(DataError, match="no toy data"):
         make_toy(tmp_path, seed=3, overwrite=overwrite, sizes=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -100,7 +100,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 def test_broken_marker(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path / "toy")
-    (tmp_path / "toy" / "toy.json").write_text("{")
+    (tmp_path / "toy" / "toy.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="broken"):
         make_toy(tmp_path / "toy", seed=3, sizes=SMALL)
 
@@ -157,7 +157,9 @@ def test_images_are_in_folders_by_class(small: Path) -> None:
 
 def test_coco_masks_agree_with_their_boxes_and_areas(small: Path) -> None:
     for split, images in (("train", 4), ("val", 3)):
-        document = json.loads((small / "coco" / "annotations" / f"instances_{split}2017.json").read_text())
+        document = json.loads(
+            (small / "coco" / "annotations" / f"instances_{split}2017.json").read_text(encoding="utf-8")
+        )
         assert len(document["images"]) == images
         assert [category["name"] for category in document["categories"]] == list(CLASSES)
         by_id = {image["id"]: image for image in document["images"]}

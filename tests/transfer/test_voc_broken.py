@@ -91,26 +91,26 @@ def test_bytes_of_no_known_encoding_are_refused(root: Path, data: bytes) -> None
 @pytest.mark.parametrize("namespace", ['xmlns="urn:voc"', 'xmlns:v="urn:voc" xmlns="urn:x"'])
 def test_namespaces_do_not_matter(root: Path, namespace: str) -> None:
     text = f"<annotation {namespace}><!-- by hand -->{box_xml(*CAT)}</annotation>"
-    (root / "Annotations" / "a.xml").write_text(text)
+    (root / "Annotations" / "a.xml").write_text(text, encoding="utf-8")
     assert read_voc([(root, "train")], "animals").box_counts() == {"cat": 1}
     prefixed = (
         text.replace("<", "<v:").replace("<v:/", "</v:").replace("<v:!--", "<!--").replace(namespace, 'xmlns:v="u"')
     )
-    (root / "Annotations" / "a.xml").write_text(prefixed)
+    (root / "Annotations" / "a.xml").write_text(prefixed, encoding="utf-8")
     assert read_voc([(root, "train")], "animals").box_counts() == {"cat": 1}
 
 
 @pytest.mark.parametrize("size", [(100, 0), (0, 80), (0, 0), ("", 80), ("100.0", "80.0")])
 def test_sizes_that_leave_something_out(root: Path, size: tuple[object, object]) -> None:
     text = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>{box_xml(*CAT)}"
-    (root / "Annotations" / "a.xml").write_text(f"<annotation>{text}</annotation>")
+    (root / "Annotations" / "a.xml").write_text(f"<annotation>{text}</annotation>", encoding="utf-8")
     assert read_voc([(root, "train")], "animals").images[0].width == 100
 
 
 @pytest.mark.parametrize("size", [(99, 0), (0, 79), (80, 100), (-100, -80)])
 def test_sizes_that_contradict_the_image(root: Path, size: tuple[int, int]) -> None:
     text = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>{box_xml(*CAT)}"
-    (root / "Annotations" / "a.xml").write_text(f"<annotation>{text}</annotation>")
+    (root / "Annotations" / "a.xml").write_text(f"<annotation>{text}</annotation>", encoding="utf-8")
     assert "100 × 80" in refusal(root).found
 
 

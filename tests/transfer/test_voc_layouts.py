@@ -177,7 +177,7 @@ def test_a_list_of_images_names_files_as_they_stand(tmp_path: Path) -> None:
     for name, number in (("IMG", 1), ("IMG 1", 2), ("photo.png", 3)):
         picture(tmp_path / "x.png", number)
         (tmp_path / "x.png").rename(tmp_path / name)
-    (tmp_path / "list.txt").write_text("IMG 1\nphoto.png 7\n")
+    (tmp_path / "list.txt").write_text("IMG 1\nphoto.png 7\n", encoding="utf-8")
     found = open_list(tmp_path / "list.txt", labelled=False)
     assert [number_in(tmp_path / found.name(place)) for place in range(2)] == [2, 3]
     with pytest.raises(DataError, match=r"1 of 2 lines .* have no label"):
@@ -205,7 +205,7 @@ def test_a_folder_for_each_split(write: Callable[[Path, str, str, int], None], t
     for number, name in enumerate(["train/a_jpg.rf.0f", "train/sub/b 1", "valid/a_jpg.rf.0f", "test/c"]):
         split, _, rest = name.partition("/")
         write(root, split, rest, number)
-    (root / "README.roboflow.txt").write_text("made for this test")
+    (root / "README.roboflow.txt").write_text("made for this test", encoding="utf-8")
     assert voc_splits(root) == ["test", "train", "valid"]
     train, rest = read_voc_sets([("train", [(root, "train")]), ("rest", [(root, "valid"), (root, "test")])])
     assert numbers(train) == {"Cards/train/a_jpg.rf.0f": 0, "Cards/train/sub/b 1": 1}

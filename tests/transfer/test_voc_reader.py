@@ -31,12 +31,12 @@ def write_image(
         (root / folder).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(root / "JPEGImages" / f"{name}{suffix}")
     size_xml = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
-    (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size_xml}{objects}</annotation>")
+    (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size_xml}{objects}</annotation>", encoding="utf-8")
 
 
 def write_split(root: Path, split: str, text: str) -> None:
     (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets" / "Main" / f"{split}.txt").write_text(text)
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_other_suffixes(root: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
 def test_size_comes_from_the_image_where_the_annotation_has_none(root: Path, size: str) -> None:
-    (root / "Annotations" / "a.xml").write_text(f"<annotation>{size}{box_xml(*CAT)}</annotation>")
+    (root / "Annotations" / "a.xml").write_text(f"<annotation>{size}{box_xml(*CAT)}</annotation>", encoding="utf-8")
     image = read_voc([(root, "train")], "animals").images[0]
     assert (image.width, image.height) == (100, 80)
 
@@ -233,9 +233,9 @@ def test_empty_split(root: Path) -> None:
 
 
 def test_missing_images_are_counted_before_anything_is_read(root: Path) -> None:
-    (root / "Annotations" / "a.xml").write_text("<broken")
+    (root / "Annotations" / "a.xml").write_text("<broken", encoding="utf-8")
     for name in ("p", "q"):
-        (root / "Annotations" / f"{name}.xml").write_text("<annotation/>")
+        (root / "Annotations" / f"{name}.xml").write_text("<annotation/>", encoding="utf-8")
     write_split(root, "train", "a\np\nb\nq\n")
     error = refusal(root)
     assert "2 of 4 images" in error.what
@@ -266,7 +266,7 @@ def test_overlapping_splits(root: Path) -> None:
     "content", ["", "<annotation>\n<object>\n</annotation>", "\x00", '<?xml version="1.0" encoding="no"?><a/>']
 )
 def test_broken_xml_names_file_and_place(root: Path, content: str) -> None:
-    (root / "Annotations" / "b.xml").write_text(content)
+    (root / "Annotations" / "b.xml").write_text(content, encoding="utf-8")
     error = refusal(root)
     assert "b.xml" in error.what
     assert error.found
@@ -275,7 +275,7 @@ def test_broken_xml_names_file_and_place(root: Path, content: str) -> None:
 
 
 def test_other_xml(root: Path) -> None:
-    (root / "Annotations" / "b.xml").write_text("<html><body/></html>")
+    (root / "Annotations" / "b.xml").write_text("<html><body/></html>", encoding="utf-8")
     error = refusal(root)
     assert "no VOC annotation" in error.what
     assert "<html>" in error.found

@@ -22,8 +22,8 @@ from transfer.classification_task import Loaded, Precision, classification_task,
 from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.metrics.classification import average_precisions
+from transfer.search_grids import COSTS
 from transfer.svm import fit_svms
-from transfer.svm_selection import COSTS
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
 

@@ -19,7 +19,8 @@ from transfer.classification_task import (
 )
 from transfer.datasets.labelled import PRESENT
 from transfer.metrics.classification import AveragePrecisions, average_precisions
-from transfer.svm_selection import COSTS, SvmProbe, svm_one_vs_all
+from transfer.search_grids import COSTS
+from transfer.svm_selection import SvmProbe, svm_one_vs_all
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
 

@@ -68,7 +68,7 @@ def make_toy(folder: Path, seed: int = 0, overwrite: bool = False, sizes: ToySiz
         part.mkdir(parents=True)
         _build(part, seed, sizes)
         files = _count_files(part)
-        (part / MARKER).write_text(json.dumps({**identity, "files": files}, indent=1) + "\n")
+        (part / MARKER).write_text(json.dumps({**identity, "files": files}, indent=1) + "\n", encoding="utf-8")
         _put_in_place(part, folder)
     except OSError as error:
         raise UserError(
@@ -96,7 +96,7 @@ def _is_there(folder: Path, identity: dict[str, object], overwrite: bool) -> boo
     if overwrite:
         return False
     try:
-        found = json.loads(marker.read_text())
+        found = json.loads(marker.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"broken {marker}", found=str(error), todo="make it anew with --overwrite") from error
     if not isinstance(found, dict) or {key: found.get(key) for key in identity} != identity:

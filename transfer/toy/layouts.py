@@ -22,10 +22,10 @@ def write_voc(root: Path, splits: dict[str, list[tuple[str, Scene]]]) -> None:
     for split, scenes in splits.items():
         for name, scene in scenes:
             write_jpeg(root / "JPEGImages" / f"{name}.jpg", scene.pixels)
-            (root / "Annotations" / f"{name}.xml").write_text(_voc_xml(name, scene))
-        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in scenes))
+            (root / "Annotations" / f"{name}.xml").write_text(_voc_xml(name, scene), encoding="utf-8")
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in scenes), encoding="utf-8")
     trainval = [name for split in ("train", "val") for name, _ in splits[split]]
-    (lists / "trainval.txt").write_text("".join(f"{name}\n" for name in trainval))
+    (lists / "trainval.txt").write_text("".join(f"{name}\n" for name in trainval), encoding="utf-8")
 
 
 def _voc_xml(name: str, scene: Scene) -> str:
@@ -68,7 +68,7 @@ def write_coco(root: Path, splits: dict[str, list[tuple[str, Scene]]]) -> None:
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **record})
         categories = [{"id": index, "name": name, "supercategory": "toy"} for index, name in enumerate(CLASSES, 1)]
         document = {"images": images, "annotations": annotations, "categories": categories}
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _coco_annotation(item: ToyObject, crowd: bool) -> dict[str, object]:
