@@ -17,6 +17,7 @@ from transfer.datasets.detection_account import account, summary
 from transfer.datasets.fraction import part_of
 from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, recognise, unread
 from transfer.datasets.listed import VAL_AS_TEST
+from transfer.datasets.orientation import ExifFrame
 from transfer.datasets.split_check import compare
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
 from transfer.datasets.wording import few
@@ -47,6 +48,8 @@ class DetectionData:
         fraction: train on this share of the training images only (0.01 and 0.1 are customary).
         fraction_seed: which images those are; a smaller fraction is part of a larger one.
         clip_boxes: cut boxes that reach beyond their image back to it, instead of stopping.
+        exif: what the boxes were drawn on, where pictures have an EXIF orientation and no size tells: seen (the picture
+            as viewers show it) or stored (the pixels as they lie in the file).
     """
 
     data_root: Path | None = None
@@ -61,6 +64,7 @@ class DetectionData:
     fraction: float = 1.0
     fraction_seed: int = 0
     clip_boxes: bool = False
+    exif: ExifFrame | None = None
 
     def root(self) -> Path:
         """The folder of the official sets."""
@@ -115,6 +119,7 @@ def official_coco(options: DetectionData, masks: bool) -> DetectionSplits:
         root / "train2017",
         "coco_2017_train",
         clip_boxes=options.clip_boxes,
+        exif=options.exif,
         masks=masks,
     )
     test = read_coco(
@@ -122,6 +127,7 @@ def official_coco(options: DetectionData, masks: bool) -> DetectionSplits:
         root / "val2017",
         "coco_2017_val",
         clip_boxes=options.clip_boxes,
+        exif=options.exif,
         masks=masks,
         classes_like=train,
     )
@@ -183,7 +189,9 @@ def load_test(options: DetectionData, masks: bool) -> tuple[DetectionDataset, Ki
         assert options.test_json is not None
         assert options.test_images is not None
         name = options.test_json.stem
-        return read_coco(options.test_json, options.test_images, name, clip_boxes=clip, masks=masks), "coco"
+        return read_coco(
+            options.test_json, options.test_images, name, clip_boxes=clip, exif=options.exif, masks=masks
+        ), "coco"
     if options.voc_root is not None and options.test:
         layout = Layout("voc", "VOC layout", root, ())  # what is wrong with it, the reader says
     else:
@@ -193,9 +201,9 @@ def load_test(options: DetectionData, masks: bool) -> tuple[DetectionDataset, Ki
     logger.info("%s is read as %s: %r", root, layout.title, test)
     name = f"{root.resolve().name}_{test}"
     if layout.kind == "voc":
-        return read_voc([(root, test)], name, clip_boxes=clip, masks=masks), "voc"
+        return read_voc([(root, test)], name, clip_boxes=clip, exif=options.exif, masks=masks), "voc"
     annotations, images = layout.coco[test]
-    return read_coco(annotations, images, name, clip_boxes=clip, masks=masks), "coco"
+    return read_coco(annotations, images, name, clip_boxes=clip, exif=options.exif, masks=masks), "coco"
 
 
 @dataclass(frozen=True)
@@ -226,13 +234,15 @@ class OwnSet:
         """
         if self.voc is not None:
             sets = [(name, [part]) for name, part in zip(self.names, self.voc, strict=True)]
-            train, test = read_voc_sets(sets, clip_boxes=options.clip_boxes, masks=masks)
+            train, test = read_voc_sets(sets, clip_boxes=options.clip_boxes, masks=masks, exif=options.exif)
             return DetectionSplits(train, test)
         assert self.coco is not None
         (train_json, train_images), (test_json, test_images) = self.coco
         clip = options.clip_boxes
-        train = read_coco(train_json, train_images, self.names[0], clip_boxes=clip, masks=masks)
-        test = read_coco(test_json, test_images, self.names[1], clip_boxes=clip, masks=masks, classes_like=train)
+        train = read_coco(train_json, train_images, self.names[0], clip_boxes=clip, exif=options.exif, masks=masks)
+        test = read_coco(
+            test_json, test_images, self.names[1], clip_boxes=clip, exif=options.exif, masks=masks, classes_like=train
+        )
         return DetectionSplits(train, test)
 
 
@@ -292,7 +302,7 @@ def _demand_one_place(options: DetectionData) -> None:
         raise DataError(f"{', '.join(given)} given without {', '.join(missing)}", todo="give all four, or none")
     folder = options.dataset or options.voc_root
     if folder is None and (options.train or options.test):
-        raise DataError("--train and --test name splits of a folder", todo="give --voc-root DIR, or --dataset DIR")
+        raise DataError("--train and --test name splits of a folder", todo="give --dataset DIR, or --voc-root DIR")
     places = {
         "--data-root": options.data_root,
         "--dataset": options.dataset,
@@ -307,7 +317,7 @@ def _demand_one_place(options: DetectionData) -> None:
 def _voc(
     parts: list[Part], name: str, classes: tuple[str, ...], options: DetectionData, masks: bool
 ) -> DetectionDataset:
-    return read_voc(parts, name=name, classes=classes, clip_boxes=options.clip_boxes, masks=masks)
+    return read_voc(parts, name=name, classes=classes, clip_boxes=options.clip_boxes, masks=masks, exif=options.exif)
 
 
 def refuse_shared(splits: DetectionSplits) -> None:

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from transfer.atomic import write_json
 from transfer.datasets.detection import DetectionDataset, Detections
+from transfer.datasets.orientation import ExifFrame
 from transfer.datasets.wording import counted
 from transfer.detection_data import DetectionData, load_test
 from transfer.errors import UserError
@@ -52,6 +53,8 @@ class Score:
         test_json: a data set in COCO layout: its annotations.
         test_images: with --test-json: the folder of its images.
         clip_boxes: cut annotated boxes that reach beyond their image back to it, instead of stopping.
+        exif: what the boxes were drawn on, where pictures have an EXIF orientation and no size tells: seen or stored.
+            The detections are in the same frame.
         iou: overlaps that AP is reported at, besides the mean over .5:.05:.95.
         pixels: exclusive: bbox is COCO's, a box over a whole image is [0, 0, width, height]. inclusive: the box of
             corners x, y and x + width, y + height includes the pixels at its corners, so it is a pixel wider and
@@ -73,6 +76,7 @@ class Score:
     test_json: Path | None = None
     test_images: Path | None = None
     clip_boxes: bool = False
+    exif: ExifFrame | None = None
     iou: tuple[float, ...] = (0.5, 0.75)
     pixels: Literal["exclusive", "inclusive"] = "exclusive"
     voc: Literal["detectron2", "devkit"] = "detectron2"
@@ -146,6 +150,7 @@ def score(options: Score) -> tuple[Scored, DetectionDataset]:
         test_json=options.test_json,
         test_images=options.test_images,
         clip_boxes=options.clip_boxes,
+        exif=options.exif,
     )
     dataset, layout = load_test(given, masks)
     inclusive = options.pixels == "inclusive"

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from transfer.atomic import write_atomically
 from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
 from transfer.datasets.masks import Mask
-from transfer.errors import DataError
+from transfer.datasets.pixels import read_pixels
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -39,7 +39,7 @@ class Shape:
     """One object or detection to be drawn.
 
     Attributes:
-        corners: (x1, y1, x2, y2) in pixels of the stored image.
+        corners: (x1, y1, x2, y2) in pixels of the picture as seen.
         label: class index; gives the colour.
         text: written at the box where there is room; may be empty.
         dashed: an object that the evaluation ignores.
@@ -110,12 +110,8 @@ def write_sheet(path: Path, dataset: DetectionDataset, title: str, labels: set[i
 
 
 def _picture(image: DetectionImage) -> tuple[Image.Image, float]:
-    """The image as stored, its longest side `PANEL` pixels, and the factor by which it was scaled."""
-    try:
-        with Image.open(image.path) as file:
-            picture = file.convert("RGB")  # not turned by EXIF: boxes are drawn on stored pixels
-    except OSError as error:
-        raise DataError(f"cannot read the image {image.path}", found=str(error), todo="replace this file") from error
+    """The image as seen, its longest side `PANEL` pixels, and the factor by which it was scaled."""
+    picture = Image.fromarray(read_pixels(image))
     scale = PANEL / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS), scale

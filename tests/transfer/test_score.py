@@ -373,3 +373,20 @@ def test_the_table_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         ["object", "15", "24", "24.57", "0.44"],
         ["object", "15", "24", "24.82", "0.46", "–", "0.46", "–", "1.33"],
     ]
+
+
+# -- pictures that are turned ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("pixels", ["exclusive", "inclusive"])
+def test_detections_turn_with_annotations_on_stored_pixels(tmp_path: Path, orientation: int, pixels: str) -> None:
+    options = random_set(tmp_path, 5)
+    plain = measured(tmp_path, options, "--pixels", pixels)["measures"]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).save(path, exif=exif)
+    turned = measured(tmp_path, options, "--pixels", pixels, "--exif", "stored")["measures"]
+    for name, measure in plain.items():
+        assert turned[name]["mean"] == pytest.approx(measure["mean"])

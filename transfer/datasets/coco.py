@@ -7,6 +7,7 @@ Detectron2 reads the same files (detectron2/data/datasets/coco.py), and so does 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from transfer.datasets.coco_layout import coco_splits
 from transfer.datasets.coco_masks import MaskReader
 from transfer.datasets.coco_records import CocoImage, CocoRecords, Json, read_records
 from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.headers import other_sizes
+from transfer.datasets.headers import read_headers
+from transfer.datasets.images import Header
 from transfer.datasets.mask_files import area_of
 from transfer.datasets.masks import Mask
+from transfer.datasets.orientation import ExifFrame, Frames, as_seen
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
 
@@ -31,6 +34,7 @@ __all__ = ["OFFICIAL_COUNTS", "coco_splits", "read_coco"]
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # objects of one kind of fault that are named; all are counted
+MANY_CROWDS = 0.1  # of the objects: COCO's own photographs have 13 of 967 (tests' real images)
 
 # Images per official file (cocodataset.org).
 OFFICIAL_COUNTS = {
@@ -48,6 +52,7 @@ def read_coco(
     *,
     masks: bool,
     clip_boxes: bool = False,
+    exif: ExifFrame | None = None,
     classes_like: DetectionDataset | None = None,
 ) -> DetectionDataset:
     """One data set from a COCO instances file and the folder of its images.
@@ -59,7 +64,7 @@ def read_coco(
     middle of a training.
 
     Boxes without area are dropped, boxes at most one pixel beyond the image are clipped; both are logged and listed in
-    the data set's notes. Where `area` is missing, that of the mask is taken, without masks that of the
+    the data set's notes, as are crowds. Where `area` is missing, that of the mask is taken, without masks that of the
     box; areas that cannot be right are kept, as pycocotools keeps them, and noted.
 
     Args:
@@ -68,6 +73,7 @@ def read_coco(
         name: what the data set is called.
         masks: read segmentations; every object must have one. Without, they are not looked at.
         clip_boxes: clip boxes (and let drawing clip polygons) that reach further beyond the image.
+        exif: whether boxes are on the picture as seen or as stored where its size cannot tell (`orientation.py`).
         classes_like: a data set, for example the one to train on, whose class names and category ids this must have.
 
     Raises:
@@ -81,13 +87,19 @@ def read_coco(
     if masks:
         _demand_segmentations(records)
     records, paths, renamed = locate(images, records)
-    _demand_sizes(records, paths)
     reading = _Reading(records, BoxLimits(clip_boxes), MaskReader(annotations.parent, clip_boxes), masks)
+    headers, frames = _headers(paths, records), Frames(exif)
+    turns = [
+        frames.turn(image.name, header, (image.width, image.height), bool(records.objects[image.source_id]))
+        for image, header in zip(records.images, headers, strict=True)
+    ]
+    frames.demand_clear(name)
     rows = tuple(
-        reading.image(position, image, paths[image.source_id]) for position, image in enumerate(records.images, 1)
+        as_seen(reading.image(position, image, paths[image.source_id]), header, turn)
+        for position, (image, header, turn) in enumerate(zip(records.images, headers, turns, strict=True), 1)
     )
     reading.demand_no_faults()
-    notes = (*_wrong_count(records), *records.notes, *renamed, *reading.notes())
+    notes = (*_wrong_count(records), *records.notes, *renamed, *frames.notes(), *reading.notes())
     for note in notes:
         logger.warning("%s: %s", name, note)
     classes, ids = tuple(records.categories.values()), tuple(records.categories)
@@ -136,15 +148,21 @@ def _wrong_count(records: CocoRecords) -> list[str]:
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def _demand_sizes(records: CocoRecords, paths: dict[int, Path]) -> None:
-    """All files have the JSON's size."""
-    wrong = other_sizes([(paths[image.source_id], image.width, image.height) for image in records.images])
+def _headers(paths: dict[int, Path], records: CocoRecords) -> list[Header]:
+    """Headers in the order of `records.images`; all have the JSON's size, as seen or as stored."""
+    headers = read_headers([paths[image.source_id] for image in records.images])
+    wrong = [
+        f"{paths[image.source_id].name}: {header.width} × {header.height}, annotated {image.width} × {image.height}"
+        for image, header in zip(records.images, headers, strict=True)
+        if (image.width, image.height) not in (header.seen, header.stored)
+    ]
     if wrong:
         raise DataError(
             f"{counted(len(wrong), 'image has', 'images have')} another size than {records.path} says",
             found="\n".join(wrong[:5]),
             todo="put back the images that were annotated, not resized, cropped or turned",
         )
+    return headers
 
 
 # -- objects -----------------------------------------------------------------------------------------------------
@@ -168,6 +186,7 @@ class _Reading:
     masks: MaskReader
     with_masks: bool
     without_area: list[str] = field(default_factory=list)
+    crowds: Counter[str] = field(default_factory=Counter)
     faults: dict[str, _Faults] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,6 +206,7 @@ class _Reading:
             if found is None:
                 continue
             box, is_crowd, area, mask = found
+            self.crowds[image.name] += is_crowd
             boxes.append(box)
             labels.append(self.labels[entry["category_id"]])
             crowd.append(is_crowd)
@@ -208,13 +228,23 @@ class _Reading:
         )
 
     def notes(self) -> list[str]:
-        """What was mended and what is odd."""
-        notes = [*self.limits.notes(), *self.masks.notes(), *self.area_check.notes()]
+        """What was mended, what is not trained on and what is odd."""
+        notes = [*self.limits.notes(), *self._crowd_notes(), *self.masks.notes(), *self.area_check.notes()]
         if self.without_area:
             whose = "masks" if self.with_masks else "boxes"
             count = counted(len(self.without_area), "object has", "objects have")
             notes.append(f"{count} no `area`, those of the {whose} were taken: {few(self.without_area)}")
         return notes
+
+    def _crowd_notes(self) -> list[str]:
+        crowds, images = self.crowds.total(), len(+self.crowds)
+        if not crowds:
+            return []
+        note = f"{counted(crowds, 'crowd', 'crowds')} in {counted(images, 'image', 'images')} (iscrowd 1)"
+        note += ", not trained on and ignored by the evaluation"
+        if crowds > MANY_CROWDS * self.objects:
+            note += "; CVAT writes this flag for masks: set it to 0 where they are single objects"
+        return [note]
 
     def demand_no_faults(self) -> None:
         """Refuses the file by its first kind of fault.

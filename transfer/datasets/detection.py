@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transfer.datasets.masks import Mask
+from transfer.datasets.turning import BACK, turn_boxes, turn_mask
 
 
 def _box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -29,7 +30,7 @@ class DetectionImage:
         image_id: 1-based position in the sorted data set; the `image_id` of detections.
         name: unique stem inside the data set, for example "VOC2007/000005".
         path: the image file.
-        width, height: pixels.
+        width, height: pixels of the picture as seen (EXIF orientation applied), the frame of boxes and masks.
         boxes: float32 [n, 4], (x1, y1, x2, y2), 0-based with x2, y2 exclusive: a box over the whole image is
             (0, 0, width, height). VOC's 1-based inclusive (xmin, ymin, xmax, ymax) is (xmin − 1, ymin − 1, xmax, ymax).
         labels: int64 [n], index into the data set's classes.
@@ -38,6 +39,8 @@ class DetectionImage:
         areas: float64 [n], pixels²; COCO calls an object small, medium or large by it; default: those of the boxes.
         masks: one for each box; None where the data set has none.
         source_id: the image's id in a COCO file; default: `image_id`.
+        decoding: what reading does to the pixels beyond decoding them, for example "orientation 6"; "" for nothing.
+        turned: the EXIF orientation by which the annotations were turned to the picture as seen; 1: not at all.
     """
 
     image_id: int
@@ -52,6 +55,8 @@ class DetectionImage:
     areas: NDArray[np.float64] = None  # type: ignore[assignment]
     masks: tuple[Mask, ...] | None = None
     source_id: int = -1
+    decoding: str = ""
+    turned: int = 1
 
     def __post_init__(self) -> None:
         if self.crowd is None:
@@ -148,6 +153,8 @@ class DetectionDataset:
             digest.update(np.ascontiguousarray(image.boxes, dtype="<f4").tobytes())
             digest.update(np.ascontiguousarray(image.labels, dtype="<i8").tobytes())
             digest.update(np.ascontiguousarray(image.difficult, dtype="u1").tobytes())
+            if image.decoding:
+                digest.update(f"decoding {image.decoding}".encode())
             if image.crowd.any():
                 digest.update(b"crowd" + np.ascontiguousarray(image.crowd, dtype="u1").tobytes())
             if not np.array_equal(image.areas, _box_areas(image.boxes)):
@@ -203,10 +210,15 @@ class Detections:
         )
 
     def to_coco(self, dataset: DetectionDataset) -> list[dict[str, object]]:
-        """COCO result form, with the ids of the data set's own file: bbox is (x, y, width, height)."""
+        """COCO result form, with the ids and in the frame of the data set's own file: bbox is (x, y, width, height).
+
+        Where the file's boxes are drawn on stored pixels (`DetectionImage.turned`), these are turned back to them: COCO's
+        own tools compare the two.
+        """
         images = {image.image_id: image for image in dataset.images}
-        widths_heights = self.boxes[:, 2:] - self.boxes[:, :2]
-        xywh = np.concatenate([self.boxes[:, :2], widths_heights], axis=1).astype(float).tolist()
+        boxes = self._boxes_as_annotated(images)
+        widths_heights = boxes[:, 2:] - boxes[:, :2]
+        xywh = np.concatenate([boxes[:, :2], widths_heights], axis=1).astype(float).tolist()
         rows: list[dict[str, object]] = [
             {"image_id": images[i].source_id, "category_id": dataset.category_ids[c], "bbox": b, "score": s}
             for i, c, b, s in zip(
@@ -215,5 +227,14 @@ class Detections:
         ]
         for row, image_id, counts in zip(rows, self.image_ids.tolist(), self.masks or (), strict=False):
             image = images[image_id]
-            row["segmentation"] = {"size": [image.height, image.width], "counts": counts.decode("ascii")}
+            mask = turn_mask(Mask(image.height, image.width, counts=counts), BACK.get(image.turned, image.turned))
+            row["segmentation"] = {"size": [mask.height, mask.width], "counts": mask.counts.decode("ascii")}
         return rows
+
+    def _boxes_as_annotated(self, images: dict[int, DetectionImage]) -> NDArray[np.float32]:
+        boxes = self.boxes.copy()
+        for image in (image for image in images.values() if image.turned != 1):
+            rows = self.image_ids == image.image_id
+            back = BACK.get(image.turned, image.turned)
+            boxes[rows] = turn_boxes(boxes[rows], image.width, image.height, back)
+        return boxes

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
-from PIL import Image
 
+from transfer.datasets.images import decode
 from transfer.datasets.masks import Mask, sized
 from transfer.errors import DataError
 
@@ -26,26 +26,33 @@ def read_values(path: Path, width: int, height: int, what: str) -> NDArray[np.in
     Raises:
         DataError: the file is missing or broken, has several channels or another size.
     """
+    if not path.exists():
+        raise DataError(f"no mask of {what}", found=f"no file {path}", todo="put it there")
     try:
-        with Image.open(path) as file:
-            mode, values = file.mode, np.asarray(file)
-    except FileNotFoundError as error:
-        raise DataError(f"no mask of {what}", found=f"no file {path}", todo="put it there") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image, orientation = decode(path, str(path))
+    except DataError as error:
         raise DataError(
-            f"cannot read the mask of {what}", found=f"{path}: {error}", todo="replace this file"
+            f"cannot read the mask of {what}", found=f"{path}: {error.found}", todo="replace this file"
         ) from error
-    if mode not in MODES:
+    if image.mode not in MODES:
         raise DataError(
             f"the mask of {what} has several channels",
-            found=f"mode {mode} in {path}",
+            found=f"mode {image.mode} in {path}",
             todo="save it with one channel: grey, black and white, or palette",
         )
+    if orientation != 1:
+        # It could be meant for the picture as seen or as stored, and the picture has an orientation of its own.
+        raise DataError(
+            f"the mask of {what} has an EXIF orientation",
+            found=f"orientation {orientation} in {path}",
+            todo="save it without EXIF, its values where the boxes of its image are",
+        )
+    values = np.asarray(image)
     if values.shape != (height, width):
         raise DataError(
             f"the mask of {what} has another size than the image",
             found=f"{values.shape[1]} × {values.shape[0]} in {path}, the image has {width} × {height}",
-            todo="draw the mask on the stored image",
+            todo="draw the mask in the frame of the boxes, with their image's annotated width and height",
         )
     return values.astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The pixels of one object: polygons or COCO's compressed run lengths, in the coordinates of the stored image."""
+"""The pixels of one object: polygons or COCO's compressed run lengths, in the image's coordinates."""
 
 from __future__ import annotations
 

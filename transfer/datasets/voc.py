@@ -12,13 +12,15 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from transfer.datasets.box_limits import BoxLimits, Corners
 from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.headers import READERS, image_size
+from transfer.datasets.headers import READERS
+from transfer.datasets.images import Header, read_header
+from transfer.datasets.orientation import ExifFrame, Frames, as_seen
 from transfer.datasets.voc_layout import Entry, Part, absolute, entries_of, voc_splits
 from transfer.datasets.voc_masks import Objects, VocMasks
 from transfer.datasets.voc_xml import only, only_text, read_tree
@@ -59,10 +61,16 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Annotation:
-    width: int
-    height: int
+    header: Header
+    size: tuple[float, float] | None  # (width, height) as annotated
     objects: tuple[_Object, ...]
     other: str  # another picture beside this one that <filename> names, or ""
+    turn: int = 1  # see `Frames.turn`
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(width, height) of what the boxes were drawn on."""
+        return self.header.seen if self.turn == 1 else self.header.stored
 
 
 def read_voc(
@@ -72,6 +80,7 @@ def read_voc(
     clip_boxes: bool = False,
     *,
     masks: bool = False,
+    exif: ExifFrame | None = None,
 ) -> DetectionDataset:
     """One data set from one or several VOC folders and splits.
 
@@ -87,11 +96,12 @@ def read_voc(
         classes: class names in the order of the labels; None takes those in the annotations, sorted.
         clip_boxes: clip boxes that reach further beyond the image instead of refusing them.
         masks: read masks too (`transfer/datasets/voc_masks.py` has the layout); `areas` are then those of the masks.
+        exif: whether boxes are on the picture as seen or as stored where its size cannot tell (`orientation.py`).
 
     Raises:
         DataError: folder, split, image, annotation or mask missing or malformed, unknown class, box outside the image.
     """
-    return read_voc_sets([(name, parts)], classes, clip_boxes, masks=masks)[0]
+    return read_voc_sets([(name, parts)], classes, clip_boxes, masks=masks, exif=exif)[0]
 
 
 def read_voc_sets(
@@ -100,6 +110,7 @@ def read_voc_sets(
     clip_boxes: bool = False,
     *,
     masks: bool = False,
+    exif: ExifFrame | None = None,
 ) -> list[DetectionDataset]:
     """Several data sets, (name, parts) each, with the same classes: without `classes` those in any of them, sorted.
 
@@ -124,6 +135,15 @@ def read_voc_sets(
     names = classes if classes is not None else _class_names(usable, [part for _, parts in sets for part in parts])
     datasets = []
     for (name, parts), found, own in zip(sets, listed, usable, strict=True):
+        frames = Frames(exif)
+        own = [
+            (entry, replace(read, turn=frames.turn(entry.name, read.header, read.size, bool(read.objects))))
+            for entry, read in own
+        ]
+        try:
+            frames.demand_clear(name)
+        except DataError as error:
+            problems.append(error)
         limits, mask_reader = BoxLimits(clip_boxes), VocMasks() if masks else None
         if mask_reader is not None:
             mask_reader.demand_files(_objects(*both) for both in own)
@@ -136,6 +156,7 @@ def read_voc_sets(
         notes = (
             *_wrong_counts(parts, list(map(len, found))),
             *_other_pictures(own),
+            *frames.notes(),
             *limits.notes(),
             *(mask_reader.notes() if mask_reader is not None else ()),
         )
@@ -212,20 +233,23 @@ def _read_annotation(entry: Entry) -> _Annotation:
             todo="re-export this file as Pascal VOC XML",
         )
     objects = tuple(_object(xml, number, node) for number, node in enumerate(nodes, 1))
-    width, height = image_size(entry.image)
-    size = only(tree, "size", xml)
+    header = read_header(entry.image)
+    node = only(tree, "size", xml)
     annotated = tuple(
-        _number(f"size/{side}", only_text(size, side, xml) if size is not None else "", xml)
+        _number(f"size/{side}", only_text(node, side, xml) if node is not None else "", xml)
         for side in ("width", "height")
     )
     # Some tools leave the size out or write zeros; then the image alone decides.
-    if any(said and said != real for said, real in zip(annotated, (width, height), strict=True)):
+    size = (annotated[0], annotated[1]) if all(annotated) else None
+    frames = (header.seen, header.stored)
+    if not any(all(said in (0, real) for said, real in zip(annotated, frame, strict=True)) for frame in frames):
         raise DataError(
             f"{entry.xml} was made for an image of another size",
-            found=f"size {annotated[0]:g} × {annotated[1]:g} in the XML, {width} × {height} in {entry.image}",
+            found=f"size {annotated[0]:g} × {annotated[1]:g} in the XML, "
+            f"{header.width} × {header.height} in {entry.image}",
             todo="put back the image that was annotated, or correct <size> if the boxes fit this one",
         )
-    return _Annotation(width, height, objects, _other_picture(tree, entry))
+    return _Annotation(header, size, objects, _other_picture(tree, entry))
 
 
 def _other_picture(tree: ET.Element, entry: Entry) -> str:
@@ -291,7 +315,7 @@ def _object(xml: str, number: int, node: ET.Element) -> _Object:
 
 
 def _objects(entry: Entry, annotation: _Annotation) -> Objects:
-    return Objects(entry, annotation.width, annotation.height, len(annotation.objects))
+    return Objects(entry, *annotation.frame, len(annotation.objects))
 
 
 def _image(
@@ -320,13 +344,15 @@ def _image(
         image_id=image_id,
         name=entry.name,
         path=entry.image,
-        width=annotation.width,
-        height=annotation.height,
+        width=annotation.frame[0],
+        height=annotation.frame[1],
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         labels=np.array(labels, dtype=np.int64),
         difficult=np.array(difficult, dtype=np.bool_),
     )
-    return image if mask_reader is None else mask_reader.added(image, _objects(entry, annotation), numbers)
+    if mask_reader is not None:
+        image = mask_reader.added(image, _objects(entry, annotation), numbers)
+    return as_seen(image, annotation.header, annotation.turn)
 
 
 def _box(entry: Entry, annotation: _Annotation, item: _Object, limits: BoxLimits) -> Corners | None:
@@ -337,4 +363,4 @@ def _box(entry: Entry, annotation: _Annotation, item: _Object, limits: BoxLimits
         limits.empty.append(text)
         return None
     corners = (xmin - 1, ymin - 1, xmax, ymax)
-    return limits.inside(corners, annotation.width, annotation.height, text, str(entry.xml))
+    return limits.inside(corners, *annotation.frame, text, str(entry.xml))

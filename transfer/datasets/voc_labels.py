@@ -64,7 +64,7 @@ def read_voc_labels(
         # Boxes do not matter here: what reaches beyond an image is clipped, not refused.
         sets = [(_name(root, split), [(root, split)]) for split in (train, test)]
         train_part, test_part = (
-            _from_annotations(root, read) for read in read_voc_sets(sets, classes, clip_boxes=True)
+            _from_annotations(root, read) for read in read_voc_sets(sets, classes, clip_boxes=True, exif="seen")
         )
     return ImageSplits(train_part, None, test_part, own)
 

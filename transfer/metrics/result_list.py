@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
 from transfer.datasets.layouts import Kind
-from transfer.datasets.masks import sized
+from transfer.datasets.masks import Mask, sized
+from transfer.datasets.turning import BACK, turn_boxes, turn_mask
 from transfer.datasets.wording import counted, few
 from transfer.errors import DataError
 from transfer.metrics.detections import mask_areas
@@ -86,7 +87,10 @@ def match_results(
     last_pixel: bool = False,
     masks: bool = False,
 ) -> Found:
-    """Detections on the images and with the labels of `dataset`.
+    """Detections on the images and with the labels of `dataset`, in its frame: that of the pictures as seen.
+
+    The list is in the frame of the annotations, as COCO's own tools compare the two: boxes and masks on pictures whose
+    annotations were turned by EXIF (`DetectionImage.turned`) are turned with them.
 
     Image ids. Of a set in COCO layout: the file's own ids, or file names. Of a set in VOC layout: names of images,
     with or without suffix, or whole numbers: the position among the sorted names from 1, as this project's own
@@ -139,7 +143,7 @@ def match_results(
     if runs is not None:
         mask_areas(dataset, found)  # before the library decodes them, which does not check
         if not boxed and len(rows):
-            sizes = [(dataset.images[index].height, dataset.images[index].width) for index in images]
+            sizes = [_annotated_size(dataset.images[index]) for index in images]
             around = [sized(counts, *size) for counts, size in zip(runs, sizes, strict=True)]
             boxes = np.asarray(coco_mask.toBbox(around), np.float64).reshape(-1, 4)
             notes.append("the list has no boxes: those around the masks were taken")
@@ -147,6 +151,7 @@ def match_results(
     if boxed and last_pixel:
         boxes += (-1.0, -1.0, 0.0, 0.0) if layout == "voc" else (0.0, 0.0, 1.0, 1.0)
     notes += _oddities(dataset, images, boxes)
+    boxes, runs = _turned(dataset, np.array(images, np.int64), boxes, runs)
     return Found(Detections(ids, labels, boxes.astype(np.float32), scores, runs), tuple(notes))
 
 
@@ -183,14 +188,14 @@ def _runs(rows: Sequence[Row], path: Path, images: Sequence[DetectionImage]) -> 
     other = [
         (number, row["segmentation"]["size"], image)
         for number, (row, image) in enumerate(zip(rows, images, strict=True), 1)
-        if row["segmentation"]["size"] != [image.height, image.width]
+        if row["segmentation"]["size"] != list(_annotated_size(image))
     ]
     if other:
         number, size, image = other[0]
         raise DataError(
             f"{len(other):,} of {counted(len(rows), 'mask', 'masks')} in {path} are of another size than their image",
             found=f"the first is number {number}: size {repr(size)[:60]}, {image.name} has "
-            f"[{image.height}, {image.width}] (height, width)",
+            f"{list(_annotated_size(image))} (height, width)",
             todo="write masks in the size of the original image, not of the detector's input",
         )
     for number, (row, image) in enumerate(zip(rows, images, strict=True), 1):
@@ -198,7 +203,7 @@ def _runs(rows: Sequence[Row], path: Path, images: Sequence[DetectionImage]) -> 
         if isinstance(counts, str):
             yield counts.encode("ascii")
             continue
-        size = image.height, image.width
+        size = _annotated_size(image)
         if sum(counts) != image.height * image.width:
             raise DataError(
                 f"mask {number} in {path} does not fill its image",
@@ -206,6 +211,28 @@ def _runs(rows: Sequence[Row], path: Path, images: Sequence[DetectionImage]) -> 
                 todo="export the detections again",
             )
         yield bytes(coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"])
+
+
+def _annotated_size(image: DetectionImage) -> tuple[int, int]:
+    """(height, width) of what the annotations, and so the detections, were drawn on."""
+    return (image.width, image.height) if image.turned >= 5 else (image.height, image.width)
+
+
+def _turned(
+    dataset: DetectionDataset, images: NDArray[np.int64], boxes: NDArray[np.float64], runs: tuple[bytes, ...] | None
+) -> tuple[NDArray[np.float64], tuple[bytes, ...] | None]:
+    """Boxes and masks as seen. Places of images are numbers in `dataset.images`."""
+    masks = None if runs is None else list(runs)
+    for index, image in enumerate(dataset.images):
+        rows = np.flatnonzero(images == index) if image.turned != 1 else np.zeros(0, np.int64)
+        if not len(rows):
+            continue
+        height, width = _annotated_size(image)
+        boxes[rows] = turn_boxes(boxes[rows].astype(np.float32), width, height, image.turned)
+        if masks is not None:
+            for row in rows.tolist():
+                masks[row] = turn_mask(Mask(height, width, counts=masks[row]), image.turned).counts
+    return boxes, None if masks is None else tuple(masks)
 
 
 def _is_runs(value: Any) -> bool:
@@ -354,7 +381,7 @@ def _oddities(dataset: DetectionDataset, images: Sequence[int], boxes: NDArray[n
     if not len(boxes):
         return ["the list is empty: every AP is 0"]
     notes = []
-    ends = np.array([(dataset.images[index].width, dataset.images[index].height) for index in images], np.float64)
+    ends = np.array([_annotated_size(dataset.images[index])[::-1] for index in images], np.float64)
     beyond = int((boxes[:, 2:] > ends + 2.0).any(axis=1).sum())
     if beyond > len(boxes) / 4:
         notes.append(f"{beyond:,} of {len(boxes):,} boxes end outside of their image: is bbox two corners there?")
@@ -368,9 +395,13 @@ def _oddities(dataset: DetectionDataset, images: Sequence[int], boxes: NDArray[n
 
 def with_last_pixel(dataset: DetectionDataset) -> DetectionDataset:
     """The same set where a box ends behind the pixel that it names as its last: one pixel wider and higher."""
-    grown = np.array([0, 0, 1, 1], np.float32)
-    images = tuple(dataclasses.replace(image, boxes=image.boxes + grown) for image in dataset.images)
-    return dataclasses.replace(dataset, images=images)
+    images = []
+    for image in dataset.images:
+        height, width = _annotated_size(image)
+        written = turn_boxes(image.boxes, image.width, image.height, BACK.get(image.turned, image.turned))
+        grown = turn_boxes(written + np.array([0, 0, 1, 1], np.float32), width, height, image.turned)
+        images.append(dataclasses.replace(image, boxes=grown))
+    return dataclasses.replace(dataset, images=tuple(images))
 
 
 __all__ = ["Found", "have_masks", "load_results", "match_results", "with_last_pixel"]
