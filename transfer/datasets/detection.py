@@ -212,8 +212,8 @@ class Detections:
     def to_coco(self, dataset: DetectionDataset) -> list[dict[str, object]]:
         """COCO result form, with the ids and in the frame of the data set's own file: bbox is (x, y, width, height).
 
-        Where the file's boxes are drawn on stored pixels (`DetectionImage.turned`), these are turned back to them: COCO's
-        own tools compare the two.
+        Where the file's boxes are drawn on stored pixels (`DetectionImage.turned`), these are turned back to them:
+        COCO's own tools compare the two.
         """
         images = {image.image_id: image for image in dataset.images}
         boxes = self._boxes_as_annotated(images)
