@@ -8,7 +8,7 @@ another classifier.
 import dataclasses
 
 from transfer.linear_classification import COMMON_SOURCES, LinearSgdRecipe, linear_task
-from transfer.sgd import SgdRecipe
+from transfer.sgd_recipe import SgdRecipe
 
 VICREG = LinearSgdRecipe(
     sgd=SgdRecipe(

@@ -146,11 +146,11 @@ def _one_thread() -> None:
 
 def formats(arguments: Sequence[str]) -> int:
     """`formats`."""
-    from transfer.formats import all_formats, title_of
-
     if arguments and arguments[0] in ("-h", "--help"):
         print("usage: python -m transfer formats\n\nlist the checkpoint formats that are read, and their branches")
         return 0
+    from transfer.formats import all_formats, title_of
+
     for name, form in all_formats().items():
         branches = f"  [{', '.join(form.branches)}]" if form.branches else ""
         print(f"{name:<20}{title_of(name)}{branches}")

@@ -12,35 +12,21 @@ import itertools
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from transfer.atomic import write_json
-from transfer.backbone import Backbone
-from transfer.classification_task import (
-    Loaded,
-    Metric,
-    Precision,
-    check_sgd,
-    classification_task,
-    frozen_splits,
-    held_out,
-    left_out_note,
-    report,
-    scorer,
-    sgd_machine,
-    whole_rows,
-)
+from transfer.classification_task import Loaded, Metric, Precision, check_sgd, classification_task, held_out
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.errors import Diverged, TrainingError, UserError
-from transfer.penalty_choice import choose_penalty
 from transfer.search_grids import PENALTIES
-from transfer.sgd import SgdRecipe, evaluate, fine_tune
-from transfer.sgd_checkpoint import FILE
+from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
 from transfer.transforms import WholeView
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +72,11 @@ LINEAR_SOURCES = {
 
 def run_linear(context: RunContext) -> TaskOutcome:
     """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+    import torch
+
+    from transfer.frozen_splits import frozen_splits, report, scorer
+    from transfer.penalty_choice import choose_penalty
+
     recipe: LinearRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
@@ -178,6 +169,9 @@ FINE_TUNE_SOURCES = {
 
 def run_fine_tune(context: RunContext) -> TaskOutcome:
     """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
+    from transfer.frozen_splits import left_out_note, report, sgd_machine, whole_rows
+    from transfer.sgd import evaluate, fine_tune
+
     recipe: FineTuneRecipe = context.recipe
     loaded: Loaded = context.data
     splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(context)
@@ -221,6 +215,12 @@ def _validation(
     Kept in a small file of its own: the weights of a search's trainings would fill the disk. It names the weights that
     the network was proved to hold before its training; a file without them, of an older version, is not believed.
     """
+    import torch
+
+    from transfer.frozen_splits import scorer, sgd_machine
+    from transfer.sgd import evaluate, fine_tune
+    from transfer.sgd_checkpoint import FILE
+
     folder, weights = context.workdir / f"search_{place}", context.backbone.weights
     known = folder / "validation.json"
     kept = json.loads(known.read_text(encoding="utf-8")) if context.world.together(known.exists) else None

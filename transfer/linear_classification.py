@@ -9,32 +9,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from transfer.backbone import Backbone
-from transfer.classification_task import (
-    Loaded,
-    Precision,
-    Rows,
-    check_sgd,
-    classification_task,
-    frozen_splits,
-    held_out,
-    left_out_note,
-    report,
-    sgd_machine,
-    whole_rows,
-)
+from transfer.classification_task import Loaded, Precision, check_sgd, classification_task, held_out
 from transfer.errors import UserError
-from transfer.heads import Bank, Head, train_on_features
-from transfer.proof import Proof
-from transfer.sgd import SgdRecipe, evaluate, fit_linear
+from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transfer.backbone import Backbone
+    from transfer.frozen_splits import Rows
+    from transfer.heads import Bank, Head
+    from transfer.proof import Proof
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +53,8 @@ class LinearSgdRecipe:
 
     def grid(self) -> list[Head]:
         """Every classifier of the search; a single one as published."""
+        from transfer.heads import Head
+
         rates, decays = self.lrs or (self.sgd.lr,), self.weight_decays or (self.sgd.weight_decay,)
         return [Head(*values) for values in itertools.product(rates, decays, self.poolings)]
 
@@ -140,6 +133,8 @@ class _Fitted:
 
 def run(context: RunContext) -> TaskOutcome:
     """Train the classifiers, choose one on held-out images if there are several, report it on test."""
+    from transfer.frozen_splits import report
+
     recipe: LinearSgdRecipe = context.recipe
     loaded, grid = context.data, recipe.grid()
     fitted = (_on_crops if recipe.form == "crops" else _on_features)(context, grid)
@@ -163,6 +158,11 @@ def run(context: RunContext) -> TaskOutcome:
 
 def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
     """The published form."""
+    import torch
+
+    from transfer.frozen_splits import left_out_note, sgd_machine, whole_rows
+    from transfer.sgd import evaluate, fit_linear
+
     recipe: LinearSgdRecipe = context.recipe
     splits, machine, view = context.data.splits, sgd_machine(context), recipe.sgd.evaluation_view()
     train, val = splits.train, splits.val
@@ -188,6 +188,11 @@ def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
 
 def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
     """The fast form."""
+    import torch
+
+    from transfer.frozen_splits import frozen_splits
+    from transfer.heads import train_on_features
+
     recipe: LinearSgdRecipe = context.recipe
     view, several = recipe.sgd.evaluation_view(), len(grid) > 1
     frozen = frozen_splits(context, view, recipe.poolings, recipe.precision, val=several)
@@ -212,6 +217,8 @@ def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
 
 def _seen(bank: Bank, rows: Rows, keep: Callable[[Tensor], Tensor]) -> Tensor:
     """What the classifiers say of a split, a part at a time."""
+    import torch
+
     device, parts = bank.lost.device, []
     for start in range(0, len(rows.labels), PART):
         part = {name: torch.from_numpy(x[start : start + PART].copy()).to(device) for name, x in rows.features.items()}

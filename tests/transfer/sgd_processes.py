@@ -21,7 +21,8 @@ from transfer.backbone import InputSpec, Source
 from transfer.datasets.labelled import LabelledImages
 from transfer.errors import DataError
 from transfer.heads import Head
-from transfer.sgd import FineTuned, LinearFit, Machine, SgdRecipe, fine_tune, fit_linear
+from transfer.sgd import FineTuned, LinearFit, Machine, fine_tune, fit_linear
+from transfer.sgd_recipe import SgdRecipe
 from transfer.world import World, world
 
 CLASSES = ("red", "green", "blue")

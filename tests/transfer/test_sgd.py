@@ -36,9 +36,9 @@ from transfer.backbone import Backbone, random_backbone
 from transfer.datasets.labelled import LabelledImages
 from transfer.errors import DataError, TrainingError, UserError
 from transfer.heads import Head, train_on_features
-from transfer.sgd import Machine, SgdRecipe, evaluate, fine_tune, fit_linear
+from transfer.sgd import Machine, evaluate, fine_tune, fit_linear
 from transfer.sgd_data import Crops, Deal, Order
-from transfer.sgd_recipe import epoch_order
+from transfer.sgd_recipe import SgdRecipe, epoch_order
 from transfer.transforms import to_network
 from transfer.trunk import Trunk
 

@@ -7,7 +7,7 @@ Both report the best epoch on the validation images; this reports the last, whic
 import dataclasses
 
 from transfer.linear_classification import COMMON_SOURCES, LinearSgdRecipe, linear_task
-from transfer.sgd import SgdRecipe
+from transfer.sgd_recipe import SgdRecipe
 
 VICREG = LinearSgdRecipe(
     sgd=SgdRecipe(

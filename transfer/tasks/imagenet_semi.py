@@ -7,20 +7,15 @@ images; this reports the last, which nothing was chosen by.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transfer.backbone import Backbone
-from transfer.classification_task import (
-    Loaded,
-    check_sgd,
-    classification_task,
-    left_out_note,
-    report,
-    sgd_machine,
-    whole_rows,
-)
+from transfer.classification_task import Loaded, check_sgd, classification_task
 from transfer.linear_classification import COMMON_SOURCES
-from transfer.sgd import SgdRecipe, evaluate, fine_tune
+from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +75,9 @@ def check(recipe: SemiRecipe, backbone: Backbone, loaded: Loaded, device: str, a
 
 def run(context: RunContext) -> TaskOutcome:
     """Fine-tune, report on test."""
+    from transfer.frozen_splits import left_out_note, report, sgd_machine, whole_rows
+    from transfer.sgd import evaluate, fine_tune
+
     recipe: SemiRecipe = context.recipe
     splits, machine = context.data.splits, sgd_machine(context)
     model = fine_tune(

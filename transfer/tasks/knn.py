@@ -6,17 +6,18 @@ Protocol: DINO's evaluation (facebookresearch/dino: eval_knn.py) of InstDisc's c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from transfer.backbone import Backbone
-from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits
+from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.errors import UserError
 from transfer.metrics.classification import at_level, mean_per_class
-from transfer.probes import accuracy, knn, standard_error
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
+
+if TYPE_CHECKING:
+    from transfer.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ def check(recipe: KnnRecipe, backbone: Backbone, loaded: Loaded, device: str, al
 
 def run(context: RunContext) -> TaskOutcome:
     """Extract, vote, count."""
+    import torch
+
+    from transfer.frozen_splits import frozen_splits
+    from transfer.probes import accuracy, knn, standard_error
+
     recipe: KnnRecipe = context.recipe
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision, val=False)
     train, test = frozen.train, frozen.test

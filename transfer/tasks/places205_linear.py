@@ -8,7 +8,7 @@ vissl/models/heads/linear_eval_mlp.py; valeoai/obow: README, --batch-norm), whic
 import dataclasses
 
 from transfer.linear_classification import COMMON_SOURCES, LinearSgdRecipe, linear_task
-from transfer.sgd import SgdRecipe
+from transfer.sgd_recipe import SgdRecipe
 
 VICREG = LinearSgdRecipe(
     sgd=SgdRecipe(

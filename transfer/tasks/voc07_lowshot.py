@@ -11,21 +11,23 @@ chosen on the training images that were not drawn, and the table on test images 
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from transfer.backbone import Backbone
-from transfer.classification_task import Loaded, Precision, classification_task, frozen_splits
+from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.metrics.classification import average_precisions
 from transfer.search_grids import COSTS
-from transfer.svm import fit_svms
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
+
+if TYPE_CHECKING:
+    import torch
+
+    from transfer.backbone import Backbone
 
 PRIMARY = 8  # tables show one k first: the middle of the published ones, which small sets reach too
 
@@ -118,6 +120,10 @@ def draw(labels: NDArray[np.int8], k: int, seed: tuple[int, ...]) -> NDArray[np.
 
 def run(context: RunContext) -> TaskOutcome:
     """Extract; for every k and draw fit all classes and costs; choose the cost on what was not drawn; report."""
+    import torch
+
+    from transfer.frozen_splits import frozen_splits
+
     recipe: LowShotRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
@@ -149,6 +155,10 @@ def _draw_and_fit(
     test_labels: NDArray[Any],
 ) -> tuple[list[float], list[float]]:
     """mAP in percent for every cost: on the training images that were not drawn, and on the test images."""
+    import torch
+
+    from transfer.svm import fit_svms
+
     recipe: LowShotRecipe = context.recipe
     known = labels.cpu().numpy()
     drawn = draw(known, k, (context.seed, k, number))

@@ -7,22 +7,17 @@ linear_image_classification/voc07/eval_resnet_8gpu_transfer_voc07_svm.yaml), aft
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from transfer.classification_task import (
-    Loaded,
-    Precision,
-    classification_task,
-    frozen_splits,
-)
+from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.datasets.labelled import PRESENT
 from transfer.metrics.classification import AveragePrecisions, average_precisions
 from transfer.search_grids import COSTS
-from transfer.svm_selection import SvmProbe, svm_one_vs_all
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
+
+if TYPE_CHECKING:
+    from transfer.svm_selection import SvmProbe
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,11 @@ SOURCES = {
 
 def run(context: RunContext) -> TaskOutcome:
     """Extract, choose each class's cost, refit, report."""
+    import torch
+
+    from transfer.frozen_splits import frozen_splits
+    from transfer.svm_selection import svm_one_vs_all
+
     recipe: SvmRecipe = context.recipe
     loaded: Loaded = context.data
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
