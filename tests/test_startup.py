@@ -25,7 +25,6 @@ HEAVY = [
     "mmdet",
     "detectron2",
     "fvcore",
-    "cv2",
 ]
 
 # Runs command lines one after the other in one process and says after each what it has imported.
