@@ -5,6 +5,8 @@ arXiv 2103.03230, appendix; facebookresearch/barlowtwins: evaluate.py. Both repo
 images; this reports the last, which nothing was chosen by.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
