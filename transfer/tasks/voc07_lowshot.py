@@ -9,6 +9,8 @@ One thing differs, on purpose: there the cost is the one of the best mean over d
 chosen on the training images that were not drawn, and the table on test images is kept in the record's details.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any

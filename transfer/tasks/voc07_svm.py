@@ -5,6 +5,8 @@ linear_image_classification/voc07/eval_resnet_8gpu_transfer_voc07_svm.yaml), aft
 1905.01235. `difficult` images are negatives in training and ignored in the test, as there.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
