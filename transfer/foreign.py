@@ -74,7 +74,8 @@ def foreign_archive(path: Path, names: Sequence[str], compressed: bool) -> tuple
         line = "torch.save({k: torch.from_numpy(v) for k, v in numpy.load(FILE).items()}, 'weights.pth')"
         return "arrays that numpy saved (.npz)", line
     pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl" and not name.startswith("__MACOSX/")]
-    if len(pickles) != 1:
+    program = any(name.endswith("/constants.pkl") or "/code/" in name for name in names)
+    if len(pickles) != 1 or program:  # TorchScript compresses its code; who reads torch's files says what it is
         return None
     root = pickles[0].rpartition("/")[0]
     foreign = [name for name in names if not name.startswith(f"{root}/")]

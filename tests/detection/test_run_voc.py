@@ -147,7 +147,7 @@ def test_the_last_preset_counts_as_with_every_other_option():
 def test_splits_without_their_data_set_are_refused(capsys):
     arguments = ["random:resnet18", "--preset", "smoke", "--device", "cpu", "--engine", "mmdet", "--train", "train"]
     assert main(["run", "detection.voc", *arguments]) == 2
-    assert "give --voc-root DIR" in capsys.readouterr().err
+    assert "give --dataset DIR, or --voc-root DIR" in capsys.readouterr().err
 
 
 def broken_data(case, voc):
