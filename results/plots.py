@@ -17,6 +17,7 @@ import pandas as pd
 from results.rows import Row, primary_metric
 from transfer.atomic import write_atomically
 from transfer.errors import UserError
+from transfer.letters import plottable
 
 COLOURS = plt.get_cmap("tab10").colors
 FORMATS = ("png", "pdf", "svg")
@@ -73,7 +74,7 @@ def _metric_panel(panel: Any, rows: Sequence[Row], metric: str, colours: Mapping
     panel.tick_params(axis="y", length=0)
     panel.set_ylim(len(rows) - 0.5, -0.8)
     panel.margins(x=0.12)
-    panel.set_xlabel(f"{metric} (percent)", fontsize=9)
+    panel.set_xlabel(f"{plottable(metric)} (percent)", fontsize=9)
     panel.grid(axis="x", color="0.9")
     panel.set_axisbelow(True)
     panel.spines[["top", "right", "left"]].set_visible(False)
@@ -95,7 +96,8 @@ def _row_name(row: Row, rows: Sequence[Row]) -> str:
     below += [f"recipe {variant.recipe[:6]}"] if len({other.recipe for other in alike}) > 1 else []
     below += [f"data {variant.data[:6]}"] if len({other.data for other in alike}) > 1 else []
     below += [f"version {variant.task_version}"] if len({other.task_version for other in others}) > 1 else []
-    return f"{row.label}\n{', '.join(below)}" if below else row.label
+    name = plottable(row.label)
+    return f"{name}\n{', '.join(below)}" if below else name
 
 
 def plot_curves(rows: Sequence[Row], work: Path, out: Path) -> list[str]:

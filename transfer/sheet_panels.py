@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL.ImageFont import FreeTypeFont as Font
 
 from transfer.atomic import write_atomically
 from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
 from transfer.datasets.masks import Mask
 from transfer.datasets.pixels import read_pixels
+from transfer.letters import drawable, font
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Colours that stay apart on photographs; further classes get hues from the golden ratio.
 PALETTE: tuple[Colour, ...] = (
@@ -102,7 +103,8 @@ def write_sheet(path: Path, dataset: DetectionDataset, title: str, labels: set[i
         pairs: may be none.
     """
     shown = range(len(dataset.classes)) if len(dataset.classes) <= LEGEND_ALL_UP_TO else sorted(labels)
-    sheet = _compose(title, [(dataset.classes[label], class_colour(label)) for label in shown], pairs)
+    legend = [(drawable(dataset.classes[label]), class_colour(label)) for label in shown]
+    sheet = _compose(drawable(title), legend, pairs)
     write_atomically(path, lambda file: sheet.save(file, "PNG"))
 
 
@@ -132,7 +134,7 @@ def _panel(picture: Image.Image, scale: float, boxes: Sequence[Shape]) -> Image.
     # The last boxes are the best scored: their labels choose their places first.
     for box, corners in reversed(list(zip(boxes, scaled, strict=True))):
         if box.text:
-            _write(pen, panel.size, box.text, corners, class_colour(box.label), taken)
+            _write(pen, panel.size, drawable(box.text), corners, class_colour(box.label), taken)
     return panel
 
 
@@ -169,8 +171,8 @@ def _write(
     taken: list[Rectangle],
 ) -> None:
     """A label at the box, at the first of four places that is free; none where all are taken."""
-    font = ImageFont.load_default(TEXT - 2)
-    left, top, right, bottom = font.getbbox(text)
+    small = font(TEXT - 2)
+    left, top, right, bottom = small.getbbox(text)
     width, height = right - left + 6, bottom - top + 5
     x1, y1, x2, y2 = corners
     wanted = ((x1, y1 - height), (x1, y2), (x1, y1), (x2 - width, y2 - height))
@@ -181,7 +183,7 @@ def _write(
     x, y = free[0]
     taken.append((x, y, width, height))
     pen.rectangle([x, y, x + width - 1, y + height - 1], fill=colour)
-    pen.text((x + 3 - left, y + 2 - top), text, fill=_ink_on(colour), font=font)
+    pen.text((x + 3 - left, y + 2 - top), text, fill=_ink_on(colour), font=small)
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:
@@ -199,7 +201,7 @@ def _compose(title: str, legend: list[tuple[str, Colour]], pairs: Sequence[Pair]
     columns = max(1, min(PAIRS_PER_ROW, len(pairs)))
     pair_width = 2 * PANEL + 4
     width = columns * pair_width + (columns + 1) * MARGIN
-    heading, caption = ImageFont.load_default(TEXT + 2), ImageFont.load_default(TEXT)
+    heading, caption = font(TEXT + 2), font(TEXT)
     legend_at, legend_end = _legend_places([name for name, _ in legend], caption, width, MARGIN + 2 * TEXT)
     rows = [pairs[start : start + columns] for start in range(0, len(pairs), columns)]
     heights = [max(pair.left.height for pair in row) + 2 * TEXT + MARGIN for row in rows]
@@ -213,18 +215,19 @@ def _compose(title: str, legend: list[tuple[str, Colour]], pairs: Sequence[Pair]
     for row, height in zip(rows, heights, strict=True):
         for column, pair in enumerate(row):
             x = MARGIN + column * (pair_width + MARGIN)
-            for offset, text, picture in zip((0, PANEL + 4), pair.captions, (pair.left, pair.right), strict=True):
+            captions = map(drawable, pair.captions)
+            for offset, text, picture in zip((0, PANEL + 4), captions, (pair.left, pair.right), strict=True):
                 pen.text((x + offset, top + 4), text, fill="black", font=_fitting(text, caption, PANEL))
                 sheet.paste(picture, (x + offset, top + 2 * TEXT))
         top += height
     return sheet
 
 
-def _legend_places(names: list[str], font: Font, width: int, top: int) -> tuple[list[tuple[int, int]], int]:
+def _legend_places(names: list[str], caption: Font, width: int, top: int) -> tuple[list[tuple[int, int]], int]:
     """Where each entry begins, in lines no wider than the sheet, and where the legend ends."""
     places, x, y = [], MARGIN, top
     for name in names:
-        entry = TEXT + 6 + int(font.getlength(name)) + 18
+        entry = TEXT + 6 + int(caption.getlength(name)) + 18
         if x > MARGIN and x + entry > width:
             x, y = MARGIN, y + TEXT + 8
         places.append((x, y))
@@ -232,10 +235,9 @@ def _legend_places(names: list[str], font: Font, width: int, top: int) -> tuple[
     return places, y + TEXT + MARGIN
 
 
-def _fitting(text: str, font: Font, width: int) -> Font:
-    """`font`, or a smaller one in which `text` is no wider than `width` (down to 8 pixels)."""
-    size = getattr(font, "size", TEXT)
-    while size > 8 and font.getlength(text) > width:
+def _fitting(text: str, wanted: Font, width: int) -> Font:
+    """`wanted`, or a smaller one in which `text` is no wider than `width` (down to 8 pixels)."""
+    size = int(wanted.size)
+    while size > 8 and font(size).getlength(text) > width:
         size -= 1
-        font = ImageFont.load_default(size)
-    return font
+    return font(size)

@@ -236,15 +236,6 @@ def test_flip_probability(flip: float, expected: list[float], make_job: Callable
     assert [aug.prob for aug in augmentations if type(aug).__name__ == "RandomFlip"] == expected
 
 
-def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
-    path = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 20), (200, 10, 10)).save(path, exif=exif)
-    image = one_image(path, 40, 20)
-    assert read_pixels(image, "RGB").shape == (20, 40, 3)
-
-
 def one_image(path: Path, width: int, height: int) -> DetectionImage:
     boxes = np.array([[1, 1, 9, 9]], np.float32)
     return DetectionImage(1, path.stem, path, width, height, boxes, np.array([0]), np.array([False]))

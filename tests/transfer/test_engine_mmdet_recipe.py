@@ -219,14 +219,6 @@ def test_objects_that_resizing_has_left_no_pixel_are_dropped(tmp_path):
     assert len(data.training_pipeline(TINY)(without)["data_samples"].gt_instances.bboxes) == 1
 
 
-def test_exif_orientation_is_ignored(tmp_path):
-    path = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to view"
-    Image.new("RGB", (40, 20)).save(path, exif=exif)
-    assert data.read_pixels(annotated(path, 1, 40, 20, [], [])).shape == (20, 40, 3)
-
-
 def broken_file(path):
     path.write_bytes(b"<html>not found</html>")
 

@@ -2,15 +2,16 @@
 
 What is decided here, and where the engines' own loaders do otherwise:
 
-- The EXIF orientation is applied: a photograph taken upright is seen upright. So do mmcv (OpenCV) for JPEG and
-  Detectron2's `read_image`; torchvision's ImageFolder does not. Annotations drawn on the pixels as they are stored turn
-  with the picture (`transfer/datasets/orientation.py`); neither engine does that.
+- The EXIF orientation is applied: a photograph taken upright is seen upright. So do mmcv (OpenCV; of PNG, WebP and TIFF
+  not in every release) and Detectron2's `read_image` (which turns a TIFF twice); torchvision's ImageFolder does not.
+  Annotations drawn on the pixels as they are stored turn with the picture (`transfer/datasets/orientation.py`);
+  neither engine does that.
 - Of 16-bit grey the upper byte is kept, as mmcv does; Pillow's convert("RGB"), and with it Detectron2, clips to white.
-- Alpha and transparent colours are dropped, as Detectron2 and mmcv do.
+- Alpha and transparent colours are dropped, as Detectron2 and mmcv do; OpenCV multiplies those of a TIFF with it.
 - CMYK is converted by Pillow's plain formula, as in Detectron2; OpenCV's, and with it mmcv's, differs by rounding.
 - Of several frames it is the first.
 - Embedded colour profiles are not applied; none of these loaders does.
-- A file that ends early is refused; OpenCV fills what is missing of a JPEG with grey and warns.
+- A file that ends early is refused; older releases of OpenCV fill what is missing of a JPEG with grey and warn.
 
 Only the formats below are tried, and none that runs another program (EPS would start Ghostscript).
 """

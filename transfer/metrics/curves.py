@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from transfer.atomic import write_atomically
+from transfer.letters import plottable
 from transfer.metrics.coco_ap import CocoResult
 
 CLASSES_UP_TO = 10  # curves in one panel; of more classes, that many from the best to the worst
@@ -53,7 +54,7 @@ def _choose(ap: NDArray[np.float64], present: NDArray[np.intp]) -> NDArray[np.in
 
 
 def _curve(panel: Any, recall: NDArray[np.float64], precision: NDArray[np.float64], name: str, colour: Any) -> None:
-    label = f"{100 * precision.mean():5.1f}  {name}".replace("$", r"\$")  # what stands between two would be a formula
+    label = f"{100 * precision.mean():5.1f}  {plottable(name)}"
     panel.plot(recall, precision, color=colour, linewidth=1.8, label=label, clip_on=False)
 
 
