@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from transfer.interrupts import GOES_ON, on_interrupt, say
+
+if __name__ == "__main__":
+    # before the imports that take long
+    on_interrupt(GOES_ON)
+
 import argparse
 import logging
 import os
@@ -169,9 +175,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {known}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "the same command without --overwrite" if "--overwrite" in arguments else "the same command again"
-        print(f"\ninterrupted; type {again} to go on from the last checkpoint", file=sys.stderr)
-        return 130
+        return say(GOES_ON.replace("again", "without --overwrite") if "--overwrite" in arguments else GOES_ON)
     return 0
 
 

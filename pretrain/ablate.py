@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from transfer.atomic import write_json
 from transfer.conditions import differences as other_conditions
 from transfer.curve import FILE, read
 from transfer.errors import TrainingError, UserError
+from transfer.interrupts import children_left_alone
 
 logger = logging.getLogger(__name__)
 Study = Literal["singular", "covariance", "brownian", "scale", "centroid", "compare", "methods"]
@@ -283,7 +283,8 @@ def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -
     failed, began = [], time.monotonic()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(command.jobs, context, initializer=_start)
-    running = {pool.submit(run_cell, command, cell, dict(data)): cell for cell in cells}
+    with children_left_alone():
+        running = {pool.submit(run_cell, command, cell, dict(data)): cell for cell in cells}
     try:
         for count, future in enumerate(as_completed(running), 1):
             cell = running[future]
@@ -308,7 +309,6 @@ def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -
 
 
 def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 

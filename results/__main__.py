@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from transfer.interrupts import NOTHING_CHANGED, on_interrupt, say
+
+if __name__ == "__main__":
+    # before the imports that take long
+    on_interrupt(NOTHING_CHANGED)
+
 import logging
 import sys
 import traceback
@@ -184,8 +190,7 @@ def main() -> int:
         print(f"{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was changed, type the same command again", file=sys.stderr)
-        return 130
+        return say(NOTHING_CHANGED)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
+from transfer.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt, say
+
+if __name__ == "__main__":
+    # before the imports that take long
+    on_interrupt(GOES_ON if sys.argv[1:2] == ["run"] else NOTHING_CHANGED)
+
 import io
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,8 +267,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return say(GOES_ON if arguments[0] == "run" else NOTHING_CHANGED)
 
 
 if __name__ == "__main__":

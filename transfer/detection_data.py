@@ -15,12 +15,11 @@ from transfer.datasets.coco import read_coco
 from transfer.datasets.detection import DetectionDataset
 from transfer.datasets.detection_account import account, summary
 from transfer.datasets.fraction import part_of
-from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, recognise, unread
+from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, no_split, recognise
 from transfer.datasets.listed import VAL_AS_TEST
 from transfer.datasets.orientation import ExifFrame
 from transfer.datasets.split_check import compare
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
-from transfer.datasets.wording import few
 from transfer.errors import DataError
 from transfer.task import ROOT, Difference
 
@@ -277,11 +276,7 @@ def own_set(options: DetectionData) -> OwnSet | None:
         return OwnSet(f"{name} {train} → {test}", said, (f"{name}_{train}", f"{name}_{test}"), voc=parts, notes=note)
     absent = [split for split in (train, test) if split not in layout.coco]
     if absent:
-        raise DataError(
-            f"no split {absent[0]!r} in {root}",
-            found="\n".join([f"splits there: {few(layout.splits, 20)}", *unread(root)]),
-            todo="choose one of these with --train and --test",
-        )
+        raise no_split(layout, absent[0], "choose one of these with --train and --test")
     files = layout.coco[train], layout.coco[test]
     names = files[0][0].stem, files[1][0].stem
     if names[0] == names[1]:  # Roboflow calls them all _annotations.coco.json

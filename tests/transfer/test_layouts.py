@@ -204,6 +204,21 @@ def test_a_split_that_is_not_there(write: Callable[[Path], None], tmp_path: Path
     assert "test, train" in error.found
 
 
+@pytest.mark.parametrize("emptied", ["train", "test"])
+def test_a_split_whose_images_are_missing_is_named(emptied: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    coco_beside(root)
+    annotations = next((root / emptied).glob("*.json"))
+    for file in (root / emptied).glob("*.png"):
+        file.unlink()
+    asked = refusal(lambda: read(DetectionData(dataset=root, train="train", test="test")))
+    assert f"the split {emptied!r}" in asked.what
+    assert "no images" in asked.what
+    assert str(annotations) in asked.found
+    unasked = refusal(lambda: read(DetectionData(dataset=root)))
+    assert f"the split {emptied} has annotations ({emptied}/{annotations.name})" in unasked.found
+
+
 def test_validation_images_to_report_on_are_noted(tmp_path: Path) -> None:
     write_voc(tmp_path / "set", {"train": SPLITS["train"], "valid": SPLITS["test"]})
     found = read(DetectionData(dataset=tmp_path / "set"))

@@ -53,6 +53,18 @@ def coco_splits(root: Path) -> dict[str, tuple[Path, Path]]:
     return {name: found[name][0] for name in sorted(found)}
 
 
+def without_images(root: Path) -> dict[str, Path]:
+    """Splits that are no splits for want of images: name → annotations for which no folder holds an image.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    places: dict[str, tuple[Path, bool]] = {}
+    for name, file, folders in (*_folder_per_split(root), *_files_of_splits(root)):
+        places[name] = file, bool(folders) or (name in places and places[name][1])
+    return {name: file for name, (file, seen) in sorted(places.items()) if not seen}
+
+
 def other_json(root: Path) -> list[str]:
     """JSON files in the root and its folders that were not taken for annotations: other ones, and broken ones.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from transfer.datasets.images import Header, read_header
 
 READERS = 8  # threads: they hide the latency of network disks; parsing itself is serial
+SHARE = 64  # files that a thread reads at once: an interrupt waits for no more than that
 
 
 def read_headers(paths: Sequence[Path]) -> list[Header]:
@@ -18,11 +19,8 @@ def read_headers(paths: Sequence[Path]) -> list[Header]:
         DataError: no image can be read there.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        shares = pool.map(_read_share, (paths[start::READERS] for start in range(READERS)))
-        found: list[Header] = [Header(0, 0, 1, False)] * len(paths)
-        for start, share in enumerate(shares):
-            found[start::READERS] = share
-    return found
+        shares = pool.map(_read_share, (paths[start : start + SHARE] for start in range(0, len(paths), SHARE)))
+        return [header for share in shares for header in share]
 
 
 def _read_share(paths: Sequence[Path]) -> list[Header]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transfer.datasets.coco_layout import coco_splits, other_json
+from transfer.datasets.coco_layout import coco_splits, other_json, without_images
 from transfer.datasets.image_files import walk
 from transfer.datasets.voc_layout import has_lists, voc_splits
 from transfer.datasets.wording import few
@@ -180,9 +180,14 @@ def chosen(layout: Layout, train: str | None, test: str | None) -> tuple[str, st
 
 
 def unread(root: Path) -> list[str]:
-    """A line on JSON files that are no whole COCO annotations, if there are some."""
+    """Lines on COCO annotations whose images are all missing, and on JSON files that are no whole ones, if any."""
     files = other_json(root)
-    return [f"JSON files that hold no whole COCO annotations: {few(files, 10)}"] if files else []
+    lines = [
+        f"the split {name} has annotations ({file.relative_to(root).as_posix()}), but no image lies in any folder "
+        "where they could be: copy them beside it"
+        for name, file in without_images(root).items()
+    ]
+    return lines + ([f"JSON files that hold no whole COCO annotations: {few(files, 10)}"] if files else [])
 
 
 def chosen_test(layout: Layout, test: str | None) -> str:
@@ -195,11 +200,27 @@ def chosen_test(layout: Layout, test: str | None) -> str:
     fitting = [test] if test else by_role["test"] or by_role["val"]
     if len(fitting) == 1 and (fitting[0] in layout.splits or not layout.splits):
         return fitting[0]
+    if test:
+        raise no_split(layout, test, "give --test SPLIT")
     raise DataError(
-        f"no split {test!r} in {layout.root}" if test else f"which split of {layout.root}?",
+        f"which split of {layout.root}?",
         found="\n".join([f"splits there: {few(layout.splits, 20)}", *unread(layout.root)]),
         todo="give --test SPLIT",
     )
+
+
+def no_split(layout: Layout, name: str, todo: str) -> DataError:
+    """The error for a split that was asked for and is not there, or not whole."""
+    there = f"splits there: {few(layout.splits, 20)}"
+    file = without_images(layout.root).get(name)
+    if file is not None:
+        return DataError(
+            f"the split {name!r} of {layout.root} has annotations, but no images",
+            found=f"{file}, and no image in any folder where they could be\n{there}",
+            todo=f"copy the images beside it, into {file.parent}, or say where they are: --train-json, --train-images, "
+            "--test-json, --test-images",
+        )
+    return DataError(f"no split {name!r} in {layout.root}", found="\n".join([there, *unread(layout.root)]), todo=todo)
 
 
 def is_validation(name: str) -> bool:
