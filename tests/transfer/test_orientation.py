@@ -24,6 +24,7 @@ from transfer.datasets.orientation import ExifFrame
 from transfer.datasets.pixels import read_pixels
 from transfer.datasets.turning import turn_boxes, turn_mask
 from transfer.datasets.voc import read_voc
+from transfer.datasets.voc_labels import read_voc_labels
 from transfer.detection_data import DetectionData, load_splits, load_test, official_coco
 from transfer.errors import DataError
 
@@ -362,3 +363,13 @@ def test_a_mask_with_an_orientation_of_its_own_is_refused(pictures: Pictures) ->
     with pytest.raises(DataError, match="has an EXIF orientation") as caught:
         pictures.read("voc")
     assert "orientation 6" in caught.value.found
+
+
+def test_labels_of_a_turned_picture_ask_for_nothing(pictures: Pictures) -> None:
+    """Where its objects are does not matter to classification."""
+    pictures.add("a", 3, "stored")
+    pictures.add("b", 6, "seen", annotated=False)
+    for split in ("train", "test"):
+        (pictures.folder / "ImageSets/Main" / f"{split}.txt").write_text("a\nb\n", encoding="utf-8")
+    splits = read_voc_labels(pictures.folder, "train", "test", ("light", "dark"))
+    assert splits.test.labels.tolist() == [[1, -1], [1, -1]]
