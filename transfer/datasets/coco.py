@@ -7,7 +7,6 @@ Detectron2 reads the same files (detectron2/data/datasets/coco.py), and so does 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ __all__ = ["OFFICIAL_COUNTS", "coco_splits", "read_coco"]
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # objects of one kind of fault that are named; all are counted
-MANY_CROWDS = 0.1  # of the objects: COCO's own photographs have 13 of 967 (tests' real images)
 
 # Images per official file (cocodataset.org).
 OFFICIAL_COUNTS = {
@@ -64,7 +62,7 @@ def read_coco(
     middle of a training.
 
     Boxes without area are dropped, boxes at most one pixel beyond the image are clipped; both are logged and listed in
-    the data set's notes, as are crowds. Where `area` is missing, that of the mask is taken, without masks that of the
+    the data set's notes. Where `area` is missing, that of the mask is taken, without masks that of the
     box; areas that cannot be right are kept, as pycocotools keeps them, and noted.
 
     Args:
@@ -186,7 +184,6 @@ class _Reading:
     masks: MaskReader
     with_masks: bool
     without_area: list[str] = field(default_factory=list)
-    crowds: Counter[str] = field(default_factory=Counter)
     faults: dict[str, _Faults] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -206,7 +203,6 @@ class _Reading:
             if found is None:
                 continue
             box, is_crowd, area, mask = found
-            self.crowds[image.name] += is_crowd
             boxes.append(box)
             labels.append(self.labels[entry["category_id"]])
             crowd.append(is_crowd)
@@ -228,23 +224,13 @@ class _Reading:
         )
 
     def notes(self) -> list[str]:
-        """What was mended, what is not trained on and what is odd."""
-        notes = [*self.limits.notes(), *self._crowd_notes(), *self.masks.notes(), *self.area_check.notes()]
+        """What was mended and what is odd."""
+        notes = [*self.limits.notes(), *self.masks.notes(), *self.area_check.notes()]
         if self.without_area:
             whose = "masks" if self.with_masks else "boxes"
             count = counted(len(self.without_area), "object has", "objects have")
             notes.append(f"{count} no `area`, those of the {whose} were taken: {few(self.without_area)}")
         return notes
-
-    def _crowd_notes(self) -> list[str]:
-        crowds, images = self.crowds.total(), len(+self.crowds)
-        if not crowds:
-            return []
-        note = f"{counted(crowds, 'crowd', 'crowds')} in {counted(images, 'image', 'images')} (iscrowd 1)"
-        note += ", not trained on and ignored by the evaluation"
-        if crowds > MANY_CROWDS * self.objects:
-            note += "; CVAT writes this flag for masks: set it to 0 where they are single objects"
-        return [note]
 
     def demand_no_faults(self) -> None:
         """Refuses the file by its first kind of fault.
