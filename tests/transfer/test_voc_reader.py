@@ -111,14 +111,6 @@ def test_size_comes_from_the_image_where_the_annotation_has_none(root: Path, siz
     assert (image.width, image.height) == (100, 80)
 
 
-def test_size_is_that_of_the_stored_pixels(root: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # viewers turn it to 80 × 100; boxes are drawn on the pixels as they are stored
-    Image.new("RGB", (100, 80)).save(root / "JPEGImages" / "a.jpg", exif=exif)
-    image = read_voc([(root, "train")], "animals").images[0]
-    assert (image.width, image.height) == (100, 80)
-
-
 def test_parts_of_objects_are_no_objects(root: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
     write_image(root, "a", box_xml(*CAT, part))
