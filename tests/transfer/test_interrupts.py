@@ -12,12 +12,12 @@ import pytest
 
 WORKING = "import time; print('there', flush=True); time.sleep(30)"
 DEAF = "import time; print('there', flush=True)\ntry: time.sleep(30)\nexcept KeyboardInterrupt: time.sleep(30)"
-FORKED = "import os, time; os.fork(); print('there', flush=True); time.sleep(3 if os.getpid() == main else 4)"
+FORKED = "import os, time; child = not os.fork(); child or print('there', flush=True); time.sleep(4)"
 
 
 @pytest.mark.parametrize(("code", "presses"), [(WORKING, 1), (DEAF, 2), (FORKED, 1)], ids=["once", "twice", "forked"])
 def test_one_line_and_130(code: str, presses: int) -> None:
-    begin = "import os; main = os.getpid(); from transfer.interrupts import on_interrupt; on_interrupt('type it again')"
+    begin = "from transfer.interrupts import on_interrupt; on_interrupt('type it again')"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{begin}\n{code}"],
         stdout=subprocess.PIPE,
