@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -309,7 +311,15 @@ def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -
 
 
 def _start() -> None:
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # returns when it was killed; a pool's process would wait for its next cell for ever
+    os._exit(1)
 
 
 def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str, Any]:

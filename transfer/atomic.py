@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise UserError(
             f"cannot write {path}",
             found=error.strerror or str(error),
-            todo="free some space or choose another folder, then type the same command again",
+            todo="choose a folder that you can write, or free some space, then type the same command again",
         ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):

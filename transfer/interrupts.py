@@ -23,13 +23,23 @@ _said = False
 
 
 def say(message: str) -> int:
-    """Print `message` on a line of its own, once in the life of the process; returns the exit status, 130."""
+    """Print `message` on a line of its own; returns the exit status, 130."""
     global _said
-    if not _said:
-        _said = True
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-            os.write(2, f"\n{message}\n".encode(errors="replace"))  # stderr's own buffer may be in use where we were
+    _said = True
+    if _first():
+        print(f"\n{message}", file=sys.stderr, flush=True)
     return STATUS
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # of several processes one says it
+
+
+def _end(message: str) -> None:
+    """End the process at once; past Python's stderr, which may be in the middle of a line."""
+    if _first() and not _said:
+        os.write(2, f"\n{message}\n".encode(errors="replace"))
+    os._exit(STATUS)
 
 
 def on_interrupt(message: str) -> None:
@@ -43,13 +53,13 @@ def on_interrupt(message: str) -> None:
         if os.getpid() != owner:
             return
         if pressed or _importing(frame):
-            os._exit(say(message))
+            _end(message)
         pressed = True
         raise KeyboardInterrupt
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if os.getpid() == owner and issubclass(kind, KeyboardInterrupt):
-            os._exit(say(message))
+            _end(message)
         sys.__excepthook__(kind, error, trace)
 
     signal.signal(signal.SIGINT, answer)

@@ -39,7 +39,7 @@ def locked(
         raise UserError(
             f"cannot write to {folder}",
             found=error.strerror or str(error),
-            todo="name a folder of your own with --runs DIR, or make this one writable",
+            todo="name a folder of your own (--runs DIR; --out DIR for pretraining), or make this one writable",
         ) from error
     with lock:
         deadline = time.monotonic() + patience

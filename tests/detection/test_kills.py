@@ -91,7 +91,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_record(voc, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "the same command goes on" in err
+    assert "type the same command again" in err
     assert "Traceback" not in err
     assert not records(runs)
 

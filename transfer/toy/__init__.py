@@ -74,7 +74,7 @@ def make_toy(folder: Path, seed: int = 0, overwrite: bool = False, sizes: ToySiz
         raise UserError(
             f"cannot write toy data to {folder}",
             found=error.strerror or str(error),
-            todo="free some space or choose another folder",
+            todo="choose a folder that you can write, or free some space",
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
