@@ -27,7 +27,8 @@ def say(message: str) -> int:
     global _said
     _said = True
     if _first():
-        print(f"\n{message}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\n{message}\n")
+        sys.stderr.flush()
     return STATUS
 
 
