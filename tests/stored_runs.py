@@ -131,7 +131,8 @@ def do(short: Short, data: Path, runs: Path, threads: int | None = None) -> Reco
 
 def numbers(record: Record, runs: Path) -> dict[str, float]:
     """All that a run computed, in full precision: metrics, details, curves, sums over features and detections."""
-    found: dict[str, float] = {**record.metrics, **dict(_leaves("details", record.details))}
+    computed = {name: value for name, value in record.details.items() if name != "objects"}  # those are of the data
+    found: dict[str, float] = {**record.metrics, **dict(_leaves("details", computed))}
     work = runs / "work" / record.task / record.run_id
     for path in sorted(work.rglob("metrics.jsonl")):
         for place, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
