@@ -27,6 +27,7 @@ def finished(runs, task):
     return record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("word", ["c4", "fpn", "retinanet", "fcos"])
 def test_every_detector_goes_from_a_checkpoint_to_a_record(engine, word, coco, tmp_path):
@@ -52,6 +53,7 @@ def test_a_part_of_the_annotations_is_a_run_and_a_difference_of_its_own(coco, tm
     assert ("training images", "10 % (seed 0)") in {(d["what"], d["run"]) for d in record.differences}
 
 
+@pytest.mark.slow
 def test_evaluations_on_the_way_are_in_the_curve_and_change_nothing(coco, tmp_path):
     pytest.importorskip("mmdet")
     found = {}
@@ -67,6 +69,7 @@ def test_evaluations_on_the_way_are_in_the_curve_and_change_nothing(coco, tmp_pa
     assert found[2][1][0] == 2
 
 
+@pytest.mark.slow
 def test_any_set_in_voc_layout_serves_too(toy, tmp_path):
     pytest.importorskip("mmdet")
     runs = tmp_path / "runs"

@@ -23,6 +23,7 @@ def checkpoint(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_from_any_folder_to_one_record(checkpoint, voc, tmp_path):
     pytest.importorskip("mmdet")
     runs = tmp_path / "runs"

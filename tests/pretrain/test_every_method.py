@@ -65,6 +65,7 @@ def test_the_methods_of_the_paper_are_here() -> None:
     assert set(METHODS) == PUBLISHED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_it_trains_resumes_exactly_and_leaves_a_backbone(
     name: str, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_it_trains_resumes_exactly_and_leaves_a_backbone(
     assert not torch.equal(untrained["online"]["encoder.conv1.weight"], whole["online"]["encoder.conv1.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_forces_can_be_added_to_it(name: str, classes: Path, tmp_path: Path) -> None:
     without = start(name, classes, tmp_path / "without", Forces(), steps=2)

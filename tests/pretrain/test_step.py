@@ -55,6 +55,7 @@ def test_every_method_trains_alike_in_two_processes(tmp_path: Path, method: str)
     assert_equal_training(train(tmp_path, "one", method), train(tmp_path, "two", method, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_accumulation_keeps_the_loss(tmp_path: Path, processes: int) -> None:
     fixed = ("--fixed-statistics",)  # BatchNorm apart, which sees a part
@@ -63,6 +64,7 @@ def test_accumulation_keeps_the_loss(tmp_path: Path, processes: int) -> None:
     assert_equal_training(whole, parts)
 
 
+@pytest.mark.slow
 def test_accumulation_counts_every_image_once_in_running_statistics(tmp_path: Path) -> None:
     state = train(tmp_path, "parts", "msbreg", 1, "--accumulate", "4", "--steps", "3")["state"]
     views, parts, steps = 4, 4, 3

@@ -92,6 +92,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(pictures: Path, tmp_path: Path) -> None:
     one = train(pictures, tmp_path / "one", 1, "--steps", "3", "--warmup-steps", "1", "--lr", "0.05")
     two = train(pictures, tmp_path / "two", 2, "--steps", "3", "--warmup-steps", "1", "--lr", "0.05")
@@ -120,6 +121,7 @@ def test_killed_and_resumed_on_another_number_of_processes(
     assert_close(whole, cut, 0.0 if before == after else 5e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_once(pictures: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         command(pictures, tmp_path / "out", 2, "--batch", "7"),

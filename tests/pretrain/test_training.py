@@ -367,6 +367,7 @@ def test_probes_of_a_labelled_set(tiny: None, images: Path, tmp_path: Path) -> N
         run(images, tmp_path / "out", machine=replace(machine, probe_test=tmp_path / "labelled2"))
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(tiny: None, images: Path, tmp_path: Path) -> None:
     with locked(tmp_path / "out", "", "", name=".lock"), pytest.raises(UserError, match="another process trains"):
         run(images, tmp_path / "out")

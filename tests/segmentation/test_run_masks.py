@@ -40,6 +40,7 @@ def script(*arguments, cwd, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("word", ["c4", "fpn"])
 def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, tmp_path):

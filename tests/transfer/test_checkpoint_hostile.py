@@ -155,6 +155,7 @@ REPEATED = b"NN\x86q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in r
 LISTS = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["zip", "legacy", "pickle"])
 @pytest.mark.parametrize("tuples", [DEEP, REPEATED])
 def test_tuples_that_exhaust_whoever_hashes_them_are_refused(tuples, container, tmp_path):
@@ -258,6 +259,7 @@ def test_negative_variances_are_refused(tmp_path):
     refused(with_changes(tmp_path, **{"bn1.running_var": torch.full((64,), -0.5)}), "bn1.running_var", "negative")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_names_cannot_write_to_the_terminal_or_break_it(encoding, tmp_path):
     torch.save({**BACKBONE, "\x1b[31mred\ud800": torch.zeros(2)}, tmp_path / "a.pth")

@@ -114,6 +114,7 @@ def test_a_single_classifier_is_trained_on_all_images_and_chosen_by_nothing(imag
     assert "validation" not in record.details["chosen"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_its_search(images, tmp_path):
     tiny = ["--sgd.crop", "32", "--sgd.resize", "32", "--sgd.batch", "8", "--sgd.steps", "3"]
     options = ["--image-folder", str(images), *tiny, "--lrs", "0.01", "1e12", "--decays", "0", "--holdout", "0.25"]
@@ -155,6 +156,7 @@ def voc(tmp_path_factory):
     return ["--image-folder", str(folder / "voc"), "--train", "train", *SMALL, "--pooling", "avg"]
 
 
+@pytest.mark.slow
 def test_voc07_svm_by_both_solvers(voc, tmp_path):
     (ours,) = run("transfer.voc07_svm", RANDOM, *voc, "--costs", "0.1", "1", "10", runs=tmp_path / "ours")
     assert set(ours.metrics) == {"mAP", "mAP_11point"}
@@ -274,6 +276,7 @@ def test_a_class_that_lies_in_the_held_out_part_alone_is_learned_in_the_end(tmp_
         assert not any("not converged" in note for note in record.notes)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_search_is_no_divergence(images, tmp_path):
     tiny = ["--sgd.crop", "32", "--sgd.resize", "32", "--sgd.batch", "8", "--sgd.steps", "2"]
     options = ["--image-folder", str(images), *tiny, "--lrs", "0.1", "0.01", "--decays", "0", "--holdout", "0.25"]

@@ -160,6 +160,7 @@ def test_of_equal_scores_the_image_with_the_lower_id_of_the_file_goes_first() ->
 # -- beside others -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_annotations_score_as_pycocotools_scores_the_files(tmp_path: Path, test_data: Path) -> None:
     """Shaken, doubled and mislabelled ground truth with tied scores; pycocotools gets the JSON file as it is."""
     with tarfile.open(test_data / "coco_free" / "coco2017_free.tar") as archive:

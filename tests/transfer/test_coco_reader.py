@@ -281,6 +281,7 @@ def real(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_images_have_the_counts_of_their_source(real: Path) -> None:
     read = {}

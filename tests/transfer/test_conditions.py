@@ -58,6 +58,7 @@ def test_what_is_told_is_what_pytorch_says():
     ]
 
 
+@pytest.mark.slow
 def test_equal_conditions_give_the_same_digest_in_every_process_and_draw_no_number():
     torch.manual_seed(0)
     expected = torch.rand(1)

@@ -53,13 +53,8 @@ def differing(one: Any, other: Any) -> list[str]:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "retinanet",
-        *(pytest.param(kind, marks=SLOW) for kind in FAMILIES if kind != "retinanet"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_resumed_run_equals_an_uninterrupted_one(
     kind: str, make_job: Callable[..., DetectionJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -97,9 +92,8 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", ["retinanet", *(pytest.param(kind, marks=SLOW) for kind in ("faster_rcnn", "mask_rcnn_c4", "fcos"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn", "mask_rcnn_c4", "fcos"])
 def test_being_evaluated_does_not_change_the_training(
     kind: str, make_job: Callable[..., DetectionJob], tmp_path: Path
 ) -> None:

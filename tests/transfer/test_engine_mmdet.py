@@ -38,6 +38,7 @@ def dataset(tmp_path_factory):
 # -- the engine as a name
 
 
+@pytest.mark.slow
 def test_importing_the_engine_imports_nothing_of_openmmlab():
     code = (
         "import sys, transfer.engines.mmdet\n"
@@ -165,6 +166,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

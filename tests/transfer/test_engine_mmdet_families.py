@@ -176,13 +176,8 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "retinanet fpn",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mask_rcnn fpn", "mask_rcnn c4", "fcos fpn")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet fpn", "mask_rcnn fpn", "mask_rcnn c4", "fcos fpn"])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(dataset, tmp_path, monkeypatch, name):
     recipe = replace(FAMILIES[name], **SHORT)
     whole, parted = (job_of(dataset, tmp_path / part, recipe) for part in ("whole", "parted"))
@@ -207,6 +202,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(dataset, tm
     assert {key for key in row if key.startswith("loss_")} == LOSSES[recipe.family]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [False, True])
 def test_predicted_masks_are_run_lengths_of_the_whole_image(tmp_path, runs):
     dataset = toy_dataset(tmp_path, runs)
@@ -236,6 +232,7 @@ def test_masks_are_demanded_by_a_mask_rcnn(dataset, tmp_path):
         ENGINE.run(job_of(without, tmp_path, FAMILIES["mask_rcnn fpn"]))
 
 
+@pytest.mark.slow
 def test_a_curve_changes_nothing_but_the_log(dataset, tmp_path):
     recipe = replace(FAMILIES["retinanet fpn"], **SHORT)
     scored = []
@@ -257,9 +254,8 @@ def test_a_curve_changes_nothing_but_the_log(dataset, tmp_path):
 # -- precision, clipping, steps
 
 
-@pytest.mark.parametrize(
-    "name", ["mask_rcnn fpn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("retinanet fpn", "fcos fpn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mask_rcnn fpn", "retinanet fpn", "fcos fpn"])
 def test_bf16_trains_on_a_cpu(dataset, tmp_path, name):
     recipe = replace(FAMILIES[name], **SHORT, amp="bf16")
     half = job_of(dataset, tmp_path / "half", recipe)

@@ -20,6 +20,7 @@ def dataset(tmp_path_factory):
     return toy_dataset(tmp_path_factory.mktemp("images"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [TINY, dataclasses.replace(TINY_C4, extra_norm=True)], ids=["fpn", "c4"])
 def test_both_verify_the_same_number_of_tensors_and_compute_what_torchvision_does(recipe, dataset, tmp_path):
     untrained = dataclasses.replace(recipe, iterations=0, precise_bn=0)
@@ -32,6 +33,7 @@ def test_both_verify_the_same_number_of_tensors_and_compute_what_torchvision_doe
         assert max(verification.stage_error.values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_both_see_the_same_images_in_the_same_order_at_the_same_learning_rates(dataset, tmp_path, monkeypatch):
     from transfer.engines.detectron2 import data as detectron2_data
     from transfer.engines.mmdet import data as mmdet_data

@@ -185,6 +185,7 @@ def test_whatever_features_depend_on_finds_another_folder(
     assert len(list(tmp_path.glob("*/done.json"))) == 2
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_equal(backbone: Backbone, tmp_path: Path) -> None:
     running = subprocess.Popen(command(tmp_path / "cut", 0.03), env=environment())
     wait_for(lambda: lines(tmp_path / "cut") >= 2, running)
@@ -286,6 +287,7 @@ def two_processes(cache: Path, seconds: float = 0.0, bad: int = 0) -> list[subpr
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(backbone: Backbone, tmp_path: Path) -> None:
     both = two_processes(tmp_path / "two")
     told = [process.communicate(timeout=300)[0] for process in both]

@@ -15,7 +15,11 @@ DEAF = "import time; print('there', flush=True)\ntry: time.sleep(30)\nexcept Key
 FORKED = "import os, time; child = not os.fork(); child or print('there', flush=True); time.sleep(4)"
 
 
-@pytest.mark.parametrize(("code", "presses"), [(WORKING, 1), (DEAF, 2), (FORKED, 1)], ids=["once", "twice", "forked"])
+@pytest.mark.parametrize(
+    ("code", "presses"),
+    [(WORKING, 1), (DEAF, 2), pytest.param(FORKED, 1, marks=pytest.mark.slow)],
+    ids=["once", "twice", "forked"],
+)
 def test_one_line_and_130(code: str, presses: int) -> None:
     begin = "from transfer.interrupts import on_interrupt; on_interrupt('type it again')"
     process = subprocess.Popen(

@@ -92,6 +92,7 @@ def test_two_classes_are_the_sigmoid_of_the_difference(penalty: float) -> None:
     torch.testing.assert_close(fit.weight[0], -fit.weight[1])
 
 
+@pytest.mark.slow
 @quick
 @given(SEEDS, st.sampled_from(["wide", "narrow"]))
 def test_the_path_converges_and_equals_separate_fits(seed: int, shape: str) -> None:

@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SHAPES)
 def test_it_computes_what_detectron2s_does(folder, case):
     pytest.importorskip("detectron2")

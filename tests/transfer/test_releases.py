@@ -26,7 +26,17 @@ from transfer.inspect import describe
 from transfer.layout import Match
 
 torch.set_num_threads(1)
-releases = pytest.mark.parametrize("which", list(all_releases()))
+
+
+def first_of_each_format() -> set[str]:
+    """One release a format, which the quick tests take, and which gets every variation of the slow ones."""
+    return set({release.format: name for name, release in reversed(all_releases().items())}.values())
+
+
+releases = pytest.mark.parametrize(
+    "which",
+    [pytest.param(name, marks=() if name in first_of_each_format() else pytest.mark.slow) for name in all_releases()],
+)
 refusals = pytest.mark.parametrize("refusal", all_refusals().values(), ids=all_refusals())
 
 
@@ -226,11 +236,6 @@ def test_a_spoilt_key_is_refused_by_name(which):
     for how in HOW:
         for name in ["conv1.weight", *chance.sample(tensor_names(release), 2)]:
             demand_refusal(release, tree, name, how)
-
-
-def first_of_each_format() -> set[str]:
-    """One release a format, which gets every variation of the slow tests; the others get one in turn."""
-    return set({release.format: name for name, release in reversed(all_releases().items())}.values())
 
 
 @pytest.mark.slow
