@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Two threads that wait by spinning cost each other a factor of three on a machine with other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-slow test-all engines lint format clean
+.PHONY: help setup demo test test-slow test-all gpu gpu-wheels engines lint format clean
 help:  ## this text
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
@@ -55,6 +55,18 @@ test-slow: $(READY)  ## the others: whole runs, kills, a thousand damaged files
 	$(PYTEST) -m slow
 
 test-all: test test-slow  ## both
+
+# On a machine with a GPU, which has PyTorch already and perhaps no network: what else is needed lies in .wheels.
+# `make gpu DEVICE=cpu` does the same at small sizes, in .venv and without evidence.
+DEVICE ?= cuda
+GPU_PY ?= $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON))
+gpu: $(if $(filter cpu,$(DEVICE)),$(READY))  ## every test that a GPU can run, 8 minutes on one; writes tests/gpu/evidence.md
+	@$(GPU_PY) tests/gpu/wheels.py check
+	-PYTHONPATH=$(if $(filter cpu,$(DEVICE)),,$(CURDIR)/.wheels/site:)$$PYTHONPATH $(GPU_PY) -m pytest -q -m gpu --device $(DEVICE) tests/gpu
+	$(GPU_PY) tests/gpu/report.py
+
+gpu-wheels: $(READY)  ## collect in .wheels what `make gpu` needs beside PyTorch and the scientific packages
+	$(PY) tests/gpu/wheels.py collect
 
 engines: $(READY)  ## the engines' tests; their outcome and the versions they met go to tests/engines.md
 	OMP_NUM_THREADS=1 $(PY) tests/engine_summary.py

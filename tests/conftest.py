@@ -12,6 +12,12 @@ for folder in ("tests/transfer",):  # shared generators of test files
     sys.path.append(str(ROOT / folder))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `tests/gpu`; they stand here because pytest reads them before it looks into folders."""
+    parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where the tests of tests/gpu compute")
+    parser.addoption("--evidence", type=Path, help="where they keep what they saw; on a GPU tests/gpu/evidence.json")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder named by MSBREG_TEST_DATA; its tests skip where it is not set."""

@@ -171,10 +171,11 @@ class FineTuner:
             parameter.grad = torch.zeros_like(parameter)
         loss = torch.zeros((), device=labels.device)
         for part in sorted(set(batch.parts.tolist())):
-            mine = batch.parts == part
+            mine = (batch.parts == part).nonzero().flatten()  # places, not a mask: a GPU would be asked how many
             with nullcontext() if part == 0 else _untracked(self.model):
                 logits = self.model(batch.views[mine])
-            whole = nn.functional.cross_entropy(logits, labels[mine.to(labels.device)], reduction="sum") / images
+            own = labels[mine.to(labels.device, non_blocking=True)]
+            whole = nn.functional.cross_entropy(logits, own, reduction="sum") / images
             torch.autograd.backward(whole)
             loss += whole.detach()
         self.world.add_up([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])

@@ -96,6 +96,8 @@ class SwAV(Method):
         self.prototypes = nn.Linear(d, settings.prototypes, bias=False)
         self.register_buffer("queue", torch.zeros(settings.views, settings.queue, d))
         self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
+        self._queued: int | None = None  # the same number here: asking a GPU for it in every step would wait for it
+        self.register_load_state_dict_post_hook(lambda *_: self._forget())
         self.branches = {"online": self.online}
         self._normalise_prototypes()
 
@@ -121,7 +123,7 @@ class SwAV(Method):
         """Assignments [K, n, P] of the large views of this batch."""
         settings = self.settings
         large = scores[: settings.views]
-        if settings.queue and int(self.queued) == settings.queue:
+        if settings.queue and self._count() == settings.queue:
             large = torch.cat([linear(self.queue, self.prototypes.weight), large], dim=1)
         return sinkhorn(large, settings.epsilon, settings.sinkhorn_iterations)[:, -scores.shape[1] :]
 
@@ -139,8 +141,17 @@ class SwAV(Method):
         if progress >= self.settings.queue_from:
             z = outputs[0][: self.settings.views]
             self.queue.copy_(torch.cat([z, self.queue], dim=1)[:, :length])
-            self.queued.add_(z.shape[1]).clamp_(max=length)
-        return {"queued": float(self.queued)}
+            self._queued = min(self._count() + z.shape[1], length)
+            self.queued.fill_(self._queued)
+        return {"queued": float(self._count())}
+
+    def _count(self) -> int:
+        if self._queued is None:
+            self._queued = int(self.queued)
+        return self._queued
+
+    def _forget(self) -> None:
+        self._queued = None
 
     @torch.no_grad()
     def _normalise_prototypes(self) -> None:

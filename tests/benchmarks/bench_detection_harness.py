@@ -185,15 +185,28 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=list(CONTESTANTS))
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--side", type=int, default=256, help="shorter side of the images that the network sees")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         recipe = dataclasses.replace(
-            CPU_FPN, train_sizes=(256,), iterations=options.iterations, steps=(), warmup_iterations=5, precise_bn=0
+            CPU_FPN,
+            train_sizes=(options.side,),
+            max_size=2 * options.side,
+            iterations=options.iterations,
+            steps=(),
+            warmup_iterations=5,
+            precise_bn=0,
         )
         images = photographs(Path(folder))
         job = DetectionJob(
-            random_backbone("resnet18", 0), recipe, images, images, seed=0, workdir=Path(folder), checkpoint_every=10**6
+            *(random_backbone(options.arch, 0), recipe, images, images),
+            seed=0,
+            workdir=Path(folder),
+            device=options.device,
+            checkpoint_every=10**6,
         )
         for engine in options.engines:
             missing = load_engine(engine).missing()
