@@ -7,33 +7,26 @@ reports the mean of 5 runs with a standard deviation of about 0.2 / 0.2 / 0.4 (A
 
 from __future__ import annotations
 
-import dataclasses
-
 from transfer.detection_data import official_voc
 from transfer.detection_presets import cpu_presets
-from transfer.detection_protocols import OURS, VOC_C4, VOC_C4_SOURCES, task_sources
-from transfer.detection_task import DetectionRecipe, detection_task
+from transfer.detection_protocols import VOC_C4
+from transfer.detection_task import detection_task
+from transfer.protocol import OURS
 
 MOCO = VOC_C4
-# Barlow Twins (arXiv 2103.03230, appendix): as MoCo, lr 0.1 and a warm-up from 1/3 over 1000 iterations.
-BARLOW_TWINS = dataclasses.replace(MOCO, lr=0.1, warmup_iterations=1_000, warmup_factor=0.333)
-# VICReg (arXiv 2105.04906, appendix): as Barlow Twins, and a weight of 0.2 for the RPN's loss.
-VICREG = dataclasses.replace(BARLOW_TWINS, rpn_loss_weight=0.2)
+BARLOW_TWINS = MOCO.but(  # as MoCo, with a higher rate and a longer warm-up
+    "Barlow Twins, arXiv 2103.03230, appendix", lr=0.1, warmup_iterations=1_000, warmup_factor=0.333
+)
+VICREG = MOCO.but(
+    "VICReg, arXiv 2105.04906, appendix", lr=0.1, warmup_iterations=1_000, warmup_factor=0.333, rpn_loss_weight=0.2
+)
 
 # VOC07 alone has 5,011 of the 16,551 images of VOC07+12: as many passes over them, 24,000 · 5,011 / 16,551 iterations.
 SHARE = 5_011 / 16_551
-MOCO_07 = dataclasses.replace(
-    MOCO,
-    iterations=round(MOCO.iterations * SHARE),
-    steps=tuple(round(step * SHARE) for step in MOCO.steps),
-)
-
-_BARLOW = dict.fromkeys(("lr", "warmup_iterations", "warmup_factor"), "Barlow Twins, arXiv 2103.03230, appendix")
-_VICREG = dict.fromkeys(
-    ("lr", "warmup_iterations", "warmup_factor", "rpn_loss_weight"), "VICReg, arXiv 2105.04906, appendix"
-)
-_SHORTER = dict.fromkeys(
-    ("iterations", "steps"), f"{OURS}: MoCo's 24,000 iterations in proportion to the images, 5,011 of 16,551"
+MOCO_07 = MOCO.but(
+    f"{OURS}: MoCo's 24,000 iterations in proportion to the images, 5,011 of 16,551",
+    iterations=round(MOCO.recipe.detector.iterations * SHARE),
+    steps=tuple(round(step * SHARE) for step in MOCO.recipe.detector.steps),
 )
 
 TASKS = {
@@ -44,11 +37,6 @@ TASKS = {
         official_name="VOC trainval07+12 → test2007",
         protocols={"moco": MOCO, "barlowtwins": BARLOW_TWINS, "vicreg": VICREG},
         presets=cpu_presets(MOCO),
-        sources={
-            "moco": task_sources(DetectionRecipe(MOCO), VOC_C4_SOURCES),
-            "barlowtwins": task_sources(DetectionRecipe(BARLOW_TWINS), VOC_C4_SOURCES, _BARLOW),
-            "vicreg": task_sources(DetectionRecipe(VICREG), VOC_C4_SOURCES, _VICREG),
-        },
     ),
     "07": detection_task(
         title="Faster R-CNN R50-C4 on Pascal VOC (trainval07 → test2007)",
@@ -57,6 +45,5 @@ TASKS = {
         official_name="VOC trainval07 → test2007",
         protocols={"moco_equal_epochs": MOCO_07},
         presets=cpu_presets(MOCO),
-        sources={"moco_equal_epochs": task_sources(DetectionRecipe(MOCO_07), VOC_C4_SOURCES, _SHORTER)},
     ),
 }

@@ -17,8 +17,9 @@ from transfer.datasets.duplicates import duplicates, note
 from transfer.datasets.labelled import ImageSplits
 from transfer.errors import DataError, UserError
 from transfer.patience import refuse_if_endless
+from transfer.protocol import Difference, Protocol
 from transfer.sgd_recipe import SgdRecipe
-from transfer.task import Difference, RunContext, Task, TaskOutcome
+from transfer.task import RunContext, Task, TaskOutcome
 
 if TYPE_CHECKING:
     from transfer.backbone import Backbone
@@ -56,9 +57,8 @@ def classification_task(
     *,
     title: str,
     primary: str,
-    protocols: Mapping[str, Any],
+    protocols: Mapping[str, Protocol[Any]],
     presets: Mapping[str, tuple[str, Any]],
-    sources: Mapping[str, Mapping[str, str]],
     run: Callable[[RunContext], TaskOutcome],
     check: Callable[[Any, Backbone, Loaded, str, bool], None],
     multilabel: bool = False,
@@ -83,7 +83,7 @@ def classification_task(
         title=title,
         version=version,
         primary=primary,
-        protocols=protocols,
+        published=protocols,
         presets=presets,
         engines=(),
         data_options=ClassificationData,
@@ -94,7 +94,6 @@ def classification_task(
         check=lambda recipe, backbone, device, allow_slow: None,
         check_data=checked,
         run=lambda context: _with_architecture(run(context), context.backbone.arch),
-        sources=sources,
     )
 
 

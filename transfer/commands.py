@@ -17,7 +17,8 @@ from tyro.conf import Positional, arg
 from transfer.architectures import ARCHITECTURES
 from transfer.conditions import THREADS, settle
 from transfer.errors import CheckpointError, UserError
-from transfer.task import ROOT, Task, load_task, recipe_differences
+from transfer.protocol import recipe_differences
+from transfer.task import ROOT, Task, load_task
 
 if TYPE_CHECKING:
     from transfer.backbone import Backbone

@@ -21,7 +21,8 @@ from transfer.datasets.orientation import ExifFrame
 from transfer.datasets.split_check import compare
 from transfer.datasets.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
 from transfer.errors import DataError
-from transfer.task import ROOT, Difference
+from transfer.protocol import Difference
+from transfer.task import ROOT
 
 logger = logging.getLogger(__name__)
 

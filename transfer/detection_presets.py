@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from transfer.detection_task import DetectionRecipe
+from transfer.detection_protocols import Detector
+from transfer.detection_recipe import DetectionRecipe
 from transfer.detector import DetectorRecipe
 
 # A narrow FPN costs a small part of a C4 head. The learning rate is twice what linear scaling from 0.02 at a batch of
@@ -73,9 +74,9 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
     )
 
 
-def cpu_presets(protocol: DetectorRecipe) -> dict[str, tuple[str, DetectionRecipe]]:
+def cpu_presets(protocol: Detector) -> dict[str, tuple[str, DetectionRecipe]]:
     """Presets of a task, with the family of its protocol."""
-    detector = small(protocol)
+    detector = small(protocol.recipe.detector)
     return {
         "smoke": (
             "two CPU cores, about 2 minutes: shows that everything works, the numbers mean little",

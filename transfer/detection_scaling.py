@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transfer.architectures import gmacs_by_stage
 from transfer.detector import DetectorRecipe
-from transfer.task import Difference
+from transfer.protocol import Difference
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,16 +22,19 @@ from transfer.detection_data import (
     fingerprints,
     load_splits,
 )
+from transfer.detection_protocols import Detector, read_alone
+from transfer.detection_recipe import DetectionRecipe
 from transfer.detection_scaling import expectation, norm_differences, norm_in_words, rescaled
 from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
 from transfer.detector_checks import dead, out_of_range, unbuildable
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
-from transfer.metrics.coco_ap import CocoApOptions, CocoResult, evaluate_coco
-from transfer.metrics.voc_ap import VocApOptions, VocResult, evaluate_voc
+from transfer.metrics.coco_ap import CocoResult, evaluate_coco
+from transfer.metrics.voc_ap import VocResult, evaluate_voc
 from transfer.misses import draw_misses
 from transfer.patience import refuse_if_endless
-from transfer.task import Difference, RunContext, Task, TaskOutcome
+from transfer.protocol import Difference
+from transfer.task import RunContext, Task, TaskOutcome
 
 if TYPE_CHECKING:
     from transfer.backbone import Backbone
@@ -41,31 +44,13 @@ FORWARD_AND_BACKWARD = 3.0
 Metric = Literal["voc", "coco"]
 
 
-@dataclass(frozen=True)
-class DetectionRecipe:
-    """The detector and how it is measured. Every run is measured in both ways, so that no number is ambiguous.
-
-    Attributes:
-        detector: what is trained.
-        metric: how VOC's AP is computed; by default as in the published tables.
-        coco_metric: how COCO's AP is computed.
-        overfit: train and report on this many images with large objects, the same ones; 0 is the whole data set.
-    """
-
-    detector: DetectorRecipe = field(default_factory=DetectorRecipe)
-    metric: VocApOptions = field(default_factory=VocApOptions)
-    coco_metric: CocoApOptions = field(default_factory=CocoApOptions)
-    overfit: int = 0
-
-
 def detection_task(
     title: str,
     leading: Metric,
     official: Official,
     official_name: str,
-    protocols: Mapping[str, DetectorRecipe],
+    protocols: Mapping[str, Detector],
     presets: Mapping[str, tuple[str, DetectionRecipe]],
-    sources: Mapping[str, Mapping[str, str]],
 ) -> Task:
     """A task that trains a detector and reports its AP.
 
@@ -74,12 +59,12 @@ def detection_task(
         leading: whose AP is called "AP" in the metrics; the other's is "voc_AP" or "coco_AP".
         official: reads the published data.
         official_name: what they are called, for example "COCO train2017 → val2017".
-        protocols: name → the detector as published; the first is the default.
+        protocols: name → as published; the first is the default.
         presets: see `Task`.
-        sources: see `Task`.
     """
-    first = next(iter(protocols.values()))
-    names, offered = list(presets), [*protocols.values(), *(recipe.detector for _, recipe in presets.values())]
+    recipes = [protocol.recipe.detector for protocol in protocols.values()]
+    first, names = recipes[0], list(presets)
+    offered = [*recipes, *(recipe.detector for _, recipe in presets.values())]
 
     def check(recipe: DetectionRecipe, backbone: Backbone, device: str, allow_slow: bool) -> None:
         if recipe.detector.masks != first.masks:
@@ -109,7 +94,7 @@ def detection_task(
         title=title,
         version=1,
         primary=("mask_AP" if first.masks else "AP") if leading == "coco" else "AP50",
-        protocols={name: DetectionRecipe(detector) for name, detector in protocols.items()},
+        published={name: read_alone(protocol) for name, protocol in protocols.items()},
         presets=presets,
         engines=("detectron2", "mmdet"),
         data_options=DetectionData,
@@ -121,7 +106,6 @@ def detection_task(
         check=check,
         check_data=check_data,
         run=run,
-        sources=sources,
         scale=scale,
     )
 

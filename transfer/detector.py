@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from transfer.datasets.detection import DetectionDataset, Detections
+from transfer.protocol import OURS, stated
 
 if TYPE_CHECKING:
     from transfer.backbone import Backbone
     from transfer.world import World
+
+# Where the defaults below were read: MoCo's two files, and Detectron2's for what they leave open.
+D = "Detectron2, config/defaults.py: "
+C4 = "MoCo, Base-RCNN-C4-BN.yaml"
+VOC = "MoCo, pascal_voc_R_50_C4_24k.yaml"
+RETINA = "Detectron2, Base-RetinaNet.yaml"
 
 Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
 
@@ -24,14 +31,14 @@ class DenseRecipe:
     defaults.py, MODEL.RETINANET).
     """
 
-    convs: int = 4  # NUM_CONVS, of each of the two towers
-    octaves: int = 3  # anchors per size: x, x·2^(1/3), x·2^(2/3) (RetinaNet only)
-    foreground_iou: float = 0.5  # IOU_THRESHOLDS (RetinaNet only)
-    background_iou: float = 0.4  # IOU_THRESHOLDS (RetinaNet only)
-    focal_alpha: float = 0.25  # FOCAL_LOSS_ALPHA
-    focal_gamma: float = 2.0  # FOCAL_LOSS_GAMMA
-    prior: float = 0.01  # PRIOR_PROB: an untrained detector's score
-    candidates: int = 1_000  # TOPK_CANDIDATES_TEST, per level before NMS
+    convs: int = stated(4, f"{D}MODEL.RETINANET.NUM_CONVS")  # of each of the two towers
+    octaves: int = stated(3, RETINA)  # anchors per size: x, x·2^(1/3), x·2^(2/3) (RetinaNet only)
+    foreground_iou: float = stated(0.5, RETINA)  # RetinaNet only
+    background_iou: float = stated(0.4, RETINA)  # RetinaNet only
+    focal_alpha: float = stated(0.25, f"{D}MODEL.RETINANET.FOCAL_LOSS_ALPHA")
+    focal_gamma: float = stated(2.0, f"{D}MODEL.RETINANET.FOCAL_LOSS_GAMMA")
+    prior: float = stated(0.01, f"{D}MODEL.RETINANET.PRIOR_PROB")  # an untrained detector's score
+    candidates: int = stated(1_000, f"{D}MODEL.RETINANET.TOPK_CANDIDATES_TEST")  # per level before NMS
 
 
 @dataclass(frozen=True)
@@ -45,57 +52,65 @@ class DetectorRecipe:
     """
 
     # -- model
-    family: Family = "faster_rcnn"
-    neck: Literal["c4", "fpn"] = "c4"
-    extra_norm: bool = True  # one more norm after res5 (C4 only)
-    norm: Literal["SyncBN", "BN", "FrozenBN"] = "SyncBN"  # RESNETS.NORM, used in backbone, res5 and extra norm
-    freeze_at: int = 0  # BACKBONE.FREEZE_AT: 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
-    fpn_norm: bool = False  # FPN.NORM: the same norm in the pyramid (FPN only)
-    fpn_channels: int = 256  # FPN.OUT_CHANNELS (FPN only)
-    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # with FPN one per level
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    roi_resolution: int = 14  # ROI_BOX_HEAD.POOLER_RESOLUTION; 7 with FPN
-    class_agnostic: bool = False  # ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
-    mask_resolution: int = 14  # ROI_MASK_HEAD.POOLER_RESOLUTION (Mask R-CNN with FPN; C4 shares the boxes' regions)
-    mask_convs: int = 0  # ROI_MASK_HEAD.NUM_CONV; 4 with FPN (Mask R-CNN)
-    mask_class_agnostic: bool = False  # ROI_MASK_HEAD.CLS_AGNOSTIC_MASK (Mask R-CNN)
+    family: Family = stated("faster_rcnn", "the task")
+    neck: Literal["c4", "fpn"] = stated("c4", f"{C4}: ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
+    extra_norm: bool = stated(True, f"{C4}: Res5ROIHeadsExtraNorm")  # one more norm after res5 (C4 only)
+    # in backbone, res5 and extra norm
+    norm: Literal["SyncBN", "BN", "FrozenBN"] = stated("SyncBN", f"{C4}: naiveSyncBN, for its lower variance")
+    freeze_at: int = stated(0, C4)  # 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
+    fpn_norm: bool = stated(False, f"{D}MODEL.FPN.NORM")  # the same norm in the pyramid (FPN only)
+    fpn_channels: int = stated(256, f"{D}MODEL.FPN.OUT_CHANNELS")  # FPN only
+    # with FPN one per level
+    anchor_sizes: tuple[int, ...] = stated((32, 64, 128, 256, 512), f"{D}MODEL.ANCHOR_GENERATOR.SIZES")
+    anchor_ratios: tuple[float, ...] = stated((0.5, 1.0, 2.0), f"{D}MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
+    roi_resolution: int = stated(14, f"{D}MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION")  # 7 with FPN
+    class_agnostic: bool = stated(False, f"{D}MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG")
+    # Mask R-CNN with FPN; C4 shares the boxes' regions
+    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
+    mask_convs: int = stated(0, f"{D}MODEL.ROI_MASK_HEAD.NUM_CONV")  # 4 with FPN (Mask R-CNN)
+    mask_class_agnostic: bool = stated(False, f"{D}MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")  # Mask R-CNN
     dense: DenseRecipe = field(default_factory=DenseRecipe)
     # -- input
-    train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # MIN_SIZE_TRAIN
-    test_size: int = 800  # MIN_SIZE_TEST
-    max_size: int = 1333  # MAX_SIZE_TRAIN and MAX_SIZE_TEST
-    flip: float = 0.5  # RANDOM_FLIP horizontal
+    train_sizes: tuple[int, ...] = stated((480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), VOC)
+    test_size: int = stated(800, VOC)
+    max_size: int = stated(1333, f"{D}INPUT.MAX_SIZE_TRAIN, MAX_SIZE_TEST")
+    flip: float = stated(0.5, f"{D}INPUT.RANDOM_FLIP")  # horizontal
     # -- solver
-    iterations: int = 24_000  # MAX_ITER; 0 evaluates the detector untrained
-    batch: int = 16  # IMS_PER_BATCH, over all processes
-    lr: float = 0.02  # BASE_LR
-    steps: tuple[int, ...] = (18_000, 22_000)  # STEPS
-    gamma: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    weight_decay_norm: float = 0.0  # WEIGHT_DECAY_NORM, norm layers' weights and biases
-    warmup_iterations: int = 100  # WARMUP_ITERS
-    warmup_factor: float = 1e-3  # linear from factor·lr to lr
-    clip_gradients: float = 0.0  # CLIP_GRADIENTS: largest norm of all gradients together; 0 is off
-    amp: Literal["off", "bf16", "fp16"] = "off"  # forward and backward in mixed precision
-    precise_bn: int = 200  # TEST.PRECISE_BN: iterations averaged before the evaluation; 0 is off
-    evaluate_every: int = 0  # TEST.EVAL_PERIOD: iterations between entries in the curve; nothing is selected on it
+    iterations: int = stated(24_000, VOC)  # 0 evaluates the detector untrained
+    batch: int = stated(16, C4)  # over all processes
+    lr: float = stated(0.02, C4)
+    steps: tuple[int, ...] = stated((18_000, 22_000), VOC)
+    gamma: float = stated(0.1, f"{D}SOLVER.GAMMA")
+    momentum: float = stated(0.9, f"{D}SOLVER.MOMENTUM")
+    weight_decay: float = stated(1e-4, f"{D}SOLVER.WEIGHT_DECAY")
+    weight_decay_norm: float = stated(0.0, f"{D}SOLVER.WEIGHT_DECAY_NORM")  # norm layers' weights and biases
+    warmup_iterations: int = stated(100, VOC)
+    warmup_factor: float = stated(1e-3, f"{D}SOLVER.WARMUP_FACTOR")  # linear from factor·lr to lr
+    # largest norm of all gradients together; 0 is off
+    clip_gradients: float = stated(0.0, f"{D}SOLVER.CLIP_GRADIENTS.ENABLED")
+    # forward and backward in mixed precision
+    amp: Literal["off", "bf16", "fp16"] = stated("off", f"{D}SOLVER.AMP.ENABLED")
+    # iterations averaged before the evaluation; 0 is off
+    precise_bn: int = stated(200, f"{C4}: enabled; {D}TEST.PRECISE_BN.NUM_ITER")
+    # iterations between entries in the curve; nothing is selected on it
+    evaluate_every: int = stated(0, f"{OURS}: no influence on the number, nothing is selected on it")
     # -- region proposals
-    rpn_pre_nms_train: int = 12_000  # RPN.PRE_NMS_TOPK_TRAIN (per level with FPN)
-    rpn_post_nms_train: int = 2_000
-    rpn_pre_nms_test: int = 6_000  # RPN.PRE_NMS_TOPK_TEST
-    rpn_post_nms_test: int = 1_000  # RPN.POST_NMS_TOPK_TEST
-    rpn_nms: float = 0.7
-    rpn_batch: int = 256  # RPN.BATCH_SIZE_PER_IMAGE
-    rpn_positive: float = 0.5
-    rpn_loss_weight: float = 1.0  # classification and box; VICReg's VOC runs use 0.2
+    rpn_pre_nms_train: int = stated(12_000, f"{D}MODEL.RPN.PRE_NMS_TOPK_TRAIN")  # per level with FPN
+    rpn_post_nms_train: int = stated(2_000, f"{D}MODEL.RPN.POST_NMS_TOPK_TRAIN")
+    rpn_pre_nms_test: int = stated(6_000, C4)
+    rpn_post_nms_test: int = stated(1_000, C4)
+    rpn_nms: float = stated(0.7, f"{D}MODEL.RPN.NMS_THRESH")
+    rpn_batch: int = stated(256, f"{D}MODEL.RPN.BATCH_SIZE_PER_IMAGE")
+    rpn_positive: float = stated(0.5, f"{D}MODEL.RPN.POSITIVE_FRACTION")
+    # classification and box; VICReg's VOC runs use 0.2
+    rpn_loss_weight: float = stated(1.0, f"{D}MODEL.RPN.LOSS_WEIGHT")
     # -- region of interest heads
-    roi_batch: int = 512  # ROI_HEADS.BATCH_SIZE_PER_IMAGE
-    roi_positive: float = 0.25
+    roi_batch: int = stated(512, f"{D}MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE")
+    roi_positive: float = stated(0.25, f"{D}MODEL.ROI_HEADS.POSITIVE_FRACTION")
     # -- test
-    score_threshold: float = 0.05  # SCORE_THRESH_TEST
-    nms: float = 0.5  # NMS_THRESH_TEST
-    max_detections: int = 100  # DETECTIONS_PER_IMAGE
+    score_threshold: float = stated(0.05, f"{D}MODEL.ROI_HEADS.SCORE_THRESH_TEST")
+    nms: float = stated(0.5, f"{D}MODEL.ROI_HEADS.NMS_THRESH_TEST")
+    max_detections: int = stated(100, f"{D}TEST.DETECTIONS_PER_IMAGE")
 
     @property
     def regions(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transfer.architectures import STAGES
 from transfer.detector import DetectionJob, DetectorRecipe, unread
 from transfer.errors import EngineError
-from transfer.task import flatten
+from transfer.protocol import flatten
 
 LEVELS = 5  # of every pyramid here: p2 … p6, or p3 … p7
 GROUPS = 32  # of FCOS's group norms (Detectron2, configs/common/models/fcos.py)

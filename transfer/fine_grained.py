@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from transfer.atomic import write_json
 from transfer.classification_task import Loaded, Metric, Precision, check_sgd, classification_task, held_out
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.errors import Diverged, TrainingError, UserError
+from transfer.protocol import Protocol
 from transfer.search_grids import PENALTIES
 from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
@@ -32,12 +33,11 @@ logger = logging.getLogger(__name__)
 
 _LINEAR = "linusericsson/ssl-transfer: linear.py"
 _TUNE = "linusericsson/ssl-transfer: finetune.py"
-WHOLE = WholeView(resize=224, crop=224, interpolation="bicubic")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRecipe:
-    """Logistic regression on frozen features. The defaults are the published protocol's.
+    """Logistic regression on frozen features.
 
     Attributes:
         view: what the network sees of an image.
@@ -50,24 +50,24 @@ class LinearRecipe:
     """
 
     metric: Metric
-    view: WholeView = WHOLE
-    pooling: str = "avg"
-    penalties: tuple[float, ...] = PENALTIES
-    holdout: float = 0.2
-    precision: Precision = "fp32"
+    view: WholeView
+    pooling: str
+    penalties: tuple[float, ...]
+    holdout: float
+    precision: Precision
 
 
-LINEAR_SOURCES = {
-    "metric": f"{_LINEAR}, LINEAR_DATASETS",
-    "view.resize": f"{_LINEAR}, Resize(224)",
-    "view.crop": f"{_LINEAR}, CenterCrop(224)",
-    "view.squash": f"{_LINEAR}: the aspect ratio is kept",
-    "view.interpolation": f"{_LINEAR}, PIL.Image.BICUBIC",
-    "pooling": f"{_LINEAR}, ResNetBackbone: avgpool",
-    "penalties": f"{_LINEAR}, wd_range = logspace(-6, 5, 45)",
-    "holdout": f"{_LINEAR}, valid_size=0.2",
-    "precision": f"{_LINEAR}: no autocast",
-}
+LINEAR = (
+    Protocol(LinearRecipe)
+    .but(f"{_LINEAR}, Resize(224)", resize=224)
+    .but(f"{_LINEAR}, CenterCrop(224)", crop=224)
+    .but(f"{_LINEAR}: the aspect ratio is kept", squash=False)
+    .but(f"{_LINEAR}, PIL.Image.BICUBIC", interpolation="bicubic")
+    .but(f"{_LINEAR}, ResNetBackbone: avgpool", pooling="avg")
+    .but(f"{_LINEAR}, wd_range = logspace(-6, 5, 45)", penalties=PENALTIES)
+    .but(f"{_LINEAR}, valid_size=0.2", holdout=0.2)
+    .but(f"{_LINEAR}: no autocast", precision="fp32")
+)
 
 
 def run_linear(context: RunContext) -> TaskOutcome:
@@ -105,7 +105,7 @@ def run_linear(context: RunContext) -> TaskOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneRecipe:
-    """Backbone and classifier trained together, rate and decay searched. The defaults are the published protocol's.
+    """Backbone and classifier trained together, rate and decay searched.
 
     Attributes:
         metric: that rate and decay are chosen by and that is the set's convention.
@@ -116,25 +116,10 @@ class FineTuneRecipe:
     """
 
     metric: Metric
-    sgd: SgdRecipe = field(
-        default_factory=lambda: SgdRecipe(
-            steps=5_000,
-            batch=64,
-            momentum=0.9,
-            nesterov=True,
-            schedule="cosine",
-            lr=0.0,
-            lr_backbone=0.0,
-            weight_decay=0.0,
-            smallest=0.08,
-            crop=224,
-            resize=224,
-            interpolation="bicubic",
-        )
-    )
-    lrs: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
-    decays: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
-    holdout: float = 0.2
+    sgd: SgdRecipe
+    lrs: tuple[float, ...]
+    decays: tuple[float, ...]
+    holdout: float
 
     def grid(self) -> list[SgdRecipe]:
         """Every training of the search."""
@@ -142,29 +127,26 @@ class FineTuneRecipe:
         return [dataclasses.replace(self.sgd, lr=lr, lr_backbone=lr, weight_decay=decay / lr) for lr, decay in pairs]
 
 
-FINE_TUNE_SOURCES = {
-    "metric": f"{_TUNE}, FINETUNE_DATASETS",
-    "sgd.epochs": "steps are given",
-    "sgd.steps": f"{_TUNE}, --steps",
-    "sgd.batch": f"{_TUNE}, --batch-size",
-    "sgd.momentum": f"{_TUNE}, FinetuneModel.tune",
-    "sgd.nesterov": f"{_TUNE}, FinetuneModel.tune",
-    "sgd.schedule": f"{_TUNE}, CosineAnnealingLR over the steps",
-    "sgd.milestones": f"{_TUNE}: none",
-    "sgd.factor": f"{_TUNE}: none",
-    "sgd.per_epoch": f"{_TUNE}: scheduler.step() after every batch",
-    "sgd.lr": "searched: see lrs",
-    "sgd.lr_backbone": "searched: see lrs",
-    "sgd.weight_decay": "searched: see decays",
-    "sgd.smallest": f"{_TUNE}, RandomResizedCrop with torchvision's default",
-    "sgd.crop": f"{_TUNE}, --image-size",
-    "sgd.resize": f"{_TUNE}, Resize(image_size)",
-    "sgd.interpolation": f"{_TUNE}, PIL.Image.BICUBIC",
-    "sgd.processes": f"{_TUNE}: one GPU",
-    "lrs": f"{_TUNE}, logspace(-4, -1, 4), the largest first",
-    "decays": f"{_TUNE}, 0 and logspace(-6, -3, 4), each divided by the rate",
-    "holdout": f"{_TUNE}, valid_size=0.2",
-}
+FINE_TUNE = (
+    Protocol(FineTuneRecipe)
+    .but("steps are given", epochs=0)
+    .but(f"{_TUNE}, --steps", steps=5_000)
+    .but(f"{_TUNE}, --batch-size", batch=64)
+    .but(f"{_TUNE}, FinetuneModel.tune", momentum=0.9, nesterov=True)
+    .but(f"{_TUNE}, CosineAnnealingLR over the steps", schedule="cosine")
+    .but(f"{_TUNE}: none", milestones=(), factor=1.0)
+    .but(f"{_TUNE}: scheduler.step() after every batch", per_epoch=False)
+    .but("searched: see lrs", lr=0.0, lr_backbone=0.0)
+    .but("searched: see decays", weight_decay=0.0)
+    .but(f"{_TUNE}, RandomResizedCrop with torchvision's default", smallest=0.08)
+    .but(f"{_TUNE}, --image-size", crop=224)
+    .but(f"{_TUNE}, Resize(image_size)", resize=224)
+    .but(f"{_TUNE}, PIL.Image.BICUBIC", interpolation="bicubic")
+    .but(f"{_TUNE}: one GPU", processes=1)
+    .but(f"{_TUNE}, logspace(-4, -1, 4), the largest first", lrs=(0.1, 0.01, 0.001, 0.0001))
+    .but(f"{_TUNE}, 0 and logspace(-6, -3, 4), each divided by the rate", decays=(0.0, 1e-6, 1e-5, 1e-4, 1e-3))
+    .but(f"{_TUNE}, valid_size=0.2", holdout=0.2)
+)
 
 
 def run_fine_tune(context: RunContext) -> TaskOutcome:
@@ -270,8 +252,9 @@ CPU_VIEW = WholeView(resize=128, crop=128, interpolation="bicubic")
 
 def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]:
     """The two tasks of a set of `transfer.datasets.catalogue` (None: of own images): its file's `TASKS`."""
-    linear, tuned = LinearRecipe(metric=metric), FineTuneRecipe(metric=metric)
-    small = dataclasses.replace(tuned.sgd, steps=300, batch=32, crop=96, resize=96)
+    linear = LINEAR.but(f"{_LINEAR}, LINEAR_DATASETS", metric=metric)
+    tuned = FINE_TUNE.but(f"{_TUNE}, FINETUNE_DATASETS", metric=metric)
+    small = dataclasses.replace(tuned.recipe.sgd, steps=300, batch=32, crop=96, resize=96)
     return {
         "linear": classification_task(
             dataset,
@@ -281,10 +264,9 @@ def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]
             presets={
                 "cpu": (
                     "two CPU cores: images at 128 pixels instead of 224",
-                    dataclasses.replace(linear, view=CPU_VIEW),
+                    dataclasses.replace(linear.recipe, view=CPU_VIEW),
                 )
             },
-            sources={"ssl-transfer": LINEAR_SOURCES},
             run=run_linear,
             check=_check_linear,
             departures=(("end of the fit", "100 iterations of L-BFGS at most", "the optimum"),),
@@ -297,10 +279,9 @@ def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]
             presets={
                 "cpu": (
                     "two CPU cores, small sets: 300 steps at 96 pixels, two rates, no decay",
-                    dataclasses.replace(tuned, sgd=small, lrs=(0.1, 0.01), decays=(0.0,)),
+                    dataclasses.replace(tuned.recipe, sgd=small, lrs=(0.1, 0.01), decays=(0.0,)),
                 )
             },
-            sources={"ssl-transfer": FINE_TUNE_SOURCES},
             run=run_fine_tune,
             check=_check_fine_tune,
             departures=(("start of the classifier", "PyTorch's default", "N(0, 0.01²), biases 0"),),

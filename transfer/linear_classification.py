@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from transfer.classification_task import Loaded, Precision, check_sgd, classification_task, held_out
 from transfer.errors import UserError
+from transfer.protocol import OURS, Protocol
 from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
 
@@ -60,21 +61,23 @@ class LinearSgdRecipe:
 
 
 PART = 1_024  # images whose scores are held at once: those of many classifiers of many classes fill memory
-OURS = "this project's: no published protocol searches or holds out"
-SEARCH_SOURCES = dict.fromkeys(("lrs", "weight_decays", "holdout"), OURS)
-_EVALUATE = "evaluate.py of facebookresearch/vicreg and barlowtwins"
-COMMON_SOURCES = SEARCH_SOURCES | {
-    "form": f"{_EVALUATE}: the backbone sees random crops",
-    "poolings": f"{_EVALUATE}: global average",
-    "precision": f"{_EVALUATE}: no autocast",
-    "sgd.steps": "epochs are given",
-    "sgd.momentum": f"{_EVALUATE}: 0.9",
-    "sgd.lr_backbone": f"{_EVALUATE}: frozen",
-    "sgd.crop": f"{_EVALUATE}: RandomResizedCrop(224), CenterCrop(224)",
-    "sgd.resize": f"{_EVALUATE}: Resize(256)",
-    "sgd.interpolation": f"{_EVALUATE}: torchvision's default, bilinear",
-    "sgd.processes": "a frozen backbone normalises with its own statistics: how many there were does not matter",
-}
+SEARCH = Protocol(LinearSgdRecipe).but(
+    f"{OURS}: no published protocol searches or holds out", lrs=(), weight_decays=(), holdout=0.1
+)
+# What VICReg and Barlow Twins have in common with each other, and most others with them.
+EVALUATE_PY = "evaluate.py of facebookresearch/vicreg and barlowtwins"
+EVALUATE = (
+    SEARCH.but(f"{EVALUATE_PY}: the backbone sees random crops", form="crops")
+    .but(f"{EVALUATE_PY}: global average", poolings=("avg",))
+    .but(f"{EVALUATE_PY}: no autocast", precision="fp32")
+    .but(EVALUATE_PY, momentum=0.9)
+    .but(f"{EVALUATE_PY}: frozen", lr_backbone=0.0)
+    .but(f"{EVALUATE_PY}: RandomResizedCrop(224), CenterCrop(224)", crop=224)
+    .but(f"{EVALUATE_PY}: Resize(256)", resize=256)
+    .but(f"{EVALUATE_PY}: torchvision's default, bilinear", interpolation="bilinear")
+    .but("epochs are given", steps=0)
+    .but("a frozen backbone normalises with its own statistics: how many there were does not matter", processes=1)
+)
 
 
 # Small sets on two CPU cores: features once, then a search of a second. Not a published protocol in any part.
@@ -101,13 +104,11 @@ def check(recipe: LinearSgdRecipe, backbone: Backbone, loaded: Loaded, device: s
     check_sgd(recipe.sgd, backbone, images, device, slow, ["cpu"], passes=1)
 
 
-def linear_task(
-    dataset: str, title: str, protocols: Mapping[str, LinearSgdRecipe], sources: Mapping[str, Mapping[str, str]]
-) -> Task:
+def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[LinearSgdRecipe]]) -> Task:
     """The linear task of a set of `transfer.datasets.catalogue`; its file declares it as `TASK`."""
     return classification_task(
         dataset, title=f"{title}, a linear classifier on frozen features", primary="top1", protocols=protocols,
-        presets={"cpu": CPU_SEARCH}, sources=sources, run=run, check=check,
+        presets={"cpu": CPU_SEARCH}, run=run, check=check,
     )  # fmt: skip
 
 

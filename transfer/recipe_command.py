@@ -12,7 +12,8 @@ from tyro.conf import Positional
 from transfer.architectures import architecture
 from transfer.commands import starting_recipe
 from transfer.errors import UserError
-from transfer.task import ROOT, Task, flatten, load_task, recipe_differences
+from transfer.protocol import flatten, recipe_differences
+from transfer.task import ROOT, Task, load_task
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def recipe_command(arguments: Sequence[str]) -> str:
 
 
 def _of_protocol(name: str, task: Task, protocol: str) -> str:
-    values, sources = flatten(task.protocols[protocol]), task.sources.get(protocol, {})
+    values, sources = flatten(task.protocols[protocol]), task.published[protocol].sources
     lines = [f"{name}, protocol {protocol}  (there are: {', '.join(task.protocols)})"]
     width = max(map(len, values))
     for key, value in values.items():

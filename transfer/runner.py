@@ -21,9 +21,10 @@ from transfer.conditions import THREADS, Conditions, differences, observed, sett
 from transfer.engines.choose import load_engine
 from transfer.errors import UserError
 from transfer.locks import locked
+from transfer.protocol import Difference, recipe_differences
 from transfer.record import Record
 from transfer.shared_memory import out_of_shared_memory
-from transfer.task import Difference, RunContext, Task, TaskOutcome, recipe_differences
+from transfer.task import RunContext, Task, TaskOutcome
 from transfer.world import World
 
 logger = logging.getLogger(__name__)

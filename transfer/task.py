@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.errors import UserError
+from transfer.protocol import Difference, Protocol
 
 if TYPE_CHECKING:
     from transfer.backbone import Backbone
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
 _DECLARES = re.compile(r"^TASKS? = ", re.MULTILINE)
-
-Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class Task:
         title: one line for `python -m transfer tasks`.
         version: raised whenever the same options would give other numbers; part of the run id.
         primary: the metric that tables and plots show first.
-        protocols: name → recipe as published; the first is the default.
+        published: name → protocol; the first is the default.
         presets: name → (one line of description, recipe) for smaller hardware; never the published protocol.
         engines: names of usable engines, preferred first; empty if the task needs none.
         data_options: frozen dataclass of the task's data options, read by tyro.
@@ -87,8 +86,6 @@ class Task:
             before the data are read.
         check_data: (recipe, backbone, data, device, allow_slow) does the same once they are.
         run: does the work.
-        sources: protocol → (value's name in `flatten(recipe)` → where it was read: paper and table, or repository and
-            file). Shown by `python -m transfer recipe`.
         scale: (published recipe, GPUs, batch or None, architecture) → the recipe on such hardware, and lines that say
             what it takes and what is not as published; None where nothing is rescaled.
     """
@@ -96,7 +93,7 @@ class Task:
     title: str
     version: int
     primary: str
-    protocols: Mapping[str, Any]
+    published: Mapping[str, Protocol[Any]]
     presets: Mapping[str, tuple[str, Any]]
     engines: tuple[str, ...]
     data_options: type
@@ -106,10 +103,14 @@ class Task:
     adapt: Callable[[Any, str, int, int | None], Any]
     check: Callable[[Any, Backbone, str, bool], None]
     run: Callable[[RunContext], TaskOutcome]
-    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     check_data: Callable[[Any, Backbone, Any, str, bool], None] = lambda *_: None
     batch_option: str = ""
     scale: Callable[[Any, int, int | None, str], tuple[Any, list[str]]] | None = None
+
+    @cached_property
+    def protocols(self) -> dict[str, Any]:
+        """Name → recipe as published; the first is the default."""
+        return {name: protocol.recipe for name, protocol in self.published.items()}
 
 
 def task_names() -> list[str]:
@@ -162,21 +163,3 @@ def _tasks_in(file: Path) -> dict[str, Task]:
         if not isinstance(task, Task):
             raise TypeError(f"{file}: {name} is a {type(task).__name__}, not a Task")
     return declared
-
-
-def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested frozen dataclass → {"detector.lr": 0.02, …}, for comparison and for people."""
-    flat: dict[str, Any] = {}
-    for entry in dataclasses.fields(recipe):
-        value = getattr(recipe, entry.name)
-        if dataclasses.is_dataclass(value):
-            flat.update(flatten(value, f"{prefix}{entry.name}."))
-        else:
-            flat[prefix + entry.name] = value
-    return flat
-
-
-def recipe_differences(published: Any, used: Any) -> tuple[Difference, ...]:
-    """Every value that differs from the published recipe, in the recipe's order."""
-    theirs, ours = flatten(published), flatten(used)
-    return tuple((key, str(theirs[key]), str(value)) for key, value in ours.items() if theirs[key] != value)

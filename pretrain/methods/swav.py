@@ -97,7 +97,7 @@ class SwAV(Method):
         self.register_buffer("queue", torch.zeros(settings.views, settings.queue, d))
         self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
         self._queued: int | None = None  # the same number here: asking a GPU for it in every step would wait for it
-        self.register_load_state_dict_post_hook(lambda *_: self._forget())
+        self.register_load_state_dict_post_hook(lambda *_: self._forget())  # type: ignore[no-untyped-call]
         self.branches = {"online": self.online}
         self._normalise_prototypes()
 

@@ -128,7 +128,7 @@ def test_fine_tuning(unproved):
     backbone = random_backbone("resnet18", 0)
     with fake_gpu() as waits:
         model = FineTuned(backbone, 3, 0, GPU).train()
-        learner = FineTuner(model, BARLOW_TWINS.sgd, ALONE)
+        learner = FineTuner(model, BARLOW_TWINS.recipe.sgd, ALONE)
         places = torch.arange(4)
         batch = Batch(torch.zeros(4, 3, 64, 64, dtype=torch.uint8), places, torch.zeros_like(places), {})
         labels = torch.zeros(4, dtype=torch.int64, device=GPU)

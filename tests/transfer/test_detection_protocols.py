@@ -7,7 +7,8 @@ import pytest
 
 from transfer.detection_protocols import NOT_READ
 from transfer.detector import unread
-from transfer.task import flatten, load_task, recipe_differences, task_names
+from transfer.protocol import flatten, recipe_differences
+from transfer.task import load_task, task_names
 
 STATED = list(csv.DictReader((Path(__file__).parent / "stated" / "detection.csv").open(encoding="utf-8")))
 TASKS = [name for name in task_names() if name.startswith(("detection.", "segmentation."))]
@@ -33,9 +34,8 @@ def test_voc_ap_is_the_published_tables_own():
 @pytest.mark.parametrize("name", TASKS)
 def test_every_value_of_every_protocol_carries_its_source(name):
     task = load_task(name)
-    assert task.sources.keys() == task.protocols.keys()
     for protocol, recipe in task.protocols.items():
-        sources = task.sources[protocol]
+        sources = task.published[protocol].sources
         assert sources.keys() == flatten(recipe).keys()
         assert all(source.strip() for source in sources.values())
         assert {key for key, source in sources.items() if source == NOT_READ} == {

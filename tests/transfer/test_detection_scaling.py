@@ -12,8 +12,9 @@ from transfer.detection_scaling import expectation, images_normalised, norm_diff
 from transfer.detection_task import check_detector
 from transfer.detector import DetectorRecipe, unread
 from transfer.errors import UserError
+from transfer.protocol import flatten
 from transfer.recipe_command import recipe_command
-from transfer.task import flatten, load_task, task_names
+from transfer.task import load_task, task_names
 
 MOCO = load_task("detection.voc").protocols["moco"].detector
 

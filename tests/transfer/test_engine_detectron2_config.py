@@ -14,7 +14,7 @@ from transfer.backbone import Backbone
 from transfer.detector import DenseRecipe, DetectionJob, DetectorRecipe, unread
 from transfer.engines.detectron2 import ENGINE
 from transfer.errors import EngineError
-from transfer.task import flatten
+from transfer.protocol import flatten
 
 pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]

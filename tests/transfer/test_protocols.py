@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from transfer.task import flatten, load_task, recipe_differences, task_names
+from transfer.protocol import flatten, recipe_differences
+from transfer.task import load_task, task_names
 
 CLASSIFICATION = [name for name in task_names() if not name.startswith(("detection.", "segmentation."))]
 
@@ -88,10 +89,9 @@ def test_penalties_are_45_from_1e_minus_6_to_1e5_evenly_in_the_logarithm():
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_every_value_of_every_protocol_carries_its_source(name):
     task = load_task(name)
-    assert task.sources.keys() == task.protocols.keys()
     for protocol, recipe in task.protocols.items():
-        assert task.sources[protocol].keys() == flatten(recipe).keys()
-        assert all(source.strip() for source in task.sources[protocol].values())
+        assert task.published[protocol].sources.keys() == flatten(recipe).keys()
+        assert all(source.strip() for source in task.published[protocol].sources.values())
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)

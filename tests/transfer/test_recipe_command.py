@@ -1,8 +1,9 @@
 """`python -m transfer recipe` and `tasks`: what is said of a protocol, and how a wrong name is answered."""
 
 from transfer.__main__ import main
+from transfer.protocol import flatten
 from transfer.recipe_command import recipe_command
-from transfer.task import flatten, load_task, task_names
+from transfer.task import load_task, task_names
 
 
 def test_every_value_stands_beside_its_source():

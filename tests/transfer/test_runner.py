@@ -12,9 +12,10 @@ import torch
 from transfer.backbone import random_backbone
 from transfer.errors import TrainingError, UserError
 from transfer.lints import lints_of
+from transfer.protocol import flatten, recipe_differences
 from transfer.record import read_record
 from transfer.runner import Plan, only_one, run
-from transfer.task import Task, TaskOutcome, flatten, load_task, recipe_differences, task_names
+from transfer.task import Task, TaskOutcome, load_task, task_names
 
 
 @dataclass(frozen=True)

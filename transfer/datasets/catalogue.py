@@ -33,7 +33,8 @@ from transfer.datasets.voc_labels import read_voc_labels
 from transfer.datasets.voc_layout import has_lists
 from transfer.datasets.wording import few
 from transfer.errors import DataError
-from transfer.task import ROOT, Difference
+from transfer.protocol import Difference
+from transfer.task import ROOT
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transfer.classification_task import Loaded, check_sgd, classification_task
-from transfer.linear_classification import COMMON_SOURCES
+from transfer.linear_classification import EVALUATE_PY
+from transfer.protocol import Protocol
 from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
 
@@ -33,41 +34,39 @@ class SemiRecipe:
 
 _VICREG = "VICReg, arXiv 2105.04906, appendix"
 _BARLOW = "Barlow Twins, arXiv 2103.03230, appendix"
-_SHARED = SgdRecipe(
-    epochs=20, batch=256, lr=0.0, lr_backbone=0.0, weight_decay=0.0, momentum=0.9, schedule="cosine", per_epoch=True,
-    smallest=0.08, crop=224, resize=256, processes=8,
-)  # fmt: skip
+_TUNING = (
+    Protocol(SemiRecipe)
+    .but(EVALUATE_PY, momentum=0.9)
+    .but(f"{EVALUATE_PY}: RandomResizedCrop(224), CenterCrop(224)", crop=224)
+    .but(f"{EVALUATE_PY}: Resize(256)", resize=256)
+    .but(f"{EVALUATE_PY}: torchvision's default, bilinear", interpolation="bilinear")
+    .but("evaluate.py: torch.optim.SGD's default, none", nesterov=False)
+    .but("evaluate.py: RandomResizedCrop with torchvision's default", smallest=0.08)
+    .but("epochs are given", steps=0)
+    .but(
+        "256 images on 8 GPUs, each with BatchNorm statistics of its own 32: evaluate.py does not synchronise them; "
+        "the number of GPUs is this project's reading",
+        processes=8,
+    )
+)
 # (rate of the backbone, rate of the classifier)
 _RATES = {"1": (0.03, 0.08), "10": (0.01, 0.1)}
 
 
-def _vicreg(percent: str) -> SemiRecipe:
+def _vicreg(percent: str) -> Protocol[SemiRecipe]:
     backbone, head = _RATES[percent]
-    return SemiRecipe(sgd=dataclasses.replace(_SHARED, lr=head, lr_backbone=backbone))
-
-
-BARLOW_TWINS = SemiRecipe(
-    sgd=dataclasses.replace(
-        _SHARED, lr=0.5, lr_backbone=0.002, schedule="steps", per_epoch=False, milestones=(12, 16), factor=0.2
+    return _TUNING.but(_VICREG, epochs=20, batch=256, lr=head, lr_backbone=backbone, weight_decay=0.0).but(
+        "facebookresearch/vicreg: evaluate.py, CosineAnnealingLR stepped every epoch",
+        schedule="cosine",
+        milestones=(),
+        factor=1.0,
+        per_epoch=True,
     )
-)
 
-_SGD = {name: source for name, source in COMMON_SOURCES.items() if name.startswith("sgd.")} | {
-    "sgd.nesterov": "evaluate.py: torch.optim.SGD's default, none",
-    "sgd.smallest": "evaluate.py: RandomResizedCrop with torchvision's default",
-    "sgd.processes": "256 images on 8 GPUs, each with BatchNorm statistics of its own 32: evaluate.py does not "
-    "synchronise them; the number of GPUs is this project's reading",
-}
-_RATE_NAMES = ("sgd.epochs", "sgd.batch", "sgd.lr", "sgd.lr_backbone", "sgd.weight_decay")
-_SCHEDULE = ("sgd.schedule", "sgd.milestones", "sgd.factor", "sgd.per_epoch")
-SOURCES = {
-    "vicreg": _SGD
-    | dict.fromkeys(_RATE_NAMES, _VICREG)
-    | dict.fromkeys(_SCHEDULE, "facebookresearch/vicreg: evaluate.py, CosineAnnealingLR stepped every epoch"),
-    "barlowtwins": _SGD
-    | dict.fromkeys(_RATE_NAMES, _BARLOW)
-    | dict.fromkeys(_SCHEDULE, f"{_BARLOW}: times 0.2 after epochs 12 and 16"),
-}
+
+BARLOW_TWINS = _TUNING.but(_BARLOW, epochs=20, batch=256, lr=0.5, lr_backbone=0.002, weight_decay=0.0).but(
+    f"{_BARLOW}: times 0.2 after epochs 12 and 16", schedule="steps", milestones=(12, 16), factor=0.2, per_epoch=False
+)
 
 
 def check(recipe: SemiRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
@@ -94,14 +93,13 @@ def run(context: RunContext) -> TaskOutcome:
 
 def _task(percent: str) -> Task:
     published = _vicreg(percent)
-    small = dataclasses.replace(published.sgd, epochs=10, batch=64, crop=96, resize=96, processes=2)
+    small = dataclasses.replace(published.recipe.sgd, epochs=10, batch=64, crop=96, resize=96, processes=2)
     return classification_task(
         f"imagenet_{percent}",
         title=f"ImageNet, fine-tuning on {percent} % of it (SimCLR's subset)",
         primary="top1",
         protocols={"vicreg": published, "barlowtwins": BARLOW_TWINS},
         presets={"cpu": ("two CPU cores, small sets: 10 epochs at 96 pixels", SemiRecipe(sgd=small))},
-        sources=SOURCES,
         run=run,
         check=check,
     )

@@ -5,7 +5,8 @@ Protocol: DINO's evaluation (facebookresearch/dino: eval_knn.py) of InstDisc's c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.errors import UserError
 from transfer.metrics.classification import at_level, mean_per_class
+from transfer.protocol import Protocol
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KnnRecipe:
-    """The defaults are DINO's.
+    """Neighbours that vote.
 
     Attributes:
         view: what the network sees of an image.
@@ -32,28 +34,27 @@ class KnnRecipe:
         precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
     """
 
-    view: WholeView = field(default_factory=lambda: WholeView(interpolation="bicubic"))
-    pooling: str = "avg"
-    ks: tuple[int, ...] = (10, 20, 100, 200)
-    temperature: float = 0.07
-    precision: Precision = "fp32"
+    view: WholeView
+    pooling: str
+    ks: tuple[int, ...]
+    temperature: float
+    precision: Precision
 
 
 PRIMARY = 20  # its help text calls 20 the k that usually works best: fixed beforehand, not chosen on the test set
 
 _DINO = "facebookresearch/dino: eval_knn.py"
-SOURCES = {
-    "dino": {
-        "view.resize": f"{_DINO}, Resize(256)",
-        "view.crop": f"{_DINO}, CenterCrop(224)",
-        "view.squash": f"{_DINO}: the aspect ratio is kept",
-        "view.interpolation": f"{_DINO}, interpolation=3 (bicubic)",
-        "pooling": f"{_DINO}: a torchvision ResNet without its classifier, so global average",
-        "ks": f"{_DINO}, --nb_knn",
-        "temperature": f"{_DINO}, --temperature",
-        "precision": f"{_DINO}: no autocast",
-    }
-}
+DINO = (
+    Protocol(KnnRecipe)
+    .but(f"{_DINO}, Resize(256)", resize=256)
+    .but(f"{_DINO}, CenterCrop(224)", crop=224)
+    .but(f"{_DINO}: the aspect ratio is kept", squash=False)
+    .but(f"{_DINO}, interpolation=3 (bicubic)", interpolation="bicubic")
+    .but(f"{_DINO}: a torchvision ResNet without its classifier, so global average", pooling="avg")
+    .but(f"{_DINO}, --nb_knn", ks=(10, 20, 100, 200))
+    .but(f"{_DINO}, --temperature", temperature=0.07)
+    .but(f"{_DINO}: no autocast", precision="fp32")
+)
 
 
 def check(recipe: KnnRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
@@ -110,14 +111,13 @@ TASK = classification_task(
     "imagenet",
     title="Weighted k nearest neighbours on frozen features (ImageNet, or any labelled images)",
     primary=f"top1_k{PRIMARY}",
-    protocols={"dino": KnnRecipe()},
+    protocols={"dino": DINO},
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224",
-            KnnRecipe(WholeView(128, 128, interpolation="bicubic")),
+            dataclasses.replace(DINO.recipe, view=WholeView(128, 128, interpolation="bicubic")),
         )
     },
-    sources=SOURCES,
     run=run,
     check=check,
 )

@@ -12,7 +12,7 @@ chosen on the training images that were not drawn, and the table on test images 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.metrics.classification import average_precisions
+from transfer.protocol import Protocol
 from transfer.search_grids import COSTS
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
@@ -36,7 +37,7 @@ PRIMARY = 8  # tables show one k first: the middle of the published ones, which 
 
 @dataclass(frozen=True)
 class LowShotRecipe:
-    """The defaults are VISSL's protocol, but for where the cost is chosen.
+    """Linear SVMs of few images.
 
     Attributes:
         view: what the network sees of an image.
@@ -49,35 +50,33 @@ class LowShotRecipe:
         precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
     """
 
-    view: WholeView = field(default_factory=lambda: WholeView(resize=0, squash=True))
-    pooling: str = "grid"
-    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
-    draws: int = 5
-    costs: tuple[float, ...] = COSTS
-    positive_weight: float = 2.0
-    negative_weight: float = 1.0
-    normalise: bool = True
-    precision: Precision = "fp32"
+    view: WholeView
+    pooling: str
+    ks: tuple[int, ...]
+    draws: int
+    costs: tuple[float, ...]
+    positive_weight: float
+    negative_weight: float
+    normalise: bool
+    precision: Precision
 
 
 _CONFIG = "facebookresearch/vissl: eval_resnet_8gpu_transfer_voc07_low_shot_svm.yaml"
 _TRAINER = "facebookresearch/vissl: vissl/utils/svm_utils/svm_low_shot_trainer.py"
-SOURCES = {
-    "vissl": {
-        "view.resize": f"{_CONFIG}: none before both sides (unlike its configuration for all images)",
-        "view.crop": f"{_CONFIG}: Resize([224, 224])",
-        "view.squash": f"{_CONFIG}: both sides to 224",
-        "view.interpolation": f"{_CONFIG}: torchvision's default, bilinear",
-        "pooling": f"{_CONFIG}: res5, AvgPool2d(6, stride 1)",
-        "ks": f"{_CONFIG}: k_values",
-        "draws": f"{_CONFIG}: sample_inds",
-        "costs": f"{_CONFIG}: costs_list",
-        "positive_weight": f"{_TRAINER}: class_weight",
-        "negative_weight": f"{_TRAINER}: class_weight",
-        "normalise": f"{_CONFIG}: normalize",
-        "precision": f"{_TRAINER}: features in float64, networks in float32",
-    }
-}
+VISSL = (
+    Protocol(LowShotRecipe)
+    .but(f"{_CONFIG}: none before both sides (unlike its configuration for all images)", resize=0)
+    .but(f"{_CONFIG}: Resize([224, 224])", crop=224)
+    .but(f"{_CONFIG}: both sides to 224", squash=True)
+    .but(f"{_CONFIG}: torchvision's default, bilinear", interpolation="bilinear")
+    .but(f"{_CONFIG}: res5, AvgPool2d(6, stride 1)", pooling="grid")
+    .but(f"{_CONFIG}: k_values", ks=(1, 2, 4, 8, 16, 32, 64, 96))
+    .but(f"{_CONFIG}: sample_inds", draws=5)
+    .but(f"{_CONFIG}: costs_list", costs=COSTS)
+    .but(f"{_TRAINER}: class_weight", positive_weight=2.0, negative_weight=1.0)
+    .but(f"{_CONFIG}: normalize", normalise=True)
+    .but(f"{_TRAINER}: features in float64, networks in float32", precision="fp32")
+)
 
 
 def check(recipe: LowShotRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
@@ -203,14 +202,13 @@ TASK = classification_task(
     "voc07",
     title="VOC07 classification from 1 to 96 images of a class, linear SVMs on frozen features",
     primary=f"mAP_k{PRIMARY}",
-    protocols={"vissl": LowShotRecipe()},
+    protocols={"vissl": VISSL},
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224, global average instead of the grid",
-            dataclasses.replace(LowShotRecipe(), view=WholeView(resize=0, crop=128, squash=True), pooling="avg"),
+            dataclasses.replace(VISSL.recipe, view=WholeView(resize=0, crop=128, squash=True), pooling="avg"),
         )
     },
-    sources=SOURCES,
     run=run,
     check=check,
     multilabel=True,

@@ -8,12 +8,13 @@ linear_image_classification/voc07/eval_resnet_8gpu_transfer_voc07_svm.yaml), aft
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.datasets.labelled import PRESENT
 from transfer.metrics.classification import AveragePrecisions, average_precisions
+from transfer.protocol import Protocol
 from transfer.search_grids import COSTS
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SvmRecipe:
-    """The defaults are VISSL's protocol. A run starts from it with the batched solver, shown as a difference.
+    """Linear SVMs. A run starts from a protocol with the batched solver, shown as a difference.
 
     Attributes:
         view: what the network sees of an image.
@@ -37,54 +38,49 @@ class SvmRecipe:
         precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
     """
 
-    view: WholeView = field(default_factory=lambda: WholeView(squash=True))
-    pooling: str = "grid"
-    costs: tuple[float, ...] = COSTS
-    folds: int = 3
-    positive_weight: float = 2.0
-    negative_weight: float = 1.0
-    normalise: bool = True
-    solver: Literal["batched", "liblinear"] = "liblinear"
-    precision: Precision = "fp32"
+    view: WholeView
+    pooling: str
+    costs: tuple[float, ...]
+    folds: int
+    positive_weight: float
+    negative_weight: float
+    normalise: bool
+    solver: Literal["batched", "liblinear"]
+    precision: Precision
 
-
-VISSL = SvmRecipe()
-# Costs: the README's list, to which the benchmark's code always adds 0.5⁴ … 0.5¹⁹ (facebookresearch/
-# fair_self_supervision_benchmark: tools/svm/svm_helper.py, parse_cost_list).
-OBOW = dataclasses.replace(
-    VISSL, pooling="avg", costs=(0.05, 0.1, 0.3, 0.5, 1.0, 3.0, 5.0, *(0.5**power for power in range(4, 20)))
-)
-VICREG = dataclasses.replace(VISSL, view=WholeView(), pooling="avg")
 
 _TRAINER = "facebookresearch/vissl: vissl/utils/svm_utils/svm_trainer.py"
 _CONFIG = "facebookresearch/vissl: eval_resnet_8gpu_transfer_voc07_svm.yaml"
 _OBOW = "valeoai/obow: README and utils/configs, on facebookresearch/fair_self_supervision_benchmark"
 _VICREG = "VICReg, arXiv 2105.04906, appendix"
-_SVM = {
-    "folds": f"{_CONFIG}: cross_val_folds",
-    "positive_weight": f"{_TRAINER}: class_weight",
-    "negative_weight": f"{_TRAINER}: class_weight",
-    "normalise": f"{_CONFIG}: normalize; {_TRAINER}",
-    "solver": f"{_TRAINER}: LIBLINEAR, stopped after 2,000 iterations; a run takes batched unless told",
-    "precision": f"{_TRAINER}: features in float64, networks in float32",
-    "view.interpolation": f"{_CONFIG}: torchvision's default, bilinear",
-}
-SOURCES = {
-    "vissl": _SVM
-    | {
-        "view.resize": f"{_CONFIG}: Resize(256)",
-        "view.crop": f"{_CONFIG}: then Resize([224, 224])",
-        "view.squash": f"{_CONFIG}: both sides to 224",
-        "pooling": f"{_CONFIG}: res5, AvgPool2d(6, stride 1)",
-        "costs": f"{_CONFIG}: costs_list",
-    },
-    "obow": _SVM
-    | dict.fromkeys(("view.resize", "view.crop", "view.squash"), "not stated; VISSL's")
-    | {"pooling": f"{_OBOW}: global average", "costs": f"{_OBOW}; tools/svm/svm_helper.py adds the powers of 1/2"},
-    "vicreg": _SVM
-    | dict.fromkeys(("view.resize", "view.crop", "view.squash"), f"{_VICREG}: centre crop of 224")
-    | {"pooling": "not stated: unverified", "costs": "not stated; VISSL's"},
-}
+
+VISSL = (
+    Protocol(SvmRecipe)
+    .but(f"{_CONFIG}: Resize(256)", resize=256)
+    .but(f"{_CONFIG}: then Resize([224, 224])", crop=224)
+    .but(f"{_CONFIG}: both sides to 224", squash=True)
+    .but(f"{_CONFIG}: torchvision's default, bilinear", interpolation="bilinear")
+    .but(f"{_CONFIG}: res5, AvgPool2d(6, stride 1)", pooling="grid")
+    .but(f"{_CONFIG}: costs_list", costs=COSTS)
+    .but(f"{_CONFIG}: cross_val_folds", folds=3)
+    .but(f"{_TRAINER}: class_weight", positive_weight=2.0, negative_weight=1.0)
+    .but(f"{_CONFIG}: normalize; {_TRAINER}", normalise=True)
+    .but(f"{_TRAINER}: LIBLINEAR, stopped after 2,000 iterations; a run takes batched unless told", solver="liblinear")
+    .but(f"{_TRAINER}: features in float64, networks in float32", precision="fp32")
+)
+OBOW = (
+    VISSL.but("not stated; VISSL's", resize=256, crop=224, squash=True)
+    .but(f"{_OBOW}: global average", pooling="avg")
+    .but(  # the README's list, to which parse_cost_list always adds 0.5⁴ … 0.5¹⁹
+        f"{_OBOW}; tools/svm/svm_helper.py adds the powers of 1/2",
+        costs=(0.05, 0.1, 0.3, 0.5, 1.0, 3.0, 5.0, *(0.5**power for power in range(4, 20))),
+    )
+)
+VICREG = (
+    VISSL.but(f"{_VICREG}: centre crop of 224", resize=256, crop=224, squash=False)
+    .but("not stated: unverified", pooling="avg")
+    .but("not stated; VISSL's", costs=COSTS)
+)
 
 
 def run(context: RunContext) -> TaskOutcome:
@@ -148,11 +144,10 @@ TASK = classification_task(
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224, global average instead of the grid",
             dataclasses.replace(
-                VISSL, view=WholeView(resize=146, crop=128, squash=True), pooling="avg", solver="batched"
+                VISSL.recipe, view=WholeView(resize=146, crop=128, squash=True), pooling="avg", solver="batched"
             ),
         )
     },
-    sources=SOURCES,
     run=run,
     adapt=lambda recipe, *_: dataclasses.replace(recipe, solver="batched"),
     check=lambda recipe, backbone, loaded, device, allow_slow: None,

@@ -1,0 +1,133 @@
+"""A published protocol: the values of a recipe, each on one line with the place where it was read.
+
+    MOCO = EVALUATION.but("facebookresearch/moco: main_lincls.py", lr=30.0, schedule="steps", milestones=(60, 80))
+
+reads: as EVALUATION, but with these values, which that file states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Generic, TypeVar, get_type_hints
+
+R = TypeVar("R")
+V = TypeVar("V")
+Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
+OURS = "ours"  # what a source begins with where no publication states the value
+
+
+def stated(value: V, source: str) -> V:
+    """A field of a recipe whose default is a published value."""
+    found: V = dataclasses.field(default=value, metadata={"source": source})
+    return found
+
+
+class Protocol(Generic[R]):
+    """What is known of a recipe of class `kind`; begin with `Protocol(kind)`, go on with `but`.
+
+    A field's default counts where it has a source of its own (`stated`) or is not spoken of; a protocol that leaves a
+    value without a source is incomplete, which a test looks for.
+
+    Attributes:
+        kind: frozen dataclass, perhaps of dataclasses.
+    """
+
+    def __init__(self, kind: type[R], lines: Mapping[str, tuple[Any, str]] | None = None) -> None:
+        self.kind = kind
+        self._lines = dict(lines or {})
+
+    def but(self, source: str, values: Mapping[str, Any] | None = None, **more: Any) -> Protocol[R]:
+        """The protocol with other values, or the same ones from another source.
+
+        Args:
+            source: paper and table, or repository and file; where nobody published it, `OURS` and why.
+            values: by the name in the recipe, "view.crop".
+            more: the same by the last word of the name, which must be the only one of the recipe: `crop=224`.
+
+        Raises:
+            TypeError: the recipe has no such value, or several.
+        """
+        named = {self._place(name): value for name, value in {**(values or {}), **more}.items()}
+        return Protocol(self.kind, self._lines | {name: (value, source) for name, value in named.items()})
+
+    def _place(self, name: str) -> str:
+        known = _names(self.kind)
+        found = [each for each in known if name in (each, each.rpartition(".")[2])]
+        if name in known:
+            return name
+        if len(found) != 1:
+            which = f"several {name}" if found else f"no {name}"
+            raise TypeError(f"{self.kind.__name__} has {which}: {', '.join(found or known)}")
+        return found[0]
+
+    @cached_property
+    def recipe(self) -> R:
+        """The values.
+
+        Raises:
+            TypeError: a value that has no default was never stated.
+        """
+        made: R = _made(self.kind, {name: value for name, (value, _) in self._lines.items()}, "")
+        return made
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Where each value was read, by its name, in the recipe's order; "" where nobody said."""
+        defaults = _names(self.kind)
+        return {name: self._lines[name][1] if name in self._lines else source for name, source in defaults.items()}
+
+
+def _names(kind: type, prefix: str = "") -> dict[str, str]:
+    """All values, "sgd.lr" and so on, each with the source of its default."""
+    found: dict[str, str] = {}
+    hints = get_type_hints(kind)
+    for entry in dataclasses.fields(kind):
+        inner = hints[entry.name]
+        if dataclasses.is_dataclass(inner):
+            found |= _names(inner, f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+        else:
+            found[prefix + entry.name] = entry.metadata.get("source", "")
+    return found
+
+
+def _made(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """The dataclass with its defaults, and `values` by name in their places."""
+    hints, arguments = get_type_hints(kind), {}
+    for entry in dataclasses.fields(kind):
+        name = prefix + entry.name
+        if name in values:
+            arguments[entry.name] = values[name]
+        elif dataclasses.is_dataclass(hints[entry.name]) and any(each.startswith(f"{name}.") for each in values):
+            arguments[entry.name] = _made(hints[entry.name], _default(entry, name) | dict(values), f"{name}.")
+    return kind(**arguments)
+
+
+def _default(entry: dataclasses.Field[Any], name: str) -> dict[str, Any]:
+    """The values of a default that is a dataclass itself, by name."""
+    if entry.default is not dataclasses.MISSING:
+        inner = entry.default
+    elif entry.default_factory is not dataclasses.MISSING:
+        inner = entry.default_factory()
+    else:
+        return {}
+    return flatten(inner, f"{name}.")
+
+
+def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested frozen dataclass → {"detector.lr": 0.02, …}, for comparison and for people."""
+    flat: dict[str, Any] = {}
+    for entry in dataclasses.fields(recipe):
+        value = getattr(recipe, entry.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{entry.name}."))
+        else:
+            flat[prefix + entry.name] = value
+    return flat
+
+
+def recipe_differences(published: Any, used: Any) -> tuple[Difference, ...]:
+    """Every value that differs from the published recipe, in the recipe's order."""
+    theirs, ours = flatten(published), flatten(used)
+    return tuple((key, str(theirs[key]), str(value)) for key, value in ours.items() if theirs[key] != value)
