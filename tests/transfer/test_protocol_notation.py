@@ -16,7 +16,7 @@ class Inner:
 @dataclass(frozen=True, kw_only=True)
 class Outer:
     rate: float
-    inner: Inner = Inner(size=5)  # noqa: RUF009 - frozen
+    inner: Inner = Inner(size=5)
     other: Inner = field(default_factory=lambda: Inner(shape="round"))
     steps: int = stated(3, "a file")
 
