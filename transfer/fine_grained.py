@@ -130,6 +130,7 @@ class FineTuneRecipe:
 FINE_TUNE = (
     Protocol(FineTuneRecipe)
     .but("steps are given", epochs=0)
+    .but(f"{_TUNE}, FinetuneModel.tune: torch.optim.SGD", optimizer="sgd", trust=0.0)
     .but(f"{_TUNE}, --steps", steps=5_000)
     .but(f"{_TUNE}, --batch-size", batch=64)
     .but(f"{_TUNE}, FinetuneModel.tune", momentum=0.9, nesterov=True)

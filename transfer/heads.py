@@ -43,42 +43,173 @@ class Head:
     pooling: str
 
 
-class _Group:
-    """The classifiers on one pooling: rows of one weight matrix [heads · classes, width]."""
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNorm2d between the pooled map and the classifiers, as VISSL's linear evaluation has it.
 
-    def __init__(self, places: list[int], heads: Sequence[Head], first: Tensor, device: torch.device) -> None:
+    It normalises each channel over images and positions, before the map is flattened (facebookresearch/vissl:
+    vissl/models/heads/linear_eval_mlp.py). In training the statistics are those of the whole batch, over all processes;
+    afterwards the running ones. Weight decay leaves it alone (there: regularize_bn False).
+
+    Attributes:
+        channels: of the pooled map.
+        affine: whether each classifier has a scale and a shift for every channel.
+        eps: added to the variance.
+        momentum: of the running statistics.
+    """
+
+    channels: int
+    affine: bool
+    eps: float
+    momentum: float
+
+
+class _Statistics:
+    """Running mean and variance of the channels of one pooling, which all its classifiers share."""
+
+    def __init__(self, norm: Norm, device: torch.device) -> None:
+        self.norm = norm
+        self.mean, self.var = torch.zeros(norm.channels, device=device), torch.ones(norm.channels, device=device)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """[n, width] by the running statistics."""
+        return self._by(x, self.mean, self.var)
+
+    def of_batch(self, x: Tensor, images: int, world: World | None) -> Tensor:
+        """[n, width] by the statistics of the whole batch of `images`, which the running ones move towards."""
+        maps = self._maps(x)
+        count = images * maps.shape[2]
+        mean = _summed(maps.sum((0, 2)), world) / count
+        # Two passes (mean, then variance about it): the difference of two large sums would lose digits.
+        var = _summed((maps - mean[:, None]).square().sum((0, 2)), world) / count
+        if count < 2:  # a lone number has no variance
+            return self.normalised(x)
+        self.mean.lerp_(mean, self.norm.momentum)
+        self.var.lerp_(var * (count / (count - 1)), self.norm.momentum)
+        return self._by(x, mean, var)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        return x.view(len(x), self.norm.channels, x.shape[1] // self.norm.channels)
+
+    def _by(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return ((self._maps(x) - mean[:, None]) * torch.rsqrt(var + self.norm.eps)[:, None]).view(x.shape)
+
+
+def _summed(part: Tensor, world: World | None) -> Tensor:
+    if world is not None:
+        world.add_up([part])
+    return part
+
+
+class _Group:
+    """The classifiers on one pooling: rows of one weight matrix [heads · classes, width]; perhaps scales and shifts.
+
+    With a norm, a classifier sees γ·x̂ + β of the normalised features x̂. Its scale and shift are taken into the weights,
+    so that the large products stay one for all classifiers: W·(γ·x̂ + β) + b = (W·γ)·x̂ + (b + W·β).
+    """
+
+    def __init__(
+        self, places: list[int], heads: Sequence[Head], first: Tensor, norm: Norm | None, device: torch.device
+    ) -> None:
         self.places = torch.tensor(places, device=device)
         count, self.classes = len(places), len(first)
         self.weight = first.to(device).repeat(count, 1)
         self.bias = torch.zeros(len(self.weight), device=device)
-        self.weight_velocity, self.bias_velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        self.parameters = {"weight": self.weight, "bias": self.bias}
+        self.statistics = None if norm is None else _Statistics(norm, device)
+        if norm is not None and norm.affine:
+            self.parameters["scale"] = torch.ones(count, norm.channels, device=device)
+            self.parameters["shift"] = torch.zeros(count, norm.channels, device=device)
+        self.velocities = {name: torch.zeros_like(tensor) for name, tensor in self.parameters.items()}
         self.weight_gradient = torch.empty_like(self.weight)
         self.lr = torch.tensor([[heads[place].lr] for place in places], device=device)
         self.decay = torch.tensor([[heads[place].weight_decay] for place in places], device=device)
 
-    def logits(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x, self.weight.T).view(len(x), -1, self.classes)
+    def state(self) -> dict[str, Tensor]:
+        """All of it by name."""
+        found = dict(self.parameters) | {f"{name}_velocity": tensor for name, tensor in self.velocities.items()}
+        if self.statistics is not None:
+            found |= {"running_mean": self.statistics.mean, "running_var": self.statistics.var}
+        return found
 
-    def gradients(self, x: Tensor, labels: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of weight and bias, and each classifier's loss: sums over these images, divided by `images`."""
-        logs = self.logits(x).log_softmax(2)
+    def logits(self, x: Tensor) -> Tensor:
+        """[n, width] → [n, heads, classes], with the running statistics."""
+        return self._scores(x if self.statistics is None else self.statistics.normalised(x))
+
+    def _scores(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if "scale" in self.parameters:
+            cut = self._cut(weight)
+            weight = (cut * self.parameters["scale"][:, None, :, None]).view(weight.shape)
+            bias = bias + (cut.sum(3) * self.parameters["shift"][:, None]).sum(2).flatten()
+        return torch.addmm(bias, x, weight.T).view(len(x), len(self.lr), self.classes)
+
+    def _cut(self, rows: Tensor) -> Tensor:
+        """[heads · classes, width] → [heads, classes, channels, positions]."""
+        return rows.view(len(self.lr), self.classes, self.parameters["scale"].shape[1], -1)
+
+    def gradients(
+        self, x: Tensor, labels: Tensor, images: int, world: World | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients by name, and each classifier's loss: sums over these images, divided by `images`."""
+        if self.statistics is not None:
+            x = self.statistics.of_batch(x, images, world)
+        logs = self._scores(x).log_softmax(2)
         own = labels.view(-1, 1, 1).expand(-1, logs.shape[1], 1)
         losses = logs.gather(2, own).sum((0, 2)) / -images
         slope = logs.exp_().scatter_add_(2, own, torch.full_like(own, -1, dtype=logs.dtype)).div_(images)
-        slope = slope.view(len(x), -1)  # (softmax − one-hot) / images
+        slope = slope.view(len(x), len(self.weight))  # (softmax − one-hot) / images
         torch.mm(slope.T, x, out=self.weight_gradient)
-        return self.weight_gradient, slope.sum(0), losses
+        found = {"weight": self.weight_gradient, "bias": slope.sum(0)}
+        if "scale" in self.parameters:
+            scale, shift = self.parameters["scale"], self.parameters["shift"]
+            seen, weight, pulls = self._cut(self.weight_gradient), self._cut(self.weight), found["bias"]
+            pulls = pulls.view(len(self.lr), self.classes, 1)
+            found["scale"] = (weight * seen).sum((1, 3))
+            found["shift"] = (weight.sum(3) * pulls).sum(1)
+            seen.mul_(scale[:, None, :, None]).add_((pulls * shift[:, None])[..., None])
+        return found, losses
 
-    def descend(self, weight: Tensor, bias: Tensor, share: float, momentum: float, nesterov: bool) -> None:
+    def descend(self, gradients: Mapping[str, Tensor], share: float, rule: Rule) -> None:
+        """A step of torch.optim.SGD with every classifier's own rate and decay."""
         rates = self.lr * -share
-        for parameter, velocity, gradient in (
-            (self.weight, self.weight_velocity, weight),
-            (self.bias, self.bias_velocity, bias),
-        ):
-            rows, speed, slope = (tensor.view(len(self.lr), -1) for tensor in (parameter, velocity, gradient))
-            slope.addcmul_(rows, self.decay)
-            torch.add(slope, speed, alpha=momentum, out=speed)  # from 0: the first velocity is the gradient
-            rows.addcmul_(slope.add_(speed, alpha=momentum) if nesterov else speed, rates)
+        for name, gradient in gradients.items():
+            rows, speed, slope = (
+                tensor.view(len(self.lr), -1) for tensor in (self.parameters[name], self.velocities[name], gradient)
+            )
+            decay = self.decay if name in ("weight", "bias") else torch.zeros_like(self.decay)
+            if rule.trust:
+                slope = _adapted(slope, rows, decay, rule.trust)
+            elif name in ("weight", "bias"):
+                slope.addcmul_(rows, decay)
+            torch.add(slope, speed, alpha=rule.momentum, out=speed)  # from 0: the first velocity is the gradient
+            rows.addcmul_(slope.add_(speed, alpha=rule.momentum) if rule.nesterov else speed, rates)
+
+
+def _adapted(slope: Tensor, rows: Tensor, decay: Tensor, trust: float) -> Tensor:
+    """LARS for every row, [heads, numbers]: (g + d·w) · trust·‖w‖ / (‖g‖ + d·‖w‖), and g where a norm is 0.
+
+    As NVIDIA/apex: apex/parallel/LARC.py with clip=False, which facebookresearch/simsiam's main_lincls.py uses; biases,
+    which begin at 0, are adapted from their second step on.
+    """
+    length, steepness = (torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (rows, slope))
+    ratio = trust * length / (steepness + decay * length + 1e-8)
+    return torch.where((length > 0) & (steepness > 0), (slope + decay * rows) * ratio, slope)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How all classifiers of a bank descend.
+
+    Attributes:
+        momentum: of torch.optim.SGD, without dampening.
+        nesterov: whether the momentum looks ahead.
+        trust: LARS's coefficient; 0: plain SGD.
+    """
+
+    momentum: float
+    nesterov: bool
+    trust: float = 0.0
 
 
 class Bank:
@@ -99,8 +230,8 @@ class Bank:
         widths: Mapping[str, int],
         classes: int,
         *,
-        momentum: float,
-        nesterov: bool,
+        rule: Rule,
+        norm: Norm | None = None,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -108,19 +239,21 @@ class Bank:
 
         Args:
             heads: at least one.
-            widths: length of the feature vectors of each pooling.
+            widths: length of the feature vectors of each pooling: a multiple of the norm's channels, whose positions
+                lie beside each other.
+            norm: in front of the classifiers of every pooling; None: they see the features as they are.
 
         Raises:
             UserError: no head, a rate or decay that is no number ≥ 0, a pooling without features.
         """
-        self.heads, self.classes, self.momentum, self.nesterov = tuple(heads), classes, momentum, nesterov
+        self.heads, self.classes, self.rule = tuple(heads), classes, rule
         _check_heads(self.heads, widths)
         self.groups: dict[str, _Group] = {}
         for pooling in sorted({head.pooling for head in heads}):
             places = [place for place, head in enumerate(heads) if head.pooling == pooling]
             generator = torch.Generator().manual_seed(seed)
             first = torch.randn(classes, widths[pooling], generator=generator) * INITIAL_SCALE
-            self.groups[pooling] = _Group(places, self.heads, first, device)
+            self.groups[pooling] = _Group(places, self.heads, first, norm, device)
         self.lost = torch.zeros(len(heads), dtype=torch.bool, device=device)
 
     def __len__(self) -> int:
@@ -145,12 +278,11 @@ class Bank:
         losses = torch.zeros(len(self), device=self.lost.device)
         found = {}
         for pooling, group in self.groups.items():
-            weight, bias, losses[group.places] = group.gradients(features[pooling], labels, images)
-            found[pooling] = weight, bias
+            found[pooling], losses[group.places] = group.gradients(features[pooling], labels, images, world)
         if world is not None:
-            world.add_up([losses, *(tensor for pair in found.values() for tensor in pair)])
+            world.add_up([losses, *(tensor for gradients in found.values() for tensor in gradients.values())])
         for pooling, group in self.groups.items():
-            group.descend(*found[pooling], share, self.momentum, self.nesterov)
+            group.descend(found[pooling], share, self.rule)
         self.lost |= ~losses.isfinite()
         return losses
 
@@ -164,7 +296,7 @@ class Bank:
         return out
 
     def classifier(self, place: int) -> tuple[Tensor, Tensor]:
-        """Weight [classes, width] and bias [classes] of head number `place`: views, not copies."""
+        """Weight [classes, width] and bias [classes] of head number `place`: views, not copies; a norm is not in them."""
         group = self.groups[self.heads[place].pooling]
         row = group.places.tolist().index(place)
         rows = slice(row * self.classes, (row + 1) * self.classes)
@@ -177,9 +309,8 @@ class Bank:
             TrainingError: none is left.
         """
         for group in self.groups.values():
-            finite = group.weight.view(len(group.lr), -1).isfinite().all(1)
-            finite &= group.bias.view(len(group.lr), -1).isfinite().all(1)
-            self.lost[group.places] |= ~finite
+            for tensor in group.parameters.values():
+                self.lost[group.places] |= ~tensor.view(len(group.lr), -1).isfinite().all(1)
         self.refuse_if_all_lost()
 
     def refuse_if_all_lost(self) -> None:
@@ -193,9 +324,10 @@ class Bank:
 
     def state(self) -> dict[str, Tensor]:
         """All that a resume needs, by name; not copied."""
-        names = ("weight", "bias", "weight_velocity", "bias_velocity")
         groups = self.groups.items()
-        return {"lost": self.lost} | {f"{key}.{name}": getattr(group, name) for key, group in groups for name in names}
+        return {"lost": self.lost} | {
+            f"{key}.{name}": tensor for key, group in groups for name, tensor in group.state().items()
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave; names and shapes must be this bank's."""
@@ -222,6 +354,11 @@ def _check_heads(heads: Sequence[Head], widths: Mapping[str, int]) -> None:
             )
 
 
+def rule_of(schedule: SgdSchedule) -> Rule:
+    """Of a protocol."""
+    return Rule(schedule.momentum, schedule.nesterov, schedule.trust if schedule.optimizer == "lars" else 0.0)
+
+
 Rows = Tensor | NDArray[Any]
 
 
@@ -232,6 +369,7 @@ def train_on_features(
     schedule: SgdSchedule,
     *,
     classes: int,
+    norm: Norm | None = None,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Bank:
@@ -255,7 +393,7 @@ def train_on_features(
     _check_rows(train, target, classes)
     target = target.to("cpu", torch.int64)
     widths = {pooling: x.shape[1] for pooling, x in train.items()}
-    bank = Bank(grid, widths, classes, momentum=schedule.momentum, nesterov=schedule.nesterov, seed=seed, device=device)
+    bank = Bank(grid, widths, classes, rule=rule_of(schedule), norm=norm, seed=seed, device=device)
     for step, places in _batches(rows, schedule, seed):
         x = {pooling: _taken(train[pooling], places).to(device) for pooling in bank.groups}
         bank.step(x, target[places].to(device), schedule.share(step, rows), len(places))

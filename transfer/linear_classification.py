@@ -6,6 +6,7 @@ shows every image once, as in evaluation, and trains on those features: minutes 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from transfer.architectures import stage_channels
 from transfer.classification_task import Loaded, Precision, check_sgd, classification_task, held_out
 from transfer.errors import UserError
 from transfer.protocol import OURS, Protocol
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from transfer.backbone import Backbone
     from transfer.frozen_splits import Rows
-    from transfer.heads import Bank, Head
+    from transfer.heads import Bank, Head, Norm
     from transfer.proof import Proof
 
 
@@ -38,7 +40,12 @@ class LinearSgdRecipe:
         form: crops: published; cached: on features of whole images, not comparable with published numbers.
         lrs: learning rates to search, instead of the one of `sgd`; none: that one alone, as published.
         weight_decays: weight decays to search, instead of the one of `sgd`; none: that one alone.
-        poolings: features to search: avg, max, grid.
+        poolings: features: avg, max, grid. Several are searched like rates and decays; if they alone are several, each
+            is reported, the first as "top1", another as "top1_avg": as published, side by side.
+        head: linear: a linear layer alone; batchnorm: a BatchNorm of the channels in front of it, with a scale and a
+            shift; batchnorm_no_affine: without them.
+        head_eps: of that BatchNorm.
+        head_momentum: of its running statistics.
         holdout: share of the training images to choose on where several classifiers are trained and the set has no
             validation split; they are not trained on.
         precision: of the backbone's arithmetic in the cached form: fp32, or bf16 on a GPU that has it.
@@ -49,8 +56,24 @@ class LinearSgdRecipe:
     lrs: tuple[float, ...] = ()
     weight_decays: tuple[float, ...] = ()
     poolings: tuple[str, ...] = ("avg",)
+    head: Literal["linear", "batchnorm", "batchnorm_no_affine"] = "linear"
+    head_eps: float = 1e-5
+    head_momentum: float = 0.1
     holdout: float = 0.1
     precision: Precision = "fp32"
+
+    @property
+    def searches(self) -> bool:
+        """Whether one of several classifiers is chosen on held-out images."""
+        return len(self.lrs) > 1 or len(self.weight_decays) > 1
+
+    def norm(self, arch: str) -> Norm | None:
+        """What stands in front of the classifiers of a backbone."""
+        from transfer.heads import Norm
+
+        if self.head == "linear":
+            return None
+        return Norm(stage_channels(arch)["layer4"], self.head == "batchnorm", self.head_eps, self.head_momentum)
 
     def grid(self) -> list[Head]:
         """Every classifier of the search; a single one as published."""
@@ -76,8 +99,40 @@ EVALUATE = (
     .but(f"{EVALUATE_PY}: Resize(256)", resize=256)
     .but(f"{EVALUATE_PY}: torchvision's default, bilinear", interpolation="bilinear")
     .but("epochs are given", steps=0)
+    .but(f"{EVALUATE_PY}: torch.optim.SGD", optimizer="sgd", trust=0.0)
+    .but(f"{EVALUATE_PY}: fc alone", head="linear", head_eps=1e-5, head_momentum=0.1)
     .but("a frozen backbone normalises with its own statistics: how many there were does not matter", processes=1)
 )
+
+
+_HEAD = "facebookresearch/vissl: vissl/models/heads/linear_eval_mlp.py"
+_DEFAULTS = "facebookresearch/vissl: vissl/config/defaults.yaml"
+
+
+def vissl(config: str) -> Protocol[LinearSgdRecipe]:
+    """VISSL's linear evaluation with its BatchNorm, as a configuration file of its has it; epochs are to be given."""
+    return (
+        EVALUATE.but(f"{_HEAD}: channel_bn, then flatten, then linear", head="batchnorm")
+        .but(f"{_DEFAULTS}: MODEL.HEAD.BATCHNORM_EPS", head_eps=1e-5)
+        .but(f"{_DEFAULTS}: MODEL.HEAD.BATCHNORM_MOMENTUM", head_momentum=0.1)
+        .but(
+            config,
+            optimizer="sgd",
+            trust=0.0,
+            momentum=0.9,
+            nesterov=True,
+            lr_backbone=0.0,
+            smallest=0.08,
+            crop=224,
+            resize=256,
+            interpolation="bilinear",
+            schedule="steps",
+            factor=0.1,
+            per_epoch=False,
+        )
+        .but(f"{config}: 8 GPUs of 32 images, 0.01 per 256", batch=256, lr=0.01)
+        .but(f"{config}: SYNC_BN_CONFIG, one BatchNorm over 8 GPUs", processes=1)
+    )
 
 
 # Small sets on two CPU cores: features once, then a search of a second. Not a published protocol in any part.
@@ -104,12 +159,21 @@ def check(recipe: LinearSgdRecipe, backbone: Backbone, loaded: Loaded, device: s
     check_sgd(recipe.sgd, backbone, images, device, slow, ["cpu"], passes=1)
 
 
-def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[LinearSgdRecipe]]) -> Task:
+def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[LinearSgdRecipe]], version: int) -> Task:
     """The linear task of a set of `transfer.datasets.catalogue`; its file declares it as `TASK`."""
+    first = next(iter(protocols.values())).recipe
+    line, small = CPU_SEARCH
+    small = dataclasses.replace(small, head=first.head, head_eps=first.head_eps, head_momentum=first.head_momentum)
     return classification_task(
-        dataset, title=f"{title}, a linear classifier on frozen features", primary="top1", protocols=protocols,
-        presets={"cpu": CPU_SEARCH}, run=run, check=check,
-    )  # fmt: skip
+        dataset,
+        title=f"{title}, a linear classifier on frozen features",
+        primary="top1",
+        protocols=protocols,
+        presets={"cpu": (line, small)},
+        run=run,
+        check=check,
+        version=version,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +197,7 @@ class _Fitted:
 
 
 def run(context: RunContext) -> TaskOutcome:
-    """Train the classifiers, choose one on held-out images if there are several, report it on test."""
+    """Train the classifiers, choose one on held-out images if rates or decays are searched, report on test."""
     from transfer.frozen_splits import report
 
     recipe: LinearSgdRecipe = context.recipe
@@ -148,6 +212,10 @@ def run(context: RunContext) -> TaskOutcome:
         for line, value, lost in zip(sweep, found, fitted.bank.lost.tolist(), strict=True):
             line["validation"] = None if lost else value
     metrics, details = report(fitted.scores(best), fitted.test)
+    if not recipe.searches:
+        for place, head in enumerate(grid[1:], 1):
+            beside, _ = report(fitted.scores(place), fitted.test)
+            metrics |= {f"{name}_{head.pooling}": value for name, value in beside.items()}
     details |= {
         "duplicates": loaded.duplicates,
         "sweep": sweep,
@@ -167,14 +235,21 @@ def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
     recipe: LinearSgdRecipe = context.recipe
     splits, machine, view = context.data.splits, sgd_machine(context), recipe.sgd.evaluation_view()
     train, val = splits.train, splits.val
-    if len(grid) > 1 and val is None:
+    if recipe.searches and val is None:
         kept, out = held_out(len(train), train.name, recipe.holdout, context.seed)
         train, val = train.subset(kept, f"{train.name}_kept"), train.subset(out, f"{train.name}_held_out")
     fit = fit_linear(
-        context.backbone, train, recipe.sgd, grid, seed=context.seed, folder=context.workdir, machine=machine
+        context.backbone,
+        train,
+        recipe.sgd,
+        grid,
+        norm=recipe.norm(context.backbone.arch),
+        seed=context.seed,
+        folder=context.workdir,
+        machine=machine,
     )
     chosen_on = None
-    if len(grid) > 1 and val is not None:
+    if recipe.searches and val is not None:
         predicted = evaluate(fit, val, view, machine=machine, keep=lambda logits: logits.argmax(2))
         chosen_on = predicted, torch.from_numpy(val.labels.astype(np.int64))
 
@@ -195,14 +270,15 @@ def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
     from transfer.heads import train_on_features
 
     recipe: LinearSgdRecipe = context.recipe
-    view, several = recipe.sgd.evaluation_view(), len(grid) > 1
-    frozen = frozen_splits(context, view, recipe.poolings, recipe.precision, val=several)
+    view = recipe.sgd.evaluation_view()
+    frozen = frozen_splits(context, view, recipe.poolings, recipe.precision, val=recipe.searches)
     train, val = frozen.train, None
-    if len(grid) > 1:
+    if recipe.searches:
         train, val = frozen.to_choose(recipe.holdout, context.seed)
     bank = train_on_features(
         train.features, train.labels, grid, recipe.sgd,
-        classes=len(train.images.classes), seed=context.seed, device=torch.device(context.device),
+        classes=len(train.images.classes), norm=recipe.norm(context.backbone.arch), seed=context.seed,
+        device=torch.device(context.device),
     )  # fmt: skip
     chosen_on = None
     if val is not None:

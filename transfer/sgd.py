@@ -21,7 +21,7 @@ from torch import Tensor
 from transfer.backbone import Backbone
 from transfer.datasets.labelled import LabelledImages
 from transfer.errors import DataError, UserError
-from transfer.heads import Bank, Head
+from transfer.heads import Bank, Head, Norm, rule_of
 from transfer.sgd_data import Deal, listed, wholes
 from transfer.sgd_learners import FineTuned, FineTuner, LinearFit, LinearLearner
 from transfer.sgd_loop import Machine, Training
@@ -38,6 +38,7 @@ def fit_linear(
     recipe: SgdRecipe,
     grid: Sequence[Head],
     *,
+    norm: Norm | None = None,
     seed: int,
     folder: Path,
     machine: Machine | None = None,
@@ -47,6 +48,7 @@ def fit_linear(
     Args:
         train: single-label images.
         recipe: its `lr` and `weight_decay` are not used: `grid` has those of every classifier.
+        norm: in front of the classifiers.
         folder: of the checkpoint and the curve.
 
     Raises:
@@ -56,16 +58,10 @@ def fit_linear(
     device, world = machine.device, machine.world
     poolings = tuple(sorted({head.pooling for head in grid}))
     trunk = Trunk(backbone, poolings, device)
-    bank = Bank(
-        grid,
-        trunk.widths,
-        len(train.classes),
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        seed=seed,
-        device=device,
-    )
+    bank = Bank(grid, trunk.widths, len(train.classes), rule=rule_of(recipe), norm=norm, seed=seed, device=device)
     config = _config("linear", backbone, train, recipe, seed) | {"grid": [asdict(head) for head in bank.heads]}
+    if norm is not None:
+        config["norm"] = asdict(norm)
     learner = LinearLearner(LinearFit(trunk, bank), world)
     # BatchNorm is frozen: how a batch is dealt out changes nothing, any number of processes may share it.
     deal = Deal(recipe.processes, world.size, range(world.rank, world.rank + 1))
@@ -172,6 +168,8 @@ def _checked(train: LabelledImages, recipe: SgdRecipe, machine: Machine | None, 
     recipe.check()
     if train.multilabel:
         raise UserError(f"{train.name} has several labels an image", todo="give a set with one label an image")
+    if recipe.optimizer != "sgd" and not frozen:
+        raise UserError("fine-tuning is by SGD", found=f"optimizer {recipe.optimizer}", todo="give --sgd.optimizer sgd")
     if frozen != (recipe.lr_backbone == 0):
         raise UserError(
             "linear classifiers leave the network alone, fine-tuning does not",

@@ -21,6 +21,8 @@ class SgdSchedule:
         epochs: passes over the images; 0 where `steps` is given.
         steps: optimiser steps; 0 where `epochs` is given.
         batch: images of a step, over all processes.
+        optimizer: "sgd", or "lars", which scales each tensor's gradient to its weights (linear classifiers only).
+        trust: LARS's coefficient.
         momentum: of torch.optim.SGD, without dampening.
         nesterov: whether the momentum looks ahead.
         schedule: "cosine", from the full rate to 0; or "steps", times `factor` at each milestone.
@@ -33,6 +35,8 @@ class SgdSchedule:
     epochs: int = 0
     steps: int = 0
     batch: int
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    trust: float = 0.0
     momentum: float
     nesterov: bool = False
     schedule: Literal["cosine", "steps"]
@@ -56,6 +60,8 @@ class SgdSchedule:
              f"milestones {self.milestones}", "give them rising"),
             (self.schedule == "cosine" and bool(self.milestones), f"cosine with milestones {self.milestones}",
              "give the schedule steps, or no milestones"),
+            ((self.optimizer == "lars") != (self.trust > 0), f"optimizer {self.optimizer}, trust {self.trust}",
+             "give lars a trust coefficient (published: 0.001), and sgd none"),
             (not 0 < self.factor <= 1, f"factor {self.factor}", "give a number above 0, up to 1"),
             (self.per_epoch and not self.epochs, "a schedule per epoch without epochs", "give epochs instead of steps"),
         ]  # fmt: skip
@@ -93,7 +99,8 @@ class SgdRecipe(SgdSchedule):
         lr: of the classifier, for the whole batch. A search gives its own rates and decays (`Head`).
         lr_backbone: of the network; 0: it is frozen.
         weight_decay: L2, of every parameter that is trained.
-        smallest: smallest area of a training crop, as a share of the image's.
+        smallest: smallest area of a training crop, as a share of the image's; 0: a crop of fixed size out of the image
+            resized as in evaluation.
         crop: side of what the network sees, in pixels, in training and evaluation.
         resize: length of the shorter side in evaluation, before the central crop.
         interpolation: of resizing, in training and evaluation.
@@ -117,9 +124,11 @@ class SgdRecipe(SgdSchedule):
         for name, value in rates.items():
             if not 0 <= value < math.inf:
                 raise UserError("this cannot be trained", found=f"{name} {value}", todo="give a number from 0")
-        if not 0 < self.smallest <= 1:
+        if not 0 <= self.smallest <= 1:
             raise UserError(
-                "this cannot be trained", found=f"smallest {self.smallest}", todo="give a share of the area"
+                "this cannot be trained",
+                found=f"smallest {self.smallest}",
+                todo="give a share of the area, or 0 for crops of a fixed size",
             )
         self.evaluation_view().check()
         if self.processes < 1 or self.batch % self.processes:
@@ -131,7 +140,8 @@ class SgdRecipe(SgdSchedule):
 
     def training_view(self) -> RandomView:
         """Random crop and flip."""
-        return RandomView(self.crop, self.smallest, interpolation=self.interpolation)
+        resize = 0 if self.smallest else self.resize
+        return RandomView(self.crop, self.smallest, interpolation=self.interpolation, resize=resize)
 
     def evaluation_view(self) -> WholeView:
         """Resize and central crop."""

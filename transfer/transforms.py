@@ -73,7 +73,9 @@ class RandomView:
 
     Attributes:
         crop: side of the square that the network sees, in pixels.
-        smallest: smallest area of the crop, as a share of the image's; the largest is the whole image.
+        smallest: smallest area of the crop, as a share of the image's; the largest is the whole image. 0: no share, but
+            a square of `crop` pixels of the image whose shorter side was resized to `resize` (OBoW's Places205).
+        resize: see there.
         flip: probability of mirroring.
         interpolation: of resizing.
     """
@@ -82,6 +84,7 @@ class RandomView:
     smallest: float = 0.08
     flip: float = 0.5
     interpolation: Interpolation = "bilinear"
+    resize: int = 0
 
     def __call__(self, image: Image.Image, draw: tuple[int, ...]) -> Tensor:
         """RGB image → uint8 [3, crop, crop]. Equal `draw` (seed, epoch, image) give equal crops, whoever draws."""
@@ -91,7 +94,10 @@ class RandomView:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1, np.uint64)[0] >> 1))
             mode = T.InterpolationMode(self.interpolation)
-            image = T.RandomResizedCrop(self.crop, (self.smallest, 1.0), interpolation=mode)(image)
+            if self.smallest:
+                image = T.RandomResizedCrop(self.crop, (self.smallest, 1.0), interpolation=mode)(image)
+            else:
+                image = T.RandomCrop(self.crop)(T.functional.resize(image, self.resize, mode))
             return as_tensor(T.RandomHorizontalFlip(self.flip)(image))
 
 

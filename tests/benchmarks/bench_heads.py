@@ -20,7 +20,7 @@ import torch
 from turns import measured, spread, take_turns
 
 from transfer.backbone import random_backbone
-from transfer.heads import Bank, Head, train_on_features
+from transfer.heads import Bank, Head, Rule, train_on_features
 from transfer.sgd_recipe import SgdSchedule
 from transfer.trunk import Trunk
 
@@ -40,7 +40,7 @@ def published(arch: str, side: int, batch: int, heads: int, pairs: int) -> None:
     labels = torch.randint(0, CLASSES, (batch,))
 
     def steps(count: int) -> Callable[[], tuple[float, float]]:
-        bank = Bank(grid(count), trunk.widths, CLASSES, momentum=0.9, nesterov=False, seed=0, device=CPU)
+        bank = Bank(grid(count), trunk.widths, CLASSES, rule=Rule(0.9, False), seed=0, device=CPU)
         return lambda: measured(lambda: bank.step(trunk(pixels), labels, 1.0, batch), 1)
 
     report(f"published: {arch}, {side} px, batch {batch}, {CLASSES} classes", steps, heads, pairs)

@@ -25,10 +25,10 @@ from pretrain.step import Step
 from pretrain.views import Draw, to_network
 from transfer.backbone import random_backbone
 from transfer.engines import mmcv_ops
-from transfer.heads import Bank, Head
+from transfer.heads import Bank, Head, Rule
 from transfer.sgd_data import Batch
 from transfer.sgd_learners import FineTuned, FineTuner
-from transfer.tasks.imagenet_semi import BARLOW_TWINS
+from transfer.task import load_task
 from transfer.trunk import Trunk
 from transfer.world import ALONE
 
@@ -115,7 +115,7 @@ def test_a_frozen_network_and_its_classifiers(unproved):
     with fake_gpu() as waits:
         trunk = Trunk(backbone, ("avg", "max"), GPU)
         heads = [Head(0.1, 0.0, "avg"), Head(0.2, 1e-4, "max")]
-        bank = Bank(heads, trunk.widths, 3, momentum=0.9, nesterov=True, seed=0, device=GPU)
+        bank = Bank(heads, trunk.widths, 3, rule=Rule(0.9, True), seed=0, device=GPU)
         pixels = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
         labels = torch.zeros(4, dtype=torch.int64, device=GPU)
         waits.places.clear()
@@ -128,7 +128,7 @@ def test_fine_tuning(unproved):
     backbone = random_backbone("resnet18", 0)
     with fake_gpu() as waits:
         model = FineTuned(backbone, 3, 0, GPU).train()
-        learner = FineTuner(model, BARLOW_TWINS.recipe.sgd, ALONE)
+        learner = FineTuner(model, load_task("transfer.imagenet_semi_1").protocols["vicreg"].sgd, ALONE)
         places = torch.arange(4)
         batch = Batch(torch.zeros(4, 3, 64, 64, dtype=torch.uint8), places, torch.zeros_like(places), {})
         labels = torch.zeros(4, dtype=torch.int64, device=GPU)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from transfer.errors import DataError, TrainingError, UserError
-from transfer.heads import Bank, Head, train_on_features
+from transfer.heads import Bank, Head, Norm, Rule, train_on_features
 from transfer.sgd_recipe import SgdSchedule, epoch_order
 
 CPU = torch.device("cpu")
+PLAIN = Rule(0.0, False)
 ROWS, WIDTH, CLASSES = 45, 12, 4
 SCHEDULE = SgdSchedule(epochs=3, batch=16, momentum=0.9, schedule="cosine")
 GRID = [Head(0.5, 0.0, "avg"), Head(0.05, 1e-2, "avg"), Head(0.5, 1e-3, "max"), Head(2.0, 0.1, "avg")]
@@ -68,7 +69,7 @@ def scheduler_of(schedule: SgdSchedule, optimizer: torch.optim.Optimizer, images
 
 def first_weights(head: Head, seed: int) -> tuple[Tensor, Tensor]:
     widths = {"avg": WIDTH, "max": WIDTH + 5}
-    bank = Bank([head], widths, CLASSES, momentum=0, nesterov=False, seed=seed, device=CPU)
+    bank = Bank([head], widths, CLASSES, rule=PLAIN, seed=seed, device=CPU)
     return bank.classifier(0)
 
 
@@ -119,7 +120,7 @@ def test_each_head_of_a_bank_is_the_head_alone(nesterov: bool) -> None:
 
 def test_heads_of_one_width_start_equal_small_and_without_bias() -> None:
     heads = [Head(0.1, 0, "avg"), Head(1, 0, "avg"), Head(1, 0, "max")]
-    bank = Bank(heads, {"avg": 500, "max": 500}, 20, momentum=0, nesterov=False, seed=4, device=CPU)
+    bank = Bank(heads, {"avg": 500, "max": 500}, 20, rule=PLAIN, seed=4, device=CPU)
     (first, bias), (second, _), (third, _) = (bank.classifier(place) for place in range(3))
     assert torch.equal(first, second)
     assert torch.equal(first, third)
@@ -168,9 +169,11 @@ def test_features_on_the_disk_train_like_those_in_memory(tmp_path: Path) -> None
     assert all(torch.equal(disk.state()[name], tensor) for name, tensor in memory.state().items())
 
 
-def test_a_bank_goes_on_from_its_state() -> None:
+@pytest.mark.parametrize("trust", [0.0, 0.01])
+@pytest.mark.parametrize("norm", [None, Norm(1, True, 1e-5, 0.1)], ids=["plain", "norm"])
+def test_a_bank_goes_on_from_its_state(norm: Norm | None, trust: float) -> None:
     train, labels = data()
-    options = {"momentum": 0.9, "nesterov": True, "seed": 0, "device": CPU}
+    options = {"rule": Rule(0.9, True, trust), "norm": norm, "seed": 0, "device": CPU}
     widths = {pooling: x.shape[1] for pooling, x in train.items()}
     whole, other = (Bank(GRID, widths, CLASSES, **options) for _ in range(2))
     for _ in range(3):
@@ -186,7 +189,7 @@ def test_a_bank_goes_on_from_its_state() -> None:
 def test_losses_are_mean_cross_entropies() -> None:
     train, labels = data()
     widths = {pooling: x.shape[1] for pooling, x in train.items()}
-    bank = Bank(GRID, widths, CLASSES, momentum=0.9, nesterov=False, seed=0, device=CPU)
+    bank = Bank(GRID, widths, CLASSES, rule=Rule(0.9, False), seed=0, device=CPU)
     for _ in range(4):
         logits = bank.logits(train)
         losses = bank.step(train, labels, 1.0, ROWS)
