@@ -39,7 +39,7 @@ PIRL = (
     .but(f"{_PIRL}: layers pooled to about 9,000 numbers", poolings=("grid",))
     .but(f"{OURS}: VISSL's; not stated", batch=256, nesterov=True)
     .but(
-        f"{OURS}: VISSL's; {_PIRL} names the procedure of arXiv 1905.01235, whose BatchNorm has no scale",
+        f"{OURS}: VISSL's; {_PIRL} goes by arXiv 1905.01235, whose BatchNorm has no scale",
         head="batchnorm",
     )
 )

@@ -296,7 +296,7 @@ class Bank:
         return out
 
     def classifier(self, place: int) -> tuple[Tensor, Tensor]:
-        """Weight [classes, width] and bias [classes] of head number `place`: views, not copies; a norm is not in them."""
+        """Weight [classes, width] and bias [classes] of head number `place`, without a norm's: views, not copies."""
         group = self.groups[self.heads[place].pooling]
         row = group.places.tolist().index(place)
         rows = slice(row * self.classes, (row + 1) * self.classes)

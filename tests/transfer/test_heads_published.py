@@ -1,4 +1,4 @@
-"""VISSL's BatchNorm in front of the classifier and SimSiam's LARS, against loops in plain torch that know nothing of ours.
+"""VISSL's BatchNorm in front of the classifier and SimSiam's LARS, against loops in plain torch.
 
 References: facebookresearch/vissl: vissl/models/heads/linear_eval_mlp.py; NVIDIA/apex: apex/parallel/LARC.py with
 clip=False, as facebookresearch/simsiam: main_lincls.py calls it.

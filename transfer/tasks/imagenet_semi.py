@@ -62,7 +62,7 @@ def _protocols(percent: Literal["1", "10"]) -> dict[str, Protocol[SemiRecipe]]:
         return dict(zip(("lr", "lr_backbone"), one if percent == "1" else ten, strict=True))
 
     vicreg = (
-        _TUNING.but(_VICREG, epochs=20, batch=256, weight_decay=0.0, **rates((0.08, 0.03), (0.1, 0.01)))
+        _TUNING.but(_VICREG, rates((0.08, 0.03), (0.1, 0.01)), epochs=20, batch=256, weight_decay=0.0)
         .but(f"{_VICREG}: crops as in its linear evaluation", smallest=0.2)
         .but(
             "facebookresearch/vicreg: evaluate.py, CosineAnnealingLR stepped every epoch",
@@ -91,7 +91,7 @@ def _protocols(percent: Literal["1", "10"]) -> dict[str, Protocol[SemiRecipe]]:
         per_epoch=True,
     )
     swav = (
-        _TUNING.but(f"{_SWAV}; README", epochs=20, batch=256, **rates((5.0, 0.02), (0.2, 0.01)))
+        _TUNING.but(f"{_SWAV}; README", rates((5.0, 0.02), (0.2, 0.01)), epochs=20, batch=256)
         .but(
             _SWAV,
             weight_decay=0.0,
@@ -108,11 +108,11 @@ def _protocols(percent: Literal["1", "10"]) -> dict[str, Protocol[SemiRecipe]]:
     obow = (
         _TUNING.but(
             "valeoai/obow: README, semi-supervised command",
+            {"epochs": 40, "milestones": (24, 32)} if percent == "1" else {"epochs": 20, "milestones": (12, 16)},
             lr=0.5,
             lr_backbone=0.0002,
             weight_decay=0.0,
             factor=0.2,
-            **({"epochs": 40, "milestones": (24, 32)} if percent == "1" else {"epochs": 20, "milestones": (12, 16)}),
         )
         .but(_OBOW, batch=256, momentum=0.9, nesterov=False, schedule="steps", per_epoch=False)
         .but(f"valeoai/obow: obow/datasets.py, {_TORCHVISION}", smallest=0.08)

@@ -38,7 +38,7 @@ PIRL = (
     .but(f"{_PIRL}: layers pooled to about 9,000 numbers", poolings=("grid",))
     .but(f"{OURS}: {_PIRL}: {_TWICE}", milestones=(5, 10))
     .but(
-        f"{OURS}: VISSL's; {_PIRL} names the procedure of arXiv 1905.01235, whose BatchNorm has no scale",
+        f"{OURS}: VISSL's; {_PIRL} goes by arXiv 1905.01235, whose BatchNorm has no scale",
         head="batchnorm",
     )
 )
