@@ -46,7 +46,8 @@ demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whol
 	@echo; echo "pictures: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
 
 # One process a core, one thread each: tests of small tensors gain nothing from threads that wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
+# Who has nothing left takes tests from the others: some take minutes.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 test: $(READY)  ## the quick tests
 	$(PYTEST) -m "not slow"

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Faster R-CNN on Pascal VOC from a checkpoint.  bash detection/run_voc.sh [07] CKPT [options]   (--help lists them)
+# Faster R-CNN on Pascal VOC from a checkpoint.  bash detection/run_voc.sh [07|fpn] CKPT [options]   (--help lists them)
 source "$(dirname "${BASH_SOURCE[0]}")/../transfer/entry.sh"
-if [ "${1:-}" = 07 ]; then
-    shift
-    run_task detection.voc_07 "$@"
-fi
-run_task detection.voc "$@"
+case "${1:-}" in
+    07 | fpn) run_task "detection.voc_$1" "${@:2}" ;;
+    *) run_task detection.voc "$@" ;;
+esac

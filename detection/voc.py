@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from transfer.detection_data import official_voc
 from transfer.detection_presets import cpu_presets
-from transfer.detection_protocols import VOC_C4
+from transfer.detection_protocols import VOC_07_C4, VOC_C4, ssl_transfer
 from transfer.detection_task import detection_task
-from transfer.protocol import OURS
 
 MOCO = VOC_C4
-BARLOW_TWINS = MOCO.but(  # as MoCo, with a higher rate and a longer warm-up
-    "Barlow Twins, arXiv 2103.03230, appendix", lr=0.1, warmup_iterations=1_000, warmup_factor=0.333
+# Barlow Twins and VICReg as MoCo, with a higher rate and a longer warm-up.
+_BARLOW, _VICREG = "Barlow Twins, arXiv 2103.03230, app. C.2", "VICReg, arXiv 2105.04906, app. C.3"
+_SYNC = "SyncBatchNorm; that it is MoCo's kind is our reading"
+BARLOW_TWINS = MOCO.but(_BARLOW, lr=0.1, warmup_iterations=1_000, warmup_factor=0.333).but(
+    f"{_BARLOW}: {_SYNC}", norm="SyncBN"
 )
-VICREG = MOCO.but(
-    "VICReg, arXiv 2105.04906, appendix", lr=0.1, warmup_iterations=1_000, warmup_factor=0.333, rpn_loss_weight=0.2
-)
-
-# VOC07 alone has 5,011 of the 16,551 images of VOC07+12: as many passes over them, 24,000 · 5,011 / 16,551 iterations.
-SHARE = 5_011 / 16_551
-MOCO_07 = MOCO.but(
-    f"{OURS}: MoCo's 24,000 iterations in proportion to the images, 5,011 of 16,551",
-    iterations=round(MOCO.recipe.detector.iterations * SHARE),
-    steps=tuple(round(step * SHARE) for step in MOCO.recipe.detector.steps),
+VICREG = MOCO.but(_VICREG, lr=0.1, warmup_iterations=1_000, warmup_factor=0.333, rpn_loss_weight=0.2).but(
+    f"{_VICREG}: {_SYNC}", norm="SyncBN"
 )
 
 TASKS = {
@@ -43,7 +37,16 @@ TASKS = {
         leading="voc",
         official=official_voc((("VOC2007", "trainval"),)),
         official_name="VOC trainval07 → test2007",
-        protocols={"moco_equal_epochs": MOCO_07},
+        protocols={"vissl": VOC_07_C4},
         presets=cpu_presets(MOCO),
+        version=2,
+    ),
+    "fpn": detection_task(
+        title="Faster R-CNN R50-FPN on Pascal VOC (07+12 → test2007, or any data set of your own)",
+        leading="voc",
+        official=official_voc((("VOC2007", "trainval"), ("VOC2012", "trainval"))),
+        official_name="VOC trainval07+12 → test2007",
+        protocols={"ssl-transfer": ssl_transfer("finetune"), "ssl-transfer-frozen": ssl_transfer("frozen")},
+        presets=cpu_presets(ssl_transfer("finetune")),
     ),
 }

@@ -10,8 +10,10 @@ from transfer.detection_data import official_coco
 from transfer.detection_presets import cpu_presets
 from transfer.detection_protocols import COCO_C4, COCO_FPN, Detector, two_times, with_masks
 from transfer.detection_task import detection_task
+from transfer.protocol import OURS
 from transfer.task import Task
 
+_BARLOW = "Barlow Twins, arXiv 2103.03230, app. C.2"
 C4, FPN = with_masks(COCO_C4), with_masks(COCO_FPN)
 
 
@@ -33,7 +35,25 @@ TASKS = {
         {
             "1x": C4,
             "moco_2x": two_times(C4),
-            "barlowtwins": C4.but("Barlow Twins, arXiv 2103.03230, appendix", lr=0.03),
+            "barlowtwins": C4.but(_BARLOW, lr=0.03).but(
+                f"{_BARLOW}: otherwise Detectron2's 1x, whose C4 has frozen norms and stages; synchronised norms and "
+                "nothing frozen, as in its VOC runs, is our reading",
+                norm="SyncBN",
+                freeze_at=0,
+                extra_norm=True,
+            ),
+            "detco_12k": C4.but("DetCo, coco_R_50_C4_12k.yaml", iterations=12_000, steps=(9_000, 11_000))
+            .but(
+                "DetCo, Base-RCNN-C4-BN.yaml",
+                batch=16,
+                lr=0.02,
+                norm="SyncBN",
+                freeze_at=0,
+                extra_norm=True,
+                rpn_pre_nms_test=6_000,
+                rpn_post_nms_test=1_000,
+            )
+            .but("DetCo, coco_R_50_C4_2x.yaml", train_sizes=(640, 672, 704, 736, 768, 800), test_size=800),
         },
     ),
     "fpn": _task(
@@ -41,12 +61,12 @@ TASKS = {
         FPN,
         {
             "vicreg": FPN.but(
-                "VICReg, arXiv 2105.04906, appendix",
+                "VICReg, arXiv 2105.04906, app. C.3",
                 lr=0.04,
                 iterations=90_000,
                 steps=(60_000, 80_000),
                 warmup_iterations=50,
-            ),
+            ).but(f"{OURS}: not stated; as in DetCo's FPN runs, VISSL's FPN configuration has none", fpn_norm=True),
             "1x": FPN,
             "2x": two_times(FPN),
         },

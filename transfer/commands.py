@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from transfer.architectures import ARCHITECTURES
+from transfer.authors import AUTO, advice, protocol_of_all
 from transfer.conditions import THREADS, settle
 from transfer.errors import CheckpointError, UserError
 from transfer.protocol import recipe_differences
@@ -35,7 +36,8 @@ class RunOptions:
     Attributes:
         checkpoints: files, or random:ARCH[:SEED] for a randomly initialised backbone.
         engine: detectron2, mmdet, or auto (the first of these that is installed).
-        protocol: which published protocol to follow; the task's first one by default.
+        protocol: which protocol to follow; the task's first one by default. auto: that of the checkpoints' own authors,
+            to reproduce their number.
         preset: a recipe for smaller hardware instead of the published one; shown as a difference from it.
         seeds: one run and one record for each.
         labels: names of the checkpoints in tables; by default the file names.
@@ -81,7 +83,7 @@ def run_command(arguments: Sequence[str]) -> int:
     name, rest = arguments[0], list(arguments[1:])
     task = load_task(name)
     device, processes = _hardware(rest)
-    protocol = _peek(rest, "protocol") or next(iter(task.protocols))
+    protocol = _protocol(name, task, rest)
     preset = _peek(rest, "preset")
     batch = _peek(rest, task.batch_option) if task.batch_option else None
     typed_batch = (
@@ -97,6 +99,18 @@ def run_command(arguments: Sequence[str]) -> int:
 
     with world(torch.device(device)) as (together, _):
         return _run_all(typed, together)
+
+
+def _protocol(name: str, task: Task, rest: list[str]) -> str:
+    """The protocol that was typed, the task's first, or for "auto" the one of the checkpoints' authors."""
+    first = next(iter(task.protocols))
+    typed = _peek(rest, "protocol") or first
+    if typed != AUTO or {"-h", "--help"} & set(rest):
+        return first if typed == AUTO else typed
+    # The recipe's defaults depend on the protocol, and the protocol on the checkpoints: they are looked at beforehand.
+    options, _, _ = _parse(name, task, task.protocols[first], rest)
+    formats = {label: backbone.source.format for backbone, label in _read_backbones(options)}
+    return protocol_of_all(formats, task.protocols)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +153,10 @@ def _run_all(typed: _Typed, processes: World) -> int:
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
     if engine:
         logger.info("engine: %s (%s)", engine, why)
-    for backbone, _ in backbones:
+    for backbone, label in backbones:
+        line = advice(backbone.source.format, typed.protocol, task.protocols)
+        if line:
+            logger.info("%s: %s", label, line)
         task.check(typed.recipe, backbone, typed.device, options.allow_slow)
     # the leader first: what it downloads is there for the others
     data = processes.together(lambda: task.load_data(typed.data) if processes.leads else None)

@@ -7,6 +7,8 @@ these; a test demands a source for every value and compares the values with the 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from transfer.detection_recipe import DetectionRecipe
 from transfer.detector import RETINA, D, unread
 from transfer.protocol import OURS, Protocol, flatten
@@ -29,6 +31,22 @@ VOC_C4 = (
     .but(f"{OURS}: faster-coco-eval, equal to pycocotools", library="faster_coco_eval")
     .but(f"{OURS}: 0, the whole data set", overfit=0)
 )
+_VISSL_07 = "VISSL, object_detection/voc07/rn50_transfer_voc07_detectron2_e2e.yaml"
+VOC_07_C4 = VOC_C4.but(
+    _VISSL_07,
+    iterations=12_500,
+    steps=(9_500,),
+    warmup_iterations=100,
+    lr=0.02,
+    batch=16,
+    norm="SyncBN",
+    extra_norm=True,
+    freeze_at=0,
+    train_sizes=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+    test_size=800,
+    rpn_pre_nms_test=6_000,
+    rpn_post_nms_test=1_000,
+).but(f"{_VISSL_07}: enabled; {D}TEST.PRECISE_BN.NUM_ITER", precise_bn=200)
 COCO_C4 = (
     VOC_C4.but(
         "Detectron2, Base-RCNN-C4.yaml",
@@ -63,6 +81,31 @@ COCO_FPN = (
     .but(f"{_FPN_DETCO}; MoCo, Base-RCNN-C4-BN.yaml", freeze_at=0)
     .but(f"{_FPN_DETCO}: enabled; {D}TEST.PRECISE_BN.NUM_ITER", precise_bn=200)
 )
+# linusericsson/ssl-transfer's tables of VOC detection: one GPU, frozen norms. "Frozen" there leaves res5 to train.
+_SSL = "linusericsson/ssl-transfer, detectron2-configs/{}/*.yaml"
+
+
+def ssl_transfer(kind: Literal["finetune", "frozen"]) -> Detector:
+    """Faster R-CNN R50-FPN on VOC07+12 as linusericsson/ssl-transfer fine-tunes it, or freezes stem to res4."""
+    return (
+        COCO_FPN.but(
+            _SSL.format(kind),
+            neck="fpn",
+            freeze_at=0 if kind == "finetune" else 4,
+            train_sizes=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+            test_size=800,
+            iterations=144_000,
+            batch=2,
+            lr=0.0025,
+            steps=(96_000, 128_000),
+            warmup_iterations=100,
+        )
+        .but(f"{D}MODEL.RESNETS.NORM", norm="FrozenBN")
+        .but(f"{D}MODEL.FPN.NORM", fpn_norm=False)
+        .but(f"{D}TEST.PRECISE_BN.ENABLED", precise_bn=0)
+    )
+
+
 RETINANET = (
     COCO_FPN.but(
         RETINA,

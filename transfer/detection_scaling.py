@@ -33,6 +33,7 @@ ZOO: dict[tuple[str, str], Zoo] = {
 # The zoo's own pair of 3× Mask R-CNN R50-FPN runs, with and without SyncBN: 0.261 → 0.345 s, 3.4 → 5.5 GB.
 TRAINED_NORM_SECONDS, TRAINED_NORM_MEMORY = 0.345 / 0.261, 5.5 / 3.4
 ZOO_IMAGES = 2
+BATCH = "detector.batch"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,42 @@ def rescaled(recipe: DetectorRecipe, processes: int, batch: int | None = None) -
         steps=tuple(round(step * grow) for step in recipe.steps),
         warmup_iterations=round(recipe.warmup_iterations * grow),
         evaluate_every=round(recipe.evaluate_every * grow),
+    )
+
+
+SPARE = 0.9  # of a GPU's memory: the rest is the driver's, and what an allocator wastes
+
+
+def fitted(
+    recipe: DetectorRecipe, processes: int, gigabytes: float | None, arch: str = "resnet50"
+) -> tuple[DetectorRecipe, str]:
+    """The published batch at once, with its schedule, on fewer GPUs where their memory holds it; rescaled otherwise.
+
+    A batch norm that sees 16 images gives another number than one that sees 2 (facebookresearch/moco#11), and adding up
+    the gradients of small batches changes nothing about that. What a batch takes is reckoned by `expectation`.
+
+    Args:
+        gigabytes: memory of each GPU; None: not known.
+        arch: of the backbone.
+
+    Returns:
+        The recipe, and why, in a line; no line where there are as many GPUs as published.
+    """
+    if processes >= recipe.published_processes():
+        return recipe, ""
+    smaller = rescaled(recipe, processes)
+    instead = f"rescaled to a batch of {smaller.batch} and {smaller.iterations:,} iterations"
+    if gigabytes is None:
+        return smaller, f"{instead}: the memory of the GPUs is not known (--memory GB)"
+    whole = expectation(recipe, arch, processes)
+    if whole is None:
+        return smaller, f"{instead}: what a batch of {recipe.batch} takes of this detector was never published"
+    needed = f"about {whole.gigabytes:.0f} GB of the {gigabytes:.0f} GB of a GPU"
+    if whole.gigabytes <= SPARE * gigabytes:
+        return recipe, f"the published batch of {recipe.batch} at once and its schedule: {needed}, an estimate"
+    return smaller, (
+        f"{instead}: a batch of {recipe.batch} would take {needed}, an estimate; "
+        f"--{BATCH} {recipe.batch} tries it all the same, --detector.amp bf16 takes less"
     )
 
 

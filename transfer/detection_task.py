@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +25,7 @@ from transfer.detection_data import (
 )
 from transfer.detection_protocols import Detector, read_alone
 from transfer.detection_recipe import DetectionRecipe
-from transfer.detection_scaling import expectation, norm_differences, norm_in_words, rescaled
+from transfer.detection_scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from transfer.detector import DetectionJob, DetectionOutcome, DetectorRecipe
 from transfer.detector_checks import dead, out_of_range, unbuildable
 from transfer.engines.choose import load_engine
@@ -39,6 +40,8 @@ from transfer.task import RunContext, Task, TaskOutcome
 if TYPE_CHECKING:
     from transfer.backbone import Backbone
 
+logger = logging.getLogger(__name__)
+
 # Backward costs about twice the forward pass.
 FORWARD_AND_BACKWARD = 3.0
 Metric = Literal["voc", "coco"]
@@ -51,6 +54,7 @@ def detection_task(
     official_name: str,
     protocols: Mapping[str, Detector],
     presets: Mapping[str, tuple[str, DetectionRecipe]],
+    version: int = 1,
 ) -> Task:
     """A task that trains a detector and reports its AP.
 
@@ -61,6 +65,7 @@ def detection_task(
         official_name: what they are called, for example "COCO train2017 → val2017".
         protocols: name → as published; the first is the default.
         presets: see `Task`.
+        version: see `Task`.
     """
     recipes = [protocol.recipe.detector for protocol in protocols.values()]
     first, names = recipes[0], list(presets)
@@ -92,7 +97,7 @@ def detection_task(
 
     return Task(
         title=title,
-        version=1,
+        version=version,
         primary=("mask_AP" if first.masks else "AP") if leading == "coco" else "AP50",
         published={name: read_alone(protocol) for name, protocol in protocols.items()},
         presets=presets,
@@ -102,7 +107,7 @@ def detection_task(
         fingerprints=fingerprints,
         data_differences=lambda options: data_differences(options, official_name),
         adapt=adapt,
-        batch_option="detector.batch",
+        batch_option=BATCH,
         check=check,
         check_data=check_data,
         run=run,
@@ -111,25 +116,36 @@ def detection_task(
 
 
 def adapt(recipe: DetectionRecipe, device: str, processes: int, batch: int | None) -> DetectionRecipe:
-    """On GPUs the published recipe is rescaled to their number, everywhere to a batch that was typed.
+    """On fewer GPUs than published the recipe stays as it is if their memory holds its batch, else it is rescaled.
 
-    A CPU otherwise gets it as it is, and is then refused.
+    A batch that was typed rescales it everywhere. A CPU otherwise gets it as it is, and is then refused.
     """
-    if batch is None and device == "cpu":
+    if batch is not None:
+        return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes, batch))
+    if device == "cpu":
         return recipe
-    return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes, batch))
+    import torch
+
+    memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
+    detector, why = fitted(recipe.detector, processes, memory)
+    if why:
+        logger.info("%s", why)
+    return dataclasses.replace(recipe, detector=detector)
 
 
-def scale(recipe: DetectionRecipe, gpus: int, batch: int | None, arch: str) -> tuple[DetectionRecipe, list[str]]:
+def scale(
+    recipe: DetectionRecipe, gpus: int, batch: int | None, arch: str, memory: float | None
+) -> tuple[DetectionRecipe, list[str]]:
     """See `Task.scale`."""
     published = recipe.detector
-    scaled = rescaled(published, gpus, batch)
+    scaled, why = (rescaled(published, gpus, batch), "") if batch else fitted(published, gpus, memory, arch)
     if scaled.batch % gpus:
         raise UserError(
             f"a batch of {scaled.batch} cannot be shared by {gpus} GPUs",
             todo=f"give --batch a multiple of {gpus}",
         )
-    lines = [
+    lines = [why] if why else []
+    lines += [
         f"images per GPU: {scaled.batch // gpus} (published: {published.batch // published.published_processes()})",
         f"batch norm: {norm_in_words(scaled, gpus)} (published: "
         f"{norm_in_words(published, published.published_processes())})",

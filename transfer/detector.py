@@ -123,8 +123,8 @@ class DetectorRecipe:
         return self.family == "mask_rcnn"
 
     def published_processes(self) -> int:
-        """GPUs that the protocols were published for: a batch of 16 is 8 GPUs × 2 images."""
-        return 8
+        """GPUs that a protocol was published for: all have 2 images on each, a batch of 16 is 8 GPUs."""
+        return max(1, self.batch // 2)
 
 
 _REGIONS = (

@@ -26,6 +26,7 @@ class RecipeOptions:
         preset: print the preset's differences from the protocol instead.
         gpus: print the protocol rescaled to this many GPUs, what it takes and in what it is not as published.
         batch: with --gpus: images per iteration over all of them; by default as many on each as published.
+        memory: with --gpus: GB of each; the published batch is kept where it fits.
         arch: with --gpus: the backbone, for the hours and the memory.
         debug: show tracebacks.
     """
@@ -35,6 +36,7 @@ class RecipeOptions:
     preset: str | None = None
     gpus: int | None = None
     batch: int | None = None
+    memory: float | None = None
     arch: str = "resnet50"
     debug: bool = False
 
@@ -84,9 +86,11 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
     gpus = 1 if options.gpus is None else options.gpus
     if gpus < 1 or (options.batch is not None and options.batch < 1):
         raise UserError(f"--gpus {gpus} --batch {options.batch}", todo="give 1 or more")
+    if options.memory is not None and options.memory <= 0:
+        raise UserError(f"--memory {options.memory:g}", todo="give the GB of a GPU")
     architecture(options.arch)
     published = task.protocols[protocol]
-    recipe, lines = task.scale(published, gpus, options.batch, options.arch)
+    recipe, lines = task.scale(published, gpus, options.batch, options.arch, options.memory)
     rows = _changed(published, recipe)
     width = max((len(key) for key, _, _ in rows), default=0)
     typed = [_script(options.task)]

@@ -168,8 +168,6 @@ def _checked(train: LabelledImages, recipe: SgdRecipe, machine: Machine | None, 
     recipe.check()
     if train.multilabel:
         raise UserError(f"{train.name} has several labels an image", todo="give a set with one label an image")
-    if recipe.optimizer != "sgd" and not frozen:
-        raise UserError("fine-tuning is by SGD", found=f"optimizer {recipe.optimizer}", todo="give --sgd.optimizer sgd")
     if frozen != (recipe.lr_backbone == 0):
         raise UserError(
             "linear classifiers leave the network alone, fine-tuning does not",

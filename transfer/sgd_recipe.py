@@ -124,6 +124,8 @@ class SgdRecipe(SgdSchedule):
         for name, value in rates.items():
             if not 0 <= value < math.inf:
                 raise UserError("this cannot be trained", found=f"{name} {value}", todo="give a number from 0")
+        if self.optimizer != "sgd" and self.lr_backbone:
+            raise UserError("fine-tuning is by SGD", found=f"optimizer {self.optimizer}", todo="give optimizer sgd")
         if not 0 <= self.smallest <= 1:
             raise UserError(
                 "this cannot be trained",

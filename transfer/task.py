@@ -86,8 +86,9 @@ class Task:
             before the data are read.
         check_data: (recipe, backbone, data, device, allow_slow) does the same once they are.
         run: does the work.
-        scale: (published recipe, GPUs, batch or None, architecture) → the recipe on such hardware, and lines that say
-            what it takes and what is not as published; None where nothing is rescaled.
+        scale: (published recipe, GPUs, batch or None, architecture, GB of memory of each GPU or None) → the recipe on
+            such hardware, and lines that say what it takes and what is not as published; None where nothing is
+            rescaled.
     """
 
     title: str
@@ -105,7 +106,7 @@ class Task:
     run: Callable[[RunContext], TaskOutcome]
     check_data: Callable[[Any, Backbone, Any, str, bool], None] = lambda *_: None
     batch_option: str = ""
-    scale: Callable[[Any, int, int | None, str], tuple[Any, list[str]]] | None = None
+    scale: Callable[[Any, int, int | None, str, float | None], tuple[Any, list[str]]] | None = None
 
     @cached_property
     def protocols(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from official_layouts import (
     write_voc_labels,
 )
 
-from transfer.datasets import imagenet
+from transfer.datasets import imagenet, torchvision_sets
 from transfer.datasets.catalogue import CATALOGUE
 from transfer.datasets.imagenet import read_imagenet
 from transfer.datasets.labelled import ImageSplits, LabelledImages
@@ -116,6 +116,44 @@ def test_caltech_draws_thirty_of_each_class_always_the_same(tmp_path: Path) -> N
     assert {name for name, _ in rows(found.train)}.isdisjoint(name for name, _ in rows(found.test))
     assert found.fingerprints() == again.fingerprints()
     assert "no official split" in found.test.notes[0]
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a split of the small Caltech-101, one file with carriage returns as the original has them."""
+    write_caltech(tmp_path)
+    folder = tmp_path / "caltech101" / "caltech101-splits"
+    folder.mkdir()
+    lines = {
+        "train": ["BACKGROUND_Google/image_0003.jpg 0", "Faces/image_0001.jpg 1", "ant/image_0002.jpg 2"],
+        "test": ["Faces/image_0002.jpg 1", "ant/image_0001.jpg 2"],
+    }
+    digests = {}
+    for split, names in lines.items():
+        end = "\r\n" if split == "train" else "\n"
+        (folder / f"{split}.txt").write_bytes("".join(name + end for name in names).encode())
+        digests[split] = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    monkeypatch.setattr(torchvision_sets, "CALTECH_SPLITS", digests)
+    return folder
+
+
+def test_caltech_by_the_published_split(tmp_path: Path, published: Path) -> None:
+    found = read("caltech101", tmp_path)
+    assert [name.rpartition("101_ObjectCategories/")[2] for name, _ in rows(found.train)] == [
+        "BACKGROUND_Google/image_0003.jpg",
+        "Faces/image_0001.jpg",
+        "ant/image_0002.jpg",
+    ]
+    assert found.test.counts().tolist() == [0, 1, 1]
+    assert not any("drawn with seed 0" in note for note in found.test.notes)
+
+
+def test_caltech_by_another_split_is_refused(tmp_path: Path, published: Path) -> None:
+    with (published / "test.txt").open("a", encoding="utf-8") as file:
+        file.write("ant/image_0005.jpg 2\n")
+    said = refusal(lambda: read("caltech101", tmp_path))
+    assert "test.txt is not the published split" in said
+    assert "caltech101-splits/ of linusericsson/ssl-transfer" in said
 
 
 def test_caltech_refuses_classes_that_leave_nothing_to_test(tmp_path: Path) -> None:

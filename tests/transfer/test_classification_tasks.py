@@ -108,7 +108,7 @@ def test_linear_in_both_forms_and_the_search_is_kept(images, tmp_path):
 
 
 def test_a_single_classifier_is_trained_on_all_images_and_chosen_by_nothing(images, tmp_path):
-    options = ["--image-folder", str(images), *TINY_SGD, "--sgd.epochs", "1"]
+    options = ["--image-folder", str(images), *TINY_SGD, "--sgd.epochs", "1", "--poolings", "avg"]
     (record,) = run("transfer.places205_linear", RANDOM, *options, runs=tmp_path)
     assert record.details["validation_images"] == 0
     assert "validation" not in record.details["chosen"]
@@ -142,11 +142,13 @@ def test_semi_supervised_on_the_official_lists(tmp_path):
 )  # fmt: skip
 def test_official_layouts_end_to_end(task, write, level, tmp_path):
     write(tmp_path)
-    options = ["--data-root", str(tmp_path), *TINY_SGD, "--sgd.epochs", "2"]
+    options = ["--data-root", str(tmp_path), *TINY_SGD, "--sgd.epochs", "2", "--poolings", "avg", "max"]
     (record,) = run(task, RANDOM, *options, runs=tmp_path / "runs")
     assert record.status == "finished"
     assert any("the official split has" in note for note in record.notes)
     assert level is None or level in record.metrics
+    assert {"top1", "top1_max"} <= set(record.metrics)  # side by side, none chosen
+    assert record.details["validation_images"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +294,7 @@ def test_a_damaged_checkpoint_of_a_search_is_no_divergence(images, tmp_path):
 def test_images_left_out_of_sgd_training_are_in_the_record(tmp_path):
     folder = write_images(tmp_path / "images")
     (folder / "train" / "red" / "3.png").write_bytes(b"not an image")
-    options = ["--image-folder", str(folder), *TINY_SGD, "--sgd.epochs", "1", "--unreadable", "1"]
+    options = ["--image-folder", str(folder), *TINY_SGD, "--sgd.epochs", "1", "--unreadable", "1", "--holdout", "0.25"]
     (record,) = run("transfer.imagenet_linear", RANDOM, *options, runs=tmp_path / "runs")
     assert any("left out" in note and "red/3.png" in note for note in record.notes)
 
@@ -306,7 +308,9 @@ def test_images_left_out_of_sgd_training_are_in_the_record(tmp_path):
      ("finegrained.own_finetune", ["--sgd.lr", "5"], "--lrs"),
      ("finegrained.own_finetune", ["--sgd.crop", "300"], "crop 300"),
      ("transfer.imagenet_linear", ["--precision", "bf16"], "cached form"),
-     ("transfer.imagenet_linear", ["--sgd.smallest", "0"], "smallest 0"),
+     ("transfer.imagenet_linear", ["--sgd.smallest", "2"], "smallest 2"),
+     ("transfer.imagenet_linear", ["--sgd.optimizer", "lars"], "trust 0"),
+     ("finegrained.own_finetune", ["--sgd.optimizer", "lars", "--sgd.trust", "0.1"], "optimizer lars"),
      ("transfer.knn", [], "--ks of 1 … 24")],
 )  # fmt: skip
 def test_recipes_that_make_no_sense_are_refused_before_anything_is_computed(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from transfer.__main__ import main
 from transfer.commands import starting_recipe
-from transfer.detection_scaling import expectation, images_normalised, norm_differences, rescaled
+from transfer.detection_scaling import expectation, fitted, images_normalised, norm_differences, rescaled
 from transfer.detection_task import check_detector
 from transfer.detector import DetectorRecipe, unread
 from transfer.errors import UserError
@@ -46,6 +46,27 @@ def test_a_batch_of_sixteen_on_one_gpu_normalises_as_published():
     assert (theirs, ours) == ("SyncBN over 16 images", "BN over 2 images")
     frozen = dataclasses.replace(MOCO, norm="FrozenBN")
     assert images_normalised(frozen, 8) == 0
+
+
+def test_a_gpu_that_holds_the_batch_keeps_the_published_schedule():
+    # 4.8 GB of the zoo for 2 images, 5.5 / 3.4 of it with trained norms: 62 GB for 16
+    kept, why = fitted(MOCO, 1, 80.0)
+    assert kept == MOCO
+    assert why == "the published batch of 16 at once and its schedule: about 62 GB of the 80 GB of a GPU, an estimate"
+    smaller, why = fitted(MOCO, 1, 24.0)
+    assert smaller == rescaled(MOCO, 1)
+    assert "a batch of 16 would take about 62 GB of the 24 GB of a GPU" in why
+    assert fitted(MOCO, 4, 24.0)[0] == MOCO  # 16 GB on each
+    assert fitted(MOCO, 1, None)[0] == rescaled(MOCO, 1)
+    assert fitted(MOCO, 8, 1.0) == (MOCO, "")
+    fcos = load_task("detection.coco_fcos").protocols["1x"].detector
+    assert "never published" in fitted(fcos, 1, 80.0)[1]
+
+
+def test_a_protocol_of_one_gpu_is_not_made_for_eight():
+    frozen = load_task("detection.voc_fpn").protocols["ssl-transfer-frozen"].detector
+    assert frozen.published_processes() == 1
+    assert fitted(frozen, 1, 8.0) == (frozen, "")
 
 
 def test_hours_are_those_of_the_model_zoo():

@@ -71,8 +71,8 @@ _OXFORD = "robots.ox.ac.uk/~vgg/data/{}"
 # Counts: ImageNet: ILSVRC 2012; its subsets: lines of SimCLR's lists (see `imagenet.SUBSETS`); Places205: Zhou et al.
 # 2014, §4.1 (train), 100 validation images a class; VOC07: `voc.OFFICIAL_COUNTS`; iNaturalist 2018: its README;
 # CUB-200-2011: README of the archive; Birdsnap: readme.txt of version 1.1; SUN397: 50 + 50 images a class; Caltech-101:
-# 9,144 images, 30 a class for training; the others: Kornblith et al. 2019 (arXiv 1805.08974), table 1, where train and
-# val are added up, and the sets' pages.
+# caltech101-splits of linusericsson/ssl-transfer, of 9,144 images; the others: Kornblith et al. 2019 (arXiv
+# 1805.08974), table 1, where train and val are added up, and the sets' pages.
 CATALOGUE: dict[str, Entry] = {
     "imagenet": Entry(
         "ImageNet-1k", ("imagenet", "imagenet/train", "imagenet/val"), 1_281_167, 0, 50_000, 1_000, _IMAGENET, False,
@@ -140,7 +140,7 @@ CATALOGUE: dict[str, Entry] = {
         False, lambda root, _: read_sun397(root),
     ),
     "caltech101": Entry(
-        "Caltech-101", ("caltech101", "caltech101/101_ObjectCategories"), 3_060, 0, 6_084, 102,
+        "Caltech-101", ("caltech101", "caltech101/101_ObjectCategories"), 2_416, 0, 6_728, 102,
         "caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02", True, read_caltech,
     ),
     "cifar10": Entry(

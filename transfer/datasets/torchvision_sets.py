@@ -7,6 +7,7 @@ Splits are the official ones; a set with an official validation split has it as 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +26,15 @@ from transfer.errors import DataError
 CALTECH_TRAIN = 30  # training images a class
 CALTECH_NOTE = (
     "Caltech-101 has no official split: 30 training images of each of 102 classes (background included), "
-    "drawn with seed 0, the others for testing"
+    "drawn with seed 0, the others for testing; published numbers have another split (linusericsson/ssl-transfer: "
+    "caltech101-splits), which is read where it lies in caltech101/ beside the images"
 )
+# linusericsson/ssl-transfer: caltech101-splits, without carriage returns: 2,416 lines (30 draws a class, some of them
+# twice: the repeated ones are not in the file) and 6,728.
+CALTECH_SPLITS = {
+    "train": "b35f228082a402eb0848a2b365418d508126337ab453b0adb91773e099c8691e",
+    "test": "b9ed3419c72dff3f1ad3cb7cee5eb756e6e59502cc0062d46f3b454da3f87c24",
+}
 
 
 def _torchvision() -> ModuleType:
@@ -211,19 +219,22 @@ def read_sun397(root: Path) -> ImageSplits:
 
 
 def read_caltech(root: Path, download: bool = False) -> ImageSplits:
-    """Caltech-101: 30 training images a class, drawn with seed 0, all others for testing.
+    """Caltech-101: the split of linusericsson/ssl-transfer where it lies in `caltech101/caltech101-splits/`; else 30
+    training images a class, drawn with seed 0, all others for testing, which is a departure.
 
     There is no official split. The background folder is a class, so there are 102, as in Kornblith et al. (2019) and
-    Ericsson et al. (2021, linusericsson/ssl-transfer: few_shot.py). The latter publish a split that is another one:
-    2,416 training images, not 30 a class.
+    Ericsson et al. (2021, linusericsson/ssl-transfer: few_shot.py).
 
     Raises:
-        DataError: it is missing, or a class has no more than 30 images.
+        DataError: it is missing, a class has no more than 30 images, or the files of the split are others.
     """
     base = root / "caltech101" / "101_ObjectCategories"
     if download and not base.is_dir():
         _opened(_torchvision().Caltech101, root, True)
     found = open_folder(base, labelled=True)
+    if (root / "caltech101" / "caltech101-splits").is_dir():
+        parts = [_published_caltech(base, split, found.classes) for split in ("train", "test")]
+        return ImageSplits(parts[0], None, parts[1])
     labels = np.array(found.labels, dtype=np.int64)
     scarce = [name for name, count in zip(found.classes, np.bincount(labels), strict=True) if count <= CALTECH_TRAIN]
     if scarce:
@@ -241,6 +252,22 @@ def read_caltech(root: Path, download: bool = False) -> ImageSplits:
     whole = noted(LabelledImages("caltech101", found, labels, tuple(found.classes)), CALTECH_NOTE)
     train, test = np.flatnonzero(chosen), np.flatnonzero(~chosen)
     return ImageSplits(whole.subset(train, "caltech101_train30"), None, whole.subset(test, "caltech101_test"))
+
+
+def _published_caltech(base: Path, split: str, classes: Sequence[str]) -> LabelledImages:
+    """A split that names its images, "ant/image_0001.jpg 1"; the class is the folder's."""
+    file = base.parent / "caltech101-splits" / f"{split}.txt"
+    todo = "put caltech101-splits/ of linusericsson/ssl-transfer there as it is, or take the folder away"
+    lines = read_lines(file, todo)
+    if hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() != CALTECH_SPLITS[split]:
+        raise DataError(f"{file} is not the published split", found=f"{len(lines)} lines, another sha256", todo=todo)
+    paths = [line.rpartition(" ")[0] for line in lines]
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = sorted({path.partition("/")[0] for path in paths} - set(numbers))
+    if unknown:
+        raise DataError(f"{base} lacks classes of the published split", found=", ".join(unknown[:5]), todo=todo)
+    labels = [numbers[path.partition("/")[0]] for path in paths]
+    return listed_split(f"caltech101_published_{split}", base, paths, labels, classes, source=str(file))
 
 
 # -- sets of pixels ----------------------------------------------------------------------------------------------
