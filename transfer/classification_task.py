@@ -135,8 +135,8 @@ def load_checked(dataset: str | None, options: ClassificationData, multilabel: b
     splits = load(dataset, options)
     if splits.train.multilabel != multilabel:
         several, one = (
-            "several labels an image: it is for transfer.voc07_svm",
-            "one label an image: VOC07's SVMs want several",
+            "several labels an image: it is for the transfer.voc07 tasks",
+            "one label an image: the transfer.voc07 tasks want several",
         )
         raise DataError(
             f"{splits.train.name} has {several if splits.train.multilabel else one}",

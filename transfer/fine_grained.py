@@ -11,8 +11,9 @@ import functools
 import itertools
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,17 +28,23 @@ from transfer.task import RunContext, Task, TaskOutcome
 from transfer.transforms import WholeView
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from transfer.backbone import Backbone
+    from transfer.frozen_splits import FrozenSplits, Rows
+    from transfer.metrics.classification import Scores
+    from transfer.penalty_choice import Choice, SharedChoice
 
 logger = logging.getLogger(__name__)
+SEARCH = TypeVar("SEARCH", bound="SearchRecipe")
 
 _LINEAR = "linusericsson/ssl-transfer: linear.py"
 _TUNE = "linusericsson/ssl-transfer: finetune.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearRecipe:
-    """Logistic regression on frozen features.
+class LogisticRecipe:
+    """Logistic regression on frozen features, by whatever metric its penalty is chosen.
 
     Attributes:
         view: what the network sees of an image.
@@ -45,16 +52,25 @@ class LinearRecipe:
         penalties: of the weights, in the sum of the losses: Σ CE + penalty/2 · ‖W‖²; the best on the validation part
             is taken.
         holdout: share of the training images to choose on, where the set has no validation split of its own.
-        metric: that the penalty is chosen by and that is the set's convention.
         precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
     """
 
-    metric: Metric
     view: WholeView
     pooling: str
     penalties: tuple[float, ...]
     holdout: float
     precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe(LogisticRecipe):
+    """Logistic regression on frozen features.
+
+    Attributes:
+        metric: that the penalty is chosen by and that is the set's convention.
+    """
+
+    metric: Metric
 
 
 LINEAR = (
@@ -88,7 +104,29 @@ def run_linear(context: RunContext) -> TaskOutcome:
         frozen.test.tensors(recipe.pooling, device)[0],
         classes=classes, penalties=recipe.penalties, score=scorer(recipe.metric, classes),
     )  # fmt: skip
-    metrics, details = report(chosen.scores.cpu().numpy(), frozen.test)
+    reported = report(chosen.scores.cpu().numpy(), frozen.test)
+    unconverged = [] if chosen.fit.converged else [f"the final fit, penalty {chosen.penalty:g}"]
+    if chosen.unconverged:
+        unconverged.append("penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
+    return logistic_outcome(loaded, frozen, val, chosen, reported, unconverged)
+
+
+def logistic_outcome(
+    loaded: Loaded,
+    frozen: FrozenSplits,
+    val: Rows,
+    chosen: Choice | SharedChoice,
+    reported: tuple[dict[str, float], dict[str, Any]],
+    unconverged: Sequence[str],
+) -> TaskOutcome:
+    """What a run of logistic regressions returns.
+
+    Args:
+        val: the rows that the penalty was chosen on.
+        reported: metrics and details of the test rows.
+        unconverged: what did not converge, in words.
+    """
+    metrics, details = reported
     details |= {
         "duplicates": loaded.duplicates,
         "penalty": chosen.penalty,
@@ -96,26 +134,21 @@ def run_linear(context: RunContext) -> TaskOutcome:
         "validation_images": len(val.labels),
     }
     notes = [*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else [])]
-    if not chosen.fit.converged:
-        notes.append(f"not converged: the final fit, penalty {chosen.penalty:g}")
-    if chosen.unconverged:
-        notes.append("not converged: penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
+    notes += [f"not converged: {what}" for what in unconverged]
     return TaskOutcome(metrics=metrics, details=details, verification=frozen.proof(), notes=tuple(notes))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneRecipe:
-    """Backbone and classifier trained together, rate and decay searched.
+class SearchRecipe:
+    """Backbone and classifier trained together, rate and decay searched, by whatever metric they are chosen.
 
     Attributes:
-        metric: that rate and decay are chosen by and that is the set's convention.
         sgd: everything but the two.
         lrs: learning rates to search, of backbone and classifier alike.
         decays: weight decay times learning rate to search: a decay of w/lr is used with each rate lr.
         holdout: share of the training images to choose on, where the set has no validation split of its own.
     """
 
-    metric: Metric
     sgd: SgdRecipe
     lrs: tuple[float, ...]
     decays: tuple[float, ...]
@@ -125,6 +158,17 @@ class FineTuneRecipe:
         """Every training of the search."""
         pairs = itertools.product(self.lrs, self.decays)
         return [dataclasses.replace(self.sgd, lr=lr, lr_backbone=lr, weight_decay=decay / lr) for lr, decay in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneRecipe(SearchRecipe):
+    """Backbone and classifier trained together, rate and decay searched.
+
+    Attributes:
+        metric: that rate and decay are chosen by and that is the set's convention.
+    """
+
+    metric: Metric
 
 
 FINE_TUNE = (
@@ -150,25 +194,58 @@ FINE_TUNE = (
 )
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What a network's logits are worth on a set.
+
+    Attributes:
+        metric: name of the one that is chosen by.
+        keep: what it takes of a batch's logits; None: all of them.
+        score: (what was kept of every validation image, the images) → percent.
+        report: (logits of every test image, the images) → metrics, and details of the record.
+    """
+
+    metric: str
+    keep: Callable[[Tensor], Tensor] | None
+    score: Callable[[Tensor, LabelledImages], float]
+    report: Callable[[Scores, LabelledImages], tuple[dict[str, float], dict[str, Any]]]
+
+
 def run_fine_tune(context: RunContext) -> TaskOutcome:
+    """`searched`, for images of one label each."""
+    import torch
+
+    from transfer.frozen_splits import report, scorer, whole_rows
+
+    metric: Metric = context.recipe.metric
+    judge = Judge(
+        metric,
+        functools.partial(torch.argmax, dim=1),
+        lambda kept, val: scorer(metric, len(val.classes))(kept, torch.from_numpy(val.labels.astype(np.int64))),
+        lambda logits, test: report(logits, whole_rows(test)),
+    )
+    return searched(context, judge)
+
+
+def searched(context: RunContext, judge: Judge) -> TaskOutcome:
     """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
-    from transfer.frozen_splits import left_out_note, report, sgd_machine, whole_rows
+    from transfer.frozen_splits import left_out_note, sgd_machine
     from transfer.sgd import evaluate, fine_tune
 
-    recipe: FineTuneRecipe = context.recipe
+    recipe: SearchRecipe = context.recipe
     loaded: Loaded = context.data
     splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(context)
     fit, val, whole = _to_fine_tune(splits, recipe, context.seed)
     view, sweep = recipe.sgd.evaluation_view(), []
     for place, sgd in enumerate(grid if len(grid) > 1 else []):
-        value = _validation(context, fit, val, sgd, recipe.metric, place)
+        value = _validation(context, fit, val, sgd, judge, place)
         sweep.append({"lr": sgd.lr, "weight_decay": sgd.weight_decay, "validation": value})
-        logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, recipe.metric, _percent(value))
+        logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, judge.metric, _percent(value))
     best = _best(sweep) if sweep else 0
     model = fine_tune(
         context.backbone, whole, grid[best], seed=context.seed, folder=context.workdir / "final", machine=machine
     )
-    metrics, details = report(evaluate(model, splits.test, view, machine=machine).numpy(), whole_rows(splits.test))
+    metrics, details = judge.report(evaluate(model, splits.test, view, machine=machine).numpy(), splits.test)
     notes = (*loaded.notes(), *left_out_note(whole.name, model.left_out))
     details |= {
         "duplicates": loaded.duplicates,
@@ -180,7 +257,7 @@ def run_fine_tune(context: RunContext) -> TaskOutcome:
 
 
 def _to_fine_tune(
-    splits: ImageSplits, recipe: FineTuneRecipe, seed: int
+    splits: ImageSplits, recipe: SearchRecipe, seed: int
 ) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
     """What to fit on while searching, what to choose on, and what to fit on in the end: both."""
     train = splits.train
@@ -191,16 +268,14 @@ def _to_fine_tune(
 
 
 def _validation(
-    context: RunContext, fit: LabelledImages, val: LabelledImages, sgd: SgdRecipe, metric: Metric, place: int
+    context: RunContext, fit: LabelledImages, val: LabelledImages, sgd: SgdRecipe, judge: Judge, place: int
 ) -> float | None:
     """What training number `place` of the search reaches on the validation part, in percent; None if it diverged.
 
     Kept in a small file of its own: the weights of a search's trainings would fill the disk. It names the weights that
     the network was proved to hold before its training; a file without them, of an older version, is not believed.
     """
-    import torch
-
-    from transfer.frozen_splits import scorer, sgd_machine
+    from transfer.frozen_splits import sgd_machine
     from transfer.sgd import evaluate, fine_tune
     from transfer.sgd_checkpoint import FILE
 
@@ -215,12 +290,12 @@ def _validation(
     machine, value = sgd_machine(context), None
     try:
         model = fine_tune(context.backbone, fit, sgd, seed=context.seed, folder=folder, machine=machine)
+        kept_logits = evaluate(model, val, sgd.evaluation_view(), machine=machine, keep=judge.keep)
+        if not bool(kept_logits.isfinite().all()):
+            raise Diverged(f"logits of {val.name} are not finite", todo="lower the learning rates")
+        value = judge.score(kept_logits, val)
     except Diverged as error:
         logger.warning("lr %g, weight decay %g is out of the search: %s", sgd.lr, sgd.weight_decay, error.what)
-    else:
-        keep = functools.partial(torch.argmax, dim=1)
-        predicted = evaluate(model, val, sgd.evaluation_view(), machine=machine, keep=keep)
-        value = scorer(metric, len(val.classes))(predicted, torch.from_numpy(val.labels.astype(np.int64)))
     context.world.wait()
     if context.world.leads:
         write_json(known, {"validation": value, "weights": weights})
@@ -249,53 +324,55 @@ def _percent(value: float | None) -> str:
 
 
 CPU_VIEW = WholeView(resize=128, crop=128, interpolation="bicubic")
+CPU_LINEAR = "two CPU cores: images at 128 pixels instead of 224"
+CPU_FINE_TUNE = "two CPU cores, small sets: 300 steps at 96 pixels, two rates, no decay"
+# What all tasks of these protocols do otherwise than published.
+END_OF_FIT = ("end of the fit", "100 iterations of L-BFGS at most", "the optimum")
+START_OF_CLASSIFIER = ("start of the classifier", "PyTorch's default", "N(0, 0.01²), biases 0")
+
+
+def for_cpu(recipe: SEARCH) -> SEARCH:
+    """The search as two CPU cores can do it."""
+    small = dataclasses.replace(recipe.sgd, steps=300, batch=32, crop=96, resize=96)
+    return dataclasses.replace(recipe, sgd=small, lrs=(0.1, 0.01), decays=(0.0,))
 
 
 def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]:
     """The two tasks of a set of `transfer.datasets.catalogue` (None: of own images): its file's `TASKS`."""
     linear = LINEAR.but(f"{_LINEAR}, LINEAR_DATASETS", metric=metric)
     tuned = FINE_TUNE.but(f"{_TUNE}, FINETUNE_DATASETS", metric=metric)
-    small = dataclasses.replace(tuned.recipe.sgd, steps=300, batch=32, crop=96, resize=96)
     return {
         "linear": classification_task(
             dataset,
             title=f"{title}, logistic regression on frozen features",
             primary=metric,
             protocols={"ssl-transfer": linear},
-            presets={
-                "cpu": (
-                    "two CPU cores: images at 128 pixels instead of 224",
-                    dataclasses.replace(linear.recipe, view=CPU_VIEW),
-                )
-            },
+            presets={"cpu": (CPU_LINEAR, dataclasses.replace(linear.recipe, view=CPU_VIEW))},
             run=run_linear,
-            check=_check_linear,
-            departures=(("end of the fit", "100 iterations of L-BFGS at most", "the optimum"),),
+            check=check_linear,
+            departures=(END_OF_FIT,),
         ),
         "finetune": classification_task(
             dataset,
             title=f"{title}, fine-tuning",
             primary=metric,
             protocols={"ssl-transfer": tuned},
-            presets={
-                "cpu": (
-                    "two CPU cores, small sets: 300 steps at 96 pixels, two rates, no decay",
-                    dataclasses.replace(tuned.recipe, sgd=small, lrs=(0.1, 0.01), decays=(0.0,)),
-                )
-            },
+            presets={"cpu": (CPU_FINE_TUNE, for_cpu(tuned.recipe))},
             run=run_fine_tune,
-            check=_check_fine_tune,
-            departures=(("start of the classifier", "PyTorch's default", "N(0, 0.01²), biases 0"),),
+            check=check_fine_tune,
+            departures=(START_OF_CLASSIFIER,),
         ),
     }
 
 
-def _check_linear(recipe: LinearRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+def check_linear(recipe: LogisticRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse penalties that are none; see `Task.check_data`."""
     if not recipe.penalties or min(recipe.penalties) <= 0:
         raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
 
 
-def _check_fine_tune(recipe: FineTuneRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+def check_fine_tune(recipe: SearchRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse a search that makes no sense or would not end; see `Task.check_data`."""
     if recipe.sgd.lr or recipe.sgd.lr_backbone or recipe.sgd.weight_decay:
         raise UserError(
             "rates and decays of fine-tuning are searched", todo="give --lrs and --decays, not those of --sgd"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,6 +83,45 @@ def logistic_path(
     Raises:
         UserError: features not finite, labels that are no classes, shapes that do not fit, options out of range.
     """
+    ordered = _ordered(penalties, tolerance)
+    known = checked_rows(features, labels, features[:0], classes)
+    return _path(features, known, classes, ordered, tolerance, steps, start)
+
+
+def binary_paths(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = TOLERANCE,
+    starts: Sequence[Fit] | None = None,
+) -> Iterator[Iterator[Fit]]:
+    """`logistic_path` of every column of `labels` as a problem of two classes, absent and present, column by column.
+
+    The rows are turned once for all columns. Both rows of weights are penalised, as by scikit-learn's multinomial form:
+    at the optimum they are −w and w, so log-odds v · x + c have the penalty ‖v‖² / 4 and not the ‖v‖² / 2 of a single
+    sigmoid: scikit-learn's plain binary form finds the same at C = 2 / penalty.
+
+    Args:
+        features: as for `logistic_path`, as are `penalties` and `tolerance`.
+        labels: [n, columns], 1 or true where present; each column needs both.
+        starts: of each column, see `logistic_path`.
+
+    Raises:
+        UserError: as `logistic_path`.
+    """
+    rows: _Rows | None = None
+    for place, column in enumerate(labels.T):
+        known = checked_rows(features, column.long(), features[:0], 2)
+        with torch.no_grad():
+            rows = _turned(features, known, 2) if rows is None else replace(rows, y=known)
+        ordered = _ordered(penalties, tolerance)
+        both = torch.arange(2, device=known.device)
+        yield _along(rows, both, 2, ordered, tolerance, STEPS, None if starts is None else starts[place])
+
+
+def _ordered(penalties: Sequence[float], tolerance: float) -> list[float]:
+    """The penalties from the largest to the smallest, each once; refuses those that make no sense."""
     ordered = sorted(set(penalties), reverse=True)
     if not ordered or not all(0 < each < math.inf for each in ordered) or not tolerance > 0:
         raise UserError(
@@ -90,8 +129,7 @@ def logistic_path(
             found=f"penalties {list(penalties)}, tolerance {tolerance}",
             todo="`PENALTIES` is the published grid",
         )
-    known = checked_rows(features, labels, features[:0], classes)
-    return _path(features, known, classes, ordered, tolerance, steps, start)
+    return ordered
 
 
 @torch.no_grad()
@@ -105,7 +143,19 @@ def _path(
     start: Fit | None,
 ) -> Iterator[Fit]:
     present, y = torch.unique(labels, return_inverse=True)  # without rows a class has no finite bias
-    rows = _turned(features, y, len(present))
+    yield from _along(_turned(features, y, len(present)), present, classes, penalties, tolerance, steps, start)
+
+
+@torch.no_grad()
+def _along(
+    rows: _Rows,
+    present: Tensor,
+    classes: int,
+    penalties: list[float],
+    tolerance: float,
+    steps: int,
+    start: Fit | None,
+) -> Iterator[Fit]:
     weights = rows.zero()
     if start is not None:  # a class that the start had no rows of begins anew
         known = start.bias[present].isfinite().to(weights.device)
@@ -115,7 +165,7 @@ def _path(
         weights, scores = _start(rows, penalty, found) if found else (weights, rows.scores(weights))
         weights, scores, gradient, converged = _minimum(rows, penalty, weights, scores, tolerance, steps)
         found = [*found, (penalty, weights, scores)][-HISTORY:]
-        weight = features.new_zeros(classes, features.shape[1], dtype=torch.float64)
+        weight = rows.z.new_zeros(classes, len(rows.mean))
         bias = weight.new_full((classes,), -math.inf)
         weight[present], bias[present] = rows.outward(weights)
         fit = Fit(penalty, weight, bias, rows.largest(gradient), converged)

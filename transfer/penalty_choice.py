@@ -1,4 +1,4 @@
-"""Which penalty of a logistic regression: the one that does best on validation rows, refitted on all."""
+"""Which penalty of logistic regressions: the one that does best on validation rows, refitted on all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from transfer.errors import UserError
 from transfer.frozen_rows import checked_rows, first_largest
-from transfer.logistic import Fit, logistic_path
+from transfer.logistic import Fit, binary_paths, logistic_path
 from transfer.search_grids import PENALTIES
 
 
@@ -109,6 +109,100 @@ def choose_penalty(
         predicted=first_largest(scores),
         note=_edge(best, sorted(table)),
     )
+
+
+@dataclass(frozen=True)
+class SharedChoice:
+    """The one penalty with which the classes of a multi-label set do best on validation rows, and the fits with it.
+
+    Attributes:
+        penalty, table, note: as of `Choice`.
+        unconverged: "class at penalty" of each fit that did not reach the tolerance, the final ones among them.
+        fits: of each class on train and validation rows; of two rows of weights, absent and present.
+        scores: log-odds [m, classes] of the test rows, float64.
+    """
+
+    penalty: float
+    table: dict[float, float]
+    unconverged: tuple[str, ...]
+    fits: tuple[Fit, ...]
+    scores: Tensor
+    note: str
+
+
+def choose_shared_penalty(
+    train_features: Tensor,
+    train_labels: Tensor,
+    val_features: Tensor,
+    val_labels: Tensor,
+    test_features: Tensor,
+    *,
+    classes: Sequence[str],
+    score: Callable[[Tensor], float],
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = 1e-3,
+) -> SharedChoice:
+    """Fits a logistic regression for each class at every penalty, and takes for all classes the penalty that does best.
+
+    Source: linusericsson/ssl-transfer, linear.py at 416913f, metric mAP; else as `choose_penalty`, for the form of the
+    penalty see `binary_paths`.
+
+    Args:
+        train_features, val_features, test_features: [n, d], [v, d] and [m, d], any floating type.
+        train_labels, val_labels: bool [n, classes] and [v, classes], whether the class is present.
+        classes: their names.
+        score: of log-odds [v, classes] of the validation rows, the higher the better: a mean average precision.
+        penalties, tolerance: as for `choose_penalty`.
+
+    Raises:
+        UserError: as `logistic_path`; a class that is in none or in all of the train rows; `score` gives a NaN.
+    """
+    _refuse_one_sided(train_labels, classes)
+    checked_rows(val_features, val_labels[:, 0].long(), test_features, 2, ("validation", "test"))
+    paths = binary_paths(train_features, train_labels, penalties=penalties, tolerance=tolerance)
+    found = [tuple(path) for path in paths]
+    table: dict[float, float] = {}
+    for at_penalty in zip(*found, strict=True):  # from the largest down: of equals the smallest is taken
+        penalty = at_penalty[0].penalty
+        table[penalty] = float(score(_log_odds(at_penalty, val_features)))
+        if math.isnan(table[penalty]):
+            raise UserError("a validation score is not a number", found=f"penalty {penalty:g}", todo="see `score`")
+    best = min(penalty for penalty, value in table.items() if value == max(table.values()))
+    refits = binary_paths(
+        torch.cat([train_features, val_features.to(train_features)]),
+        torch.cat([train_labels, val_labels.to(train_labels)]),
+        penalties=[best],
+        tolerance=tolerance,
+        starts=[next(fit for fit in path if fit.penalty == best) for path in found],
+    )
+    fits = tuple(fit for path in refits for fit in path)
+    said = [*((name, fit) for name, path in zip(classes, found, strict=True) for fit in path)]
+    final = [*((f"{name}, the final fit", fit) for name, fit in zip(classes, fits, strict=True))]
+    return SharedChoice(
+        penalty=best,
+        table=dict(sorted(table.items())),
+        unconverged=tuple(f"{name} at {fit.penalty:g}" for name, fit in (*said, *final) if not fit.converged),
+        fits=fits,
+        scores=_log_odds(fits, test_features),
+        note=_edge(best, sorted(table)),
+    )
+
+
+def _log_odds(fits: Sequence[Fit], features: Tensor) -> Tensor:
+    """Of each class's fit, [n, classes]."""
+    both = (fit.scores(features) for fit in fits)
+    return torch.stack([scores[:, 1] - scores[:, 0] for scores in both], dim=1)
+
+
+def _refuse_one_sided(present: Tensor, classes: Sequence[str]) -> None:
+    images, counts = len(present), present.sum(0).tolist()
+    wrong = [f"{name} in {count}" for name, count in zip(classes, counts, strict=True) if count in (0, images)]
+    if wrong:
+        raise UserError(
+            "a class must be in some training images and not in others, or there is nothing to tell apart",
+            found=f"of {images} images: {', '.join(wrong)}",
+            todo="look at how the split was read: its lists, its annotations",
+        )
 
 
 def _edge(best: float, order: list[float]) -> str:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar, get_type_hints
 
 R = TypeVar("R")
+S = TypeVar("S")
 V = TypeVar("V")
 Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
 OURS = "ours"  # what a source begins with where no publication states the value
@@ -51,6 +52,17 @@ class Protocol(Generic[R]):
         """
         named = {self._place(name): value for name, value in {**(values or {}), **more}.items()}
         return Protocol(self.kind, self._lines | {name: (value, source) for name, value in named.items()})
+
+    def of(self, kind: type[S]) -> Protocol[S]:
+        """What is known so far, of another recipe that has all these values and perhaps more.
+
+        Raises:
+            TypeError: it lacks one.
+        """
+        lacking = sorted(self._lines.keys() - _names(kind).keys())
+        if lacking:
+            raise TypeError(f"{kind.__name__} has no {', '.join(lacking)}")
+        return Protocol(kind, self._lines)
 
     def _place(self, name: str) -> str:
         known = _names(self.kind)

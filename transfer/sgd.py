@@ -87,7 +87,7 @@ def fine_tune(
     part 0, which rank 0 of the published training would have saved.
 
     Args:
-        train: single-label images.
+        train: images of one label each, trained by cross-entropy, or of several, see `summed_loss`.
         folder: of the checkpoint and the curve.
 
     Returns:
@@ -166,7 +166,7 @@ def _checked(train: LabelledImages, recipe: SgdRecipe, machine: Machine | None, 
     machine = machine or Machine()
     machine.check()
     recipe.check()
-    if train.multilabel:
+    if train.multilabel and frozen:
         raise UserError(f"{train.name} has several labels an image", todo="give a set with one label an image")
     if frozen != (recipe.lr_backbone == 0):
         raise UserError(

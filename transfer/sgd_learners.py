@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from transfer.architectures import stage_channels
 from transfer.backbone import Backbone
+from transfer.datasets.labelled import PRESENT
 from transfer.errors import Diverged
 from transfer.heads import INITIAL_SCALE, Bank
 from transfer.proof import LAYERS, UNPROVED, Proof, kept, plain, prove
@@ -175,7 +176,7 @@ class FineTuner:
             with nullcontext() if part == 0 else _untracked(self.model):
                 logits = self.model(batch.views[mine])
             own = labels[mine.to(labels.device, non_blocking=True)]
-            whole = nn.functional.cross_entropy(logits, own, reduction="sum") / images
+            whole = summed_loss(logits, own) / images
             torch.autograd.backward(whole)
             loss += whole.detach()
         self.world.add_up([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
@@ -213,6 +214,19 @@ class FineTuner:
         self.model.proof = proof
         self.model.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over images of the loss of `logits` [n, classes].
+
+    Cross-entropy for class numbers [n]. For [n, classes] of present, difficult and absent: binary cross-entropy, its
+    mean over classes, difficult as absent (linusericsson/ssl-transfer: finetune.py, BCEWithLogitsLoss, whose mean is
+    over images and classes; datasets/voc2007.py, target == 1).
+    """
+    if labels.ndim == 1:
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+    wanted = (labels == PRESENT).to(logits)
+    return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / labels.shape[1]
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Learner(Protocol):
 
         Args:
             batch: this process's images; may be none.
-            labels: int64 of them, on the device.
+            labels: int64 of them, [n], or [n, classes] where an image may show several; on the device.
             share: of the full learning rate.
             images: of the whole batch.
 

@@ -66,6 +66,7 @@ class Entry:
 
 _IMAGENET = "image-net.org (account): ILSVRC2012 train and val, sorted into train/<wnid>/ and val/<wnid>/"
 _SUBSET = "ImageNet, and {}percent.txt of github.com/google-research/simclr (imagenet_subsets/)"
+_VOC = "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of host.robots.ox.ac.uk/pascal/VOC"
 _OXFORD = "robots.ox.ac.uk/~vgg/data/{}"
 
 # Counts: ImageNet: ILSVRC 2012; its subsets: lines of SimCLR's lists (see `imagenet.SUBSETS`); Places205: Zhou et al.
@@ -95,8 +96,13 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "voc07": Entry(
         "Pascal VOC 2007, labels of images", ("VOC2007", "VOC2007/JPEGImages"), 5_011, 0, 4_952, 20,
-        "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of host.robots.ox.ac.uk/pascal/VOC", False,
+        _VOC, False,
         lambda root, _: read_voc_labels(root / "VOC2007", classes=VOC_CLASSES),
+    ),
+    "voc07_val": Entry(
+        "Pascal VOC 2007, labels of images, train and val apart", ("VOC2007", "VOC2007/JPEGImages"),
+        2_501, 2_510, 4_952, 20, _VOC, False,
+        lambda root, _: read_voc_labels(root / "VOC2007", "train", classes=VOC_CLASSES, val="val"),
     ),
     "inat18": Entry(
         "iNaturalist 2018", ("inat2018", "inat2018/train2018.json", "inat2018/val2018.json"),
@@ -229,9 +235,13 @@ def load(name: str | None, options: ClassificationData) -> ImageSplits:
     if options.image_folder is not None:
         folder = options.image_folder
         if (folder / "ImageSets" / "Main").is_dir():
-            if options.val is not None:
-                raise DataError("a folder in VOC layout is read without --val", todo="give --train and --test alone")
-            return checked(read_voc_labels(folder, options.train or "trainval", options.test or "test", own=True))
+            if options.val is not None and not (name is not None and entry_of(name).val):
+                raise DataError(
+                    "this task chooses on no split of its own, so a folder in VOC layout is read without --val",
+                    todo="give --train and --test alone",
+                )
+            train, test = options.train or "trainval", options.test or "test"
+            return checked(read_voc_labels(folder, train, test, own=True, val=options.val))
         return read_image_folder(folder, options.train, options.val, options.test)
     if name is None:
         raise DataError(

@@ -33,7 +33,13 @@ MEANINGS = {"1": PRESENT, "0": DIFFICULT, "-1": ABSENT}  # VOC devkit, section o
 
 
 def read_voc_labels(
-    root: Path, train: str = "trainval", test: str = "test", classes: tuple[str, ...] | None = None, own: bool = False
+    root: Path,
+    train: str = "trainval",
+    test: str = "test",
+    classes: tuple[str, ...] | None = None,
+    own: bool = False,
+    *,
+    val: str | None = None,
 ) -> ImageSplits:
     """Multi-label sets from one VOC folder.
 
@@ -47,6 +53,7 @@ def read_voc_labels(
         classes: their names in order; None takes those for which there are files, else those that are annotated,
             sorted.
         own: see `ImageSplits`.
+        val: name of the split to choose on; None: there is none.
 
     Raises:
         DataError: folders, lists, images or annotations are missing or malformed, or the lists of a split differ.
@@ -55,18 +62,17 @@ def read_voc_labels(
     if not lists.is_dir() or not (root / IMAGES).is_dir():
         raise DataError(f"no VOC data set in {root}", found=_holds(root), todo=LAYOUT)
     files = set(os.listdir(lists))
-    named = _named_classes(files, train) & _named_classes(files, test)
+    splits = (train, test) if val is None else (train, test, val)
+    named = set.intersection(*(_named_classes(files, split) for split in splits))
     listed = classes if classes is not None else tuple(sorted(named))
     if listed and named >= set(listed):
         there = files_in(root / IMAGES, root / ANNOTATIONS if (root / ANNOTATIONS).is_dir() else None)
-        train_part, test_part = (_from_lists(root, split, listed, there) for split in (train, test))
+        parts = [_from_lists(root, split, listed, there) for split in splits]
     else:
         # Boxes do not matter here: what reaches beyond an image is clipped, not refused.
-        sets = [(_name(root, split), [(root, split)]) for split in (train, test)]
-        train_part, test_part = (
-            _from_annotations(root, read) for read in read_voc_sets(sets, classes, clip_boxes=True, exif="seen")
-        )
-    return ImageSplits(train_part, None, test_part, own)
+        sets = [(_name(root, split), [(root, split)]) for split in splits]
+        parts = [_from_annotations(root, read) for read in read_voc_sets(sets, classes, clip_boxes=True, exif="seen")]
+    return ImageSplits(parts[0], None if val is None else parts[2], parts[1], own)
 
 
 def _holds(root: Path) -> str:

@@ -6,16 +6,18 @@ All in percent. None picks anything: what is predicted or scored is given.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.datasets.labelled import DIFFICULT, PRESENT, Level
+from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, Level
 from transfer.errors import UserError
 
 Scores = NDArray[np.float32] | NDArray[np.float64]
+Difficult = Literal["ignored", "absent"]  # what images of difficult objects alone are in the test of their class
 RECALLS = np.linspace(0, 1, 11)  # of the 11-point metric (linusericsson/ssl-transfer: linear.py, voc_ap)
 
 
@@ -86,16 +88,24 @@ class AveragePrecisions:
     area: NDArray[np.float64]
     eleven_point: NDArray[np.float64]
 
+    def by_class(self, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
+        """For a record: `AP` (area) and `AP_11point` of each class; None where there is nothing to find."""
+        area, eleven = (
+            {name: None if math.isnan(value) else value for name, value in zip(classes, values.tolist(), strict=True)}
+            for values in (self.area, self.eleven_point)
+        )
+        return {"AP": area, "AP_11point": eleven}
+
     def metrics(self) -> dict[str, float]:
         """`mAP` (area) and `mAP_11point`: the first reads 2 to 4 points higher, so neither name stands for both."""
         return {"mAP": float(np.nanmean(self.area)), "mAP_11point": float(np.nanmean(self.eleven_point))}
 
 
-def average_precisions(scores: Scores, labels: NDArray[np.int8]) -> AveragePrecisions:
+def average_precisions(scores: Scores, labels: NDArray[np.int8], difficult: Difficult = "ignored") -> AveragePrecisions:
     """Both metrics for scores [n, classes] and labels [n, classes] of present, difficult and absent.
 
-    Difficult images are ignored, class by class. Rows of equal score enter together, so that their order cannot
-    matter; without ties this is VISSL's number.
+    Difficult images are ignored, class by class, or count as absent. Rows of equal score enter together, so that their
+    order cannot matter; without ties this is VISSL's number.
 
     Raises:
         UserError: scores that are not finite or do not fit.
@@ -106,6 +116,8 @@ def average_precisions(scores: Scores, labels: NDArray[np.int8]) -> AveragePreci
             "an average precision needs a score for every label",
             found=f"scores {list(scores.shape)}, labels {list(labels.shape)}",
         )
+    if difficult == "absent":
+        labels = np.where(labels == DIFFICULT, ABSENT, labels).astype(np.int8)
     pairs = [_average_precision(scores[:, c], labels[:, c]) for c in range(labels.shape[1])]
     area, eleven = (100 * np.array(values) for values in zip(*pairs, strict=True))
     return AveragePrecisions(area, eleven)

@@ -114,14 +114,9 @@ def run(context: RunContext) -> TaskOutcome:
 
 def _details(recipe: SvmRecipe, probe: SvmProbe, found: AveragePrecisions, classes: tuple[str, ...]) -> dict[str, Any]:
     """Each class's AP by both metrics, its cost, and the whole cross validation."""
-    area, eleven = (
-        {name: value if value == value else None for name, value in zip(classes, values.tolist(), strict=True)}
-        for values in (found.area, found.eleven_point)
-    )
     table = [dict(zip(map(str, recipe.costs), row, strict=True)) for row in (100 * probe.choice.table).tolist()]
     return {
-        "AP": area,
-        "AP_11point": eleven,
+        **found.by_class(classes),
         "costs": dict(zip(classes, probe.choice.costs.tolist(), strict=True)),
         "sweep": dict(zip(classes, table, strict=True)),
         "machines": probe.choice.fits,

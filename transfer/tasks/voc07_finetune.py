@@ -1,0 +1,71 @@
+"""VOC07 classification: fine-tuning with a binary cross-entropy for each class.
+
+Protocol: Ericsson et al., CVPR 2021, arXiv 2011.13377 (linusericsson/ssl-transfer: finetune.py), after Kornblith et
+al., CVPR 2019, arXiv 1805.08974. SimCLR (arXiv 2002.05709, app. B.8.1) and BYOL (arXiv 2006.07733, app. D) fine-tuned
+on VOC2007 too, but do not say how the learning rate falls nor how small a training crop may be: no protocols of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transfer.classification_task import classification_task
+from transfer.fine_grained import (
+    CPU_FINE_TUNE,
+    FINE_TUNE,
+    START_OF_CLASSIFIER,
+    Judge,
+    SearchRecipe,
+    check_fine_tune,
+    for_cpu,
+    searched,
+)
+from transfer.metrics.classification import Difficult
+from transfer.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
+from transfer.task import RunContext, TaskOutcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocFineTuneRecipe(SearchRecipe):
+    """Backbone and classifier trained together, rate and decay searched.
+
+    Attributes:
+        metric: that rate and decay are chosen by: a mean over classes of validation images.
+        difficult: what an image of difficult objects alone is in the numbers of their class: absent, or ignored as by
+            VOC2007's development kit. In training it is absent.
+    """
+
+    metric: MeanPrecision
+    difficult: Difficult
+
+
+SSL_TRANSFER = (
+    FINE_TUNE.of(VocFineTuneRecipe)
+    .but("linusericsson/ssl-transfer: finetune.py, FINETUNE_DATASETS and voc_ap", metric="mAP_11point")
+    .but(LABELS, difficult="absent")
+)
+
+
+def run(context: RunContext) -> TaskOutcome:
+    """See `transfer.fine_grained.searched`."""
+    recipe: VocFineTuneRecipe = context.recipe
+    judge = Judge(
+        recipe.metric,
+        None,
+        lambda logits, val: mean_precision(logits.numpy(), val.labels.astype("int8"), recipe.metric, recipe.difficult),
+        lambda logits, test: report_precisions(logits, test.labels.astype("int8"), test.classes, recipe.difficult),
+    )
+    return searched(context, judge)
+
+
+TASK = classification_task(
+    "voc07_val",
+    title="VOC07 classification, fine-tuning (or any multi-label set in VOC layout)",
+    primary="mAP_11point",
+    protocols={"ssl-transfer": SSL_TRANSFER},
+    presets={"cpu": (CPU_FINE_TUNE, for_cpu(SSL_TRANSFER.recipe))},
+    run=run,
+    check=check_fine_tune,
+    multilabel=True,
+    departures=(START_OF_CLASSIFIER, RECALL_0),
+)
