@@ -31,6 +31,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "pretrain/step.py": (SCALING,),
     "pretrain/train.py": (VIEWS, COMPILED),
     "transfer/conditions.py": (VOC, VIEWS),
+    "transfer/detection_task.py": (VOC,),
     "transfer/engines/detectron2/training.py": (MASKS,),
     "transfer/engines/mmdet/optimiser.py": (MASKS,),
     "transfer/engines/verify.py": (VOC, MASKS),

@@ -17,9 +17,12 @@ def test_mask_rcnn_in_mixed_precision(engine, amp, device, pick, tmp_path, measu
         *("segmentation.coco_fpn", pick("random:resnet50", "random:resnet18"), "--engine", engine),
         *coco_set(tmp_path),
         *pick(("--detector.batch", "16"), ("--preset", "smoke")),
-        *("--detector.amp", amp, "--detector.iterations", "20", "--detector.steps", "15"),
-        *("--detector.warmup-iterations", pick("10", "2"), "--detector.score-threshold", "0"),
+        *("--detector.amp", amp, "--detector.iterations", pick("20", "3"), "--detector.steps", pick("15", "2")),
+        *("--detector.warmup-iterations", pick("10", "2"), "--detector.precise-bn", pick("10", "1")),
+        *("--detector.score-threshold", "0", "--detector.max-detections", "5"),
         *pick((), ("--detector.train-sizes", "64", "--detector.test-size", "64", "--detector.max-size", "96")),
+        *pick((), ("--detector.roi-batch", "8", "--detector.rpn-post-nms-train", "20")),
+        *pick((), ("--detector.rpn-post-nms-test", "10")),
     ]
     status, found = run(device, tmp_path, *typed)
     if device.type == "cpu" and amp == "fp16":

@@ -13,6 +13,8 @@ import pytest
 import torch
 from runs import ROOT, pictures
 
+from transfer.checkpoint import read_backbone
+
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 
@@ -51,7 +53,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pth", weights_only=True, map_location="cpu")["state"]
+    state: dict[str, torch.Tensor] = read_backbone(out / "checkpoint.pth").state
     return state
 
 
@@ -62,7 +64,7 @@ def test_bf16_with_views_on_the_device(typed, tmp_path, measured):
     losses = [row["loss"] for row in rows(out)]
     assert len(losses) == 6
     assert torch.tensor(losses).isfinite().all()
-    measured("seconds a step, the last", rows(out)[-1]["seconds"], "s")
+    measured("images a second, the last step", rows(out)[-1]["images_per_second"])
 
 
 def test_nccl_with_one_process(typed, device, tmp_path):
@@ -93,34 +95,19 @@ def test_loss_scaling(typed, device, tmp_path):
 def test_compiled(typed, device, tmp_path):
     """`torch.compile` of the networks gives the losses of the first steps without it, to rounding."""
     plain, compiled = tmp_path / "plain", tmp_path / "compiled"
-    if device.type == "cpu" and not _compiler():
-        pytest.skip("torch.compile needs a C++ compiler on a CPU")
     start(*typed, "--out", str(plain))
-    start(*typed, "--compile", "--out", str(compiled))
+    # A CPU takes minutes to compile: there the option alone is tried.
+    start(*typed, "--compile", "--out", str(compiled), **({"TORCHDYNAMO_DISABLE": "1"} if device.type == "cpu" else {}))
     ours, theirs = (rows(out)[0]["loss"] for out in (plain, compiled))
     assert ours == pytest.approx(theirs, rel=0.02)
-
-
-def _compiler() -> bool:
-    from shutil import which
-
-    return any(which(name) for name in ("c++", "g++", "clang++"))
 
 
 def test_resumed(typed, device, tmp_path, measured):
     """A training that was stopped after three steps ends with the weights of the undisturbed one."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     start(*typed, "--out", str(whole))
-    code = (
-        "import sys, runpy; from pretrain import train; ours = train._Run._step\n"
-        "def step(self, *a):\n"
-        "    if self.done == 3: raise KeyboardInterrupt\n"
-        "    return ours(self, *a)\n"
-        "train._Run._step = step; sys.argv = ['pretrain', *sys.argv[1:]]\n"
-        "runpy.run_module('pretrain', run_name='__main__')"
-    )
     stopped = subprocess.run(
-        [sys.executable, "-c", code, *typed[2:], "--out", str(parts)],
+        [sys.executable, "tests/gpu/stopped.py", "3", *typed[2:], "--out", str(parts)],
         cwd=ROOT,
         capture_output=True,
         text=True,
