@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,17 +58,22 @@ def reached() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def lines_that_name_a_gpu() -> Iterator[str]:
+@cache
+def lines_that_name_a_gpu() -> tuple[str, ...]:
     """Gives "file: code" of every line outside docstrings and comments that `SIGN` is found in, file by file."""
+    found = []
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
             source = path.read_text(encoding="utf-8")
+            if not SIGN.search(source):
+                continue
             documented = _documented(ast.parse(source))
             for number, line in enumerate(source.splitlines(), 1):
                 code = line.strip()
                 if number not in documented and not code.startswith("#") and SIGN.search(code):
-                    yield f"{name}: {code}"
+                    found.append(f"{name}: {code}")
+    return tuple(found)
 
 
 def _documented(tree: ast.Module) -> set[int]:

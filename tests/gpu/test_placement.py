@@ -53,7 +53,10 @@ def step_of(name, **changes):
     return method, Step(method, build_optimizer(recipe, method), recipe, GPU), views
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("msbreg", "swav") else pytest.mark.slow) for name in method_names()],
+)
 def test_a_pretraining_step_stays_on_its_device(name):
     with fake_gpu("(failed > 0)") as waits:
         method, step, views = step_of(name)
@@ -68,6 +71,7 @@ def test_a_pretraining_step_stays_on_its_device(name):
     assert waits.autocast == {GPU.type}
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_asks_no_more_often():
     with fake_gpu() as waits:
         _, step, views = step_of("msbreg", accumulate=2)

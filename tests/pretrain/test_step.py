@@ -42,6 +42,7 @@ def assert_equal_training(one: dict[str, Any], other: dict[str, Any]) -> None:
         torch.testing.assert_close(other["state"][name].float(), tensor.float(), rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     """gloo, SyncBatchNorm, all three forces on: the singular term's statistics are those of the global batch."""
     one, two = train(tmp_path, "one", "msbreg"), train(tmp_path, "two", "msbreg", 2)

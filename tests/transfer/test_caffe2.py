@@ -113,6 +113,7 @@ def load_into(model: Any, tree: files.Tree, path: Path) -> None:
 READ_BY_DETECTRON2 = ("detectron2_msra", "detectron1_msra", "caffe2_supervised", "caffe2_detection", "detectron2_x101")
 
 
+@pytest.mark.slow
 @pytest.mark.detectron2
 @pytest.mark.parametrize("which", READ_BY_DETECTRON2)
 def test_detectron2_reads_the_same_tensors(which, tmp_path):

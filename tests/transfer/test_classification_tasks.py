@@ -17,7 +17,6 @@ from transfer.probes import knn
 from transfer.record import read_record
 from transfer.task import ROOT
 from transfer.tasks.voc07_lowshot import draw
-from transfer.toy import make_toy
 from transfer.transforms import WholeView
 from transfer.trunk import Trunk
 
@@ -152,10 +151,8 @@ def test_official_layouts_end_to_end(task, write, level, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def voc(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy") / "toy"
-    make_toy(folder)
-    return ["--image-folder", str(folder / "voc"), "--train", "train", *SMALL, "--pooling", "avg"]
+def voc(toy):
+    return ["--image-folder", str(toy / "voc"), "--train", "train", *SMALL, "--pooling", "avg"]
 
 
 @pytest.mark.slow

@@ -23,8 +23,9 @@ from transfer.errors import UserError
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished linear run on random crops, 3 batches long, and a finished fine-tuning of 2 steps."""
     folder = tmp_path_factory.mktemp("curves")
+    one = ["--protocol", "vicreg"]  # one classifier, nothing held out
     images = ["--image-folder", str(write_images(folder / "images"))]
-    run("transfer.imagenet_linear", "random:resnet18", *images, *TINY_SGD, "--sgd.epochs", "1", runs=folder)
+    run("transfer.imagenet_linear", "random:resnet18", *images, *TINY_SGD, "--sgd.epochs", "1", *one, runs=folder)
     tune = ["--sgd.steps", "2", "--lrs", "0.01", "--decays", "0"]
     run("finegrained.own_finetune", "random:resnet18", *images, *TINY_SGD, *tune, runs=folder)
     return folder

@@ -16,7 +16,7 @@ from transfer.errors import EngineError, UserError
 
 ENGINES = ("detectron2", "mmdet")
 CLASSES = ("red", "green")
-QUICK = (("resnext50_32x4d", False), ("resnet50", True))
+QUICK = (("resnet50", True),)
 SLOW = tuple((arch, False) for arch in ARCHITECTURES if arch not in ("resnet50w4", "resnet50w5"))
 
 

@@ -121,7 +121,9 @@ def both(name, dataset, tmp_path, **changes):
     return job, model, cfg, other
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("c4") else ()) for name in FAMILIES]
+)
 def test_both_find_the_same(name, dataset, tmp_path):
     job, model, cfg, other = both(name, dataset, tmp_path)
     ours, theirs = mmdet_predict(job, model), detectron2_predict(PredictionImages(cfg, dataset), job, other)

@@ -68,6 +68,7 @@ def test_it_computes_what_detectron2s_does(folder, case):
             torch.testing.assert_close(found["ours"][name], value, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_with_equal_shares_it_is_batch_norm_of_all_images_together(folder):
     parts = [inputs("equal", rank) for rank in (0, 1)]
     whole = pushed(layer_of(torch.nn.BatchNorm2d), *(torch.cat(both) for both in zip(*parts, strict=True)))
@@ -84,6 +85,7 @@ def test_with_equal_shares_it_is_batch_norm_of_all_images_together(folder):
     torch.testing.assert_close(unbiased, whole["running_var"])
 
 
+@pytest.mark.slow
 def test_processes_weigh_the_same_however_many_positions_they_have(folder):
     x = [inputs("unequal", rank)[0] for rank in (0, 1)]
     mean = sum(one.mean((0, 2, 3)) for one in x) / 2

@@ -62,13 +62,18 @@ def built_and_damaged(kind: type[nn.Module]) -> Callable[..., nn.Module]:
     return build
 
 
+ONE = ["--protocol", "vicreg"]  # one classifier, nothing held out
 FROZEN = {
     "knn": ("transfer.knn", "images", [*SMALL, "--ks", "20"]),
     "svm": ("transfer.voc07_svm", "voc", ["--costs", "1"]),
     "low-shot": ("transfer.voc07_lowshot", "voc", ["--ks", "1", "8", "--draws", "1", "--costs", "1"]),
     "logistic": ("transfer.voc07_logistic", "voc", ["--penalties", "1"]),
-    "linear, cached": ("transfer.imagenet_linear", "images", [*TINY_SGD, "--sgd.epochs", "1", "--form", "cached"]),
-    "linear, crops": ("transfer.imagenet_linear", "images", [*TINY_SGD, "--sgd.epochs", "1"]),
+    "linear, cached": (
+        "transfer.imagenet_linear",
+        "images",
+        [*TINY_SGD, "--sgd.epochs", "1", "--form", "cached", *ONE],
+    ),
+    "linear, crops": ("transfer.imagenet_linear", "images", [*TINY_SGD, "--sgd.epochs", "1", *ONE]),
     "fine-grained linear": ("finegrained.own_linear", "images", [*SMALL, "--penalties", "1"]),
 }
 TUNED = {

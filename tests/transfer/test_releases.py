@@ -40,9 +40,17 @@ def of_their_own() -> list[str]:
     return sorted(first_of_each_format() | set(others))
 
 
+# What the other quick tests take: containers, a single network, several branches, numpy arrays, another order of channels.
+FEW = (
+    *("moco_v2", "dino_full", "simsiam", "msbreg", "byol_deepmind", "caffe2_supervised", "vissl_supervised"),
+    *("torchvision", "lightly_dino", "solo_linear"),
+)
 releases = pytest.mark.parametrize(
     "which",
     [pytest.param(name, marks=() if name in first_of_each_format() else pytest.mark.slow) for name in all_releases()],
+)
+few = pytest.mark.parametrize(
+    "which", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in all_releases()]
 )
 refusals = pytest.mark.parametrize("refusal", all_refusals().values(), ids=all_refusals())
 
@@ -82,7 +90,7 @@ def tensors_in(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield (*path, str(key)), value
 
 
-@releases
+@few
 def test_every_tensor_of_the_file_is_used_or_dropped_with_a_reason(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))
@@ -97,7 +105,7 @@ def test_every_tensor_of_the_file_is_used_or_dropped_with_a_reason(which):
         assert id(value) in used or parts & dropped, f"{path} is neither used nor dropped"
 
 
-@releases
+@few
 def test_batch_counters_may_be_absent(which):
     release = all_releases()[which]
     state = files.cheap_state(release.archs[0])
@@ -109,7 +117,7 @@ def test_batch_counters_may_be_absent(which):
     assert not any(is_optional(name) for name in in_memory(tree).state)
 
 
-@releases
+@few
 def test_no_other_format_claims_it(which):
     release = all_releases()[which]
     views = opinions(as_tensors(release.build(files.cheap_state(release.archs[0]))))
@@ -128,7 +136,7 @@ def test_further_architectures(which, arch):
     assert same(backbone, release.gives(state))
 
 
-@releases
+@few
 def test_other_branches_are_taken_when_asked_for(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))
@@ -211,7 +219,7 @@ def test_plain_resnets_under_usual_keys(wrapper):
         in_memory({wrapper: state, "projector": {"0.weight": torch.zeros(2, 2)}})
 
 
-@releases
+@few
 def test_the_state_dict_alone_gives_the_same_network_or_nothing(which):
     """What is left of a file when its weights are saved again, in safetensors for example."""
     release = all_releases()[which]
@@ -235,7 +243,7 @@ def test_the_state_dict_alone_gives_the_same_network_or_nothing(which):
         assert ASSUMED in backbone.notes or any(code.startswith("assumed-") for code in said), backbone.remarks()
 
 
-@releases
+@few
 def test_a_spoilt_key_is_refused_by_name(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))
@@ -258,7 +266,7 @@ def test_each_single_spoilt_key_is_refused_by_name(which):
         demand_refusal(release, tree, name, how, format=release.format)
 
 
-@releases
+@few
 def test_an_unknown_network_beside_the_weights_is_refused_by_name(which):
     release = all_releases()[which]
     tree = release.build(files.cheap_state(release.archs[0]))

@@ -12,7 +12,7 @@ import torch
 from transfer.backbone import random_backbone
 from transfer.errors import TrainingError, UserError
 from transfer.lints import lints_of
-from transfer.protocol import flatten, recipe_differences
+from transfer.protocol import Protocol, flatten, recipe_differences
 from transfer.record import read_record
 from transfer.runner import Plan, only_one, run
 from transfer.task import Task, TaskOutcome, load_task, task_names
@@ -41,7 +41,7 @@ def plan(do, *, seed=0, recipe=None, backbone=None, sha="d" * 64) -> Plan:
         title="a test",
         version=1,
         primary="AP",
-        protocols={"p": Recipe()},
+        published={"p": Protocol(Recipe)},
         presets={},
         engines=(),
         data_options=Data,
