@@ -32,8 +32,9 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """The toy sets, made once; tests that change something copy `toy / "voc"` first."""
-    from transfer.toy import make_toy
+    from transfer.toy import ToySizes, make_toy
 
     folder = tmp_path_factory.mktemp("toy") / "toy"
-    make_toy(folder, seed=0)
+    # the classification images that no test looks at take half of the time
+    make_toy(folder, seed=0, sizes=ToySizes(voc_test=10, coco_val=8, per_class_train=4, per_class_val=2))
     return folder

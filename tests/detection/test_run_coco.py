@@ -43,6 +43,7 @@ def test_every_detector_goes_from_a_checkpoint_to_a_record(engine, word, coco, t
     assert not any(name.startswith("mask") for name in record.metrics)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_annotations_is_a_run_and_a_difference_of_its_own(coco, tmp_path):
     pytest.importorskip("mmdet")
     runs = tmp_path / "runs"

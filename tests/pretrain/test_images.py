@@ -259,6 +259,7 @@ def outcome(data: bytes) -> tuple[Image.Image | None, DataError | None]:
         return None, error
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
 def test_a_damaged_file_is_an_image_or_an_error(kind: str, data: st.DataObject) -> None:

@@ -373,6 +373,7 @@ def test_a_second_process_is_refused(tiny: None, images: Path, tmp_path: Path) -
         run(images, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_cifar_stem_is_said_not_to_convert(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         state = run(images, tmp_path / "out", replace(RECIPE, stem="cifar", steps=1, warmup_steps=0))

@@ -44,6 +44,7 @@ def test_another_protocol_than_the_authors_is_said_once():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_auto_takes_the_authors_recipe(tmp_path, capsys):
     release = all_releases()["moco_v2"]
     path = files.write(

@@ -274,6 +274,7 @@ def test_names_cannot_write_to_the_terminal_or_break_it(encoding, tmp_path):
     assert b"\\x1b[31mred\\ud800" in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     torch.save(dict(BACKBONE), tmp_path / "a.pth")
     reading, writing = os.pipe()

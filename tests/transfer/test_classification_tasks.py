@@ -88,6 +88,7 @@ def test_levels_of_a_csv_are_reported(images, shared_runs):
     assert record.metrics["top1_k20_kind"] >= record.metrics["top1_k20"]
 
 
+@pytest.mark.slow
 def test_linear_in_both_forms_and_the_search_is_kept(images, tmp_path):
     common = ["--image-folder", str(images), *TINY_SGD, "--sgd.epochs", "6", "--holdout", "0.25"]
     (crops,) = run("transfer.imagenet_linear", RANDOM, *common, "--lrs", "0.1", "1", "1e9", runs=tmp_path / "crops")
@@ -319,6 +320,7 @@ def test_recipes_that_make_no_sense_are_refused_before_anything_is_computed(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_is_done_otherwise_than_published_is_a_difference(voc, images, tmp_path):
     (svm,) = run("transfer.voc07_svm", RANDOM, *voc, "--costs", "1", runs=tmp_path / "svm")
     assert ("solver", "liblinear", "batched") in {(d["what"], d["protocol"], d["run"]) for d in svm.differences}

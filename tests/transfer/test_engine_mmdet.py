@@ -134,6 +134,7 @@ def test_nothing_is_trained_with_weights_that_did_not_arrive(dataset, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_runner_does_not_initialise_the_weights_again(dataset, tmp_path):
     recipe = replace(TINY, iterations=1, steps=(), lr=1e-12, precise_bn=0)
     job = job_of(dataset, tmp_path, recipe)
@@ -202,6 +203,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dataset, tmp_path
     assert_equal_detections(again.detections, expected.detections)
 
 
+@pytest.mark.slow
 def test_loss_components_add_up_and_accuracy_is_none_of_them(dataset, tmp_path):
     job = job_of(dataset, tmp_path, replace(TINY, iterations=1, steps=(), precise_bn=0))
     ENGINE.run(job)
@@ -240,6 +242,7 @@ def test_a_checkpoint_of_another_run_is_refused(dataset, tmp_path, change):
         resume.load(other, resume.identity_of(other))
 
 
+@pytest.mark.slow
 def test_a_diverging_loss_stops_the_run(dataset, tmp_path):
     with pytest.raises(TrainingError, match="loss is"):
         ENGINE.run(job_of(dataset, tmp_path, replace(TINY, lr=1e12, warmup_iterations=0)))
@@ -267,6 +270,7 @@ def test_an_untrained_detector_predicts_on_the_checkpoints_statistics(dataset, t
     assert torch.equal(model.backbone.layer3[0].bn1.running_mean, BACKBONE.state["layer3.0.bn1.running_mean"])
 
 
+@pytest.mark.slow
 def test_precise_bn_replaces_the_statistics_and_nothing_else(dataset, tmp_path):
     job, states = job_of(dataset, tmp_path), []
     for _ in range(2):

@@ -300,6 +300,7 @@ def test_gradients_are_clipped_by_their_common_norm():
     assert torch.allclose(step, step[0, 0].expand_as(step))
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatch):
     job = job_of(dataset, tmp_path, replace(FAMILIES["fcos fpn"], **SHORT), checkpoint_every=1)
     iterate = training.PlannedTrainLoop._iterate

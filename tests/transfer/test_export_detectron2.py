@@ -106,6 +106,7 @@ def test_file_content_cannot_change_the_backbone() -> None:
     assert torch.equal(backbone.state["conv1.weight"], before)
 
 
+@pytest.mark.slow
 def test_neither_export_nor_engine_package_imports_detectron2() -> None:
     code = (
         "import sys; sys.modules['detectron2'] = None\n"

@@ -156,6 +156,7 @@ def test_torchvision_target_is_a_bare_state_dict_for_torchvision(tmp_path):
     model.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))
 
 
+@pytest.mark.slow
 def test_caffe_strides_are_not_written_for_torchvision(tmp_path):
     tree = mmdet.build(files.cheap_state("resnet50"))
     tree["meta"]["style"] = "caffe"

@@ -148,6 +148,7 @@ def test_reversed_planes_show_next_to_a_reference(trained, tmp_path):
     assert "conv1 looks RGB" in lint.text
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_relative_is_recognised_and_a_stranger_is_not(trained):
     torch.manual_seed(0)
     tuned = changed(trained, r"^conv1\.weight", lambda _, t: t.flip(1) + 0.3 * t.std() * torch.randn(t.shape))

@@ -97,6 +97,7 @@ def test_autocast_and_inference_mode_change_nothing() -> None:
         assert torch.equal(fitted(data).weight, linear.weight)
 
 
+@pytest.mark.slow
 @quick
 @given(SEEDS, st.permutations(range(4)))
 def test_names_of_classes_do_not_matter(seed: int, names: list[int]) -> None:
@@ -108,6 +109,7 @@ def test_names_of_classes_do_not_matter(seed: int, names: list[int]) -> None:
     assert torch.equal(after.predicted, other[before.predicted])
 
 
+@pytest.mark.slow
 @quick
 @given(SEEDS, st.sampled_from([2.0**-90, 2.0**-3, 4.0, 2.0**60]))
 def test_scale_of_features_does_not_matter(seed: int, scale: float) -> None:

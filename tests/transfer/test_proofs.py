@@ -62,7 +62,7 @@ def built_and_damaged(kind: type[nn.Module]) -> Callable[..., nn.Module]:
     return build
 
 
-ONE = ["--protocol", "vicreg"]  # one classifier, nothing held out
+ONE = [*TINY_SGD, "--sgd.epochs", "1", "--protocol", "vicreg"]  # one classifier, nothing held out
 FROZEN = {
     "knn": ("transfer.knn", "images", [*SMALL, "--ks", "20"]),
     "svm": ("transfer.voc07_svm", "voc", ["--costs", "1"]),

@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 
 
 def first_of_each_format() -> set[str]:
-    """One release a format, which the quick tests take, and which gets every variation of the slow ones."""
+    """One release a format, which gets every variation of the slow tests."""
     return set({release.format: name for name, release in reversed(all_releases().items())}.values())
 
 
@@ -40,26 +40,28 @@ def of_their_own() -> list[str]:
     return sorted(first_of_each_format() | set(others))
 
 
-# What the other quick tests take: containers, a single network, several branches, numpy arrays, another order of channels.
+# What the quick tests take: a single network and several branches, numpy arrays, another order of channels.
 FEW = (
     *("moco_v2", "dino_full", "simsiam", "msbreg", "byol_deepmind", "caffe2_supervised", "vissl_supervised"),
     *("torchvision", "lightly_dino", "solo_linear"),
 )
-releases = pytest.mark.parametrize(
-    "which",
-    [pytest.param(name, marks=() if name in first_of_each_format() else pytest.mark.slow) for name in all_releases()],
-)
 few = pytest.mark.parametrize(
     "which", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in all_releases()]
 )
-refusals = pytest.mark.parametrize("refusal", all_refusals().values(), ids=all_refusals())
+refusals = pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(refusal, id=name, marks=() if number % 3 == 0 else pytest.mark.slow)
+        for number, (name, refusal) in enumerate(all_refusals().items())
+    ],
+)
 
 
 def same(backbone: Backbone, state: files.State) -> bool:
     return backbone.state.keys() == state.keys() and all(torch.equal(backbone.state[k], v) for k, v in state.items())
 
 
-@releases
+@few
 def test_its_format_alone_claims_the_file_and_takes_every_tensor(which, tmp_path):
     release = all_releases()[which]
     state = files.cheap_state(release.archs[0])

@@ -331,6 +331,7 @@ def test_the_official_lists_give_train_val_and_test(official: tuple[Path, dict[s
     np.testing.assert_array_equal(both.train.labels, splits.train.joined(splits.val, "both").labels)
 
 
+@pytest.mark.slow
 def test_logistic_regressions_end_to_end_are_the_source_s_by_scikit_learn(
     official: tuple[Path, dict[str, NDArray[np.int8]]], tmp_path: Path
 ) -> None:

@@ -290,6 +290,7 @@ options_drawn = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(scene=scenes(), options=options_drawn)
 def test_equals_an_evaluator_that_goes_box_by_box(scene: tuple, options: VocApOptions) -> None:
