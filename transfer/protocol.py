@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar, get_type_hints
 
 R = TypeVar("R")
@@ -91,16 +91,18 @@ class Protocol(Generic[R]):
         return {name: self._lines[name][1] if name in self._lines else source for name, source in defaults.items()}
 
 
-def _names(kind: type, prefix: str = "") -> dict[str, str]:
+@cache  # evaluating the hints of a recipe takes as long as all protocols of a task
+def _names(kind: Any) -> Mapping[str, str]:
     """All values, "sgd.lr" and so on, each with the source of its default."""
     found: dict[str, str] = {}
     hints = get_type_hints(kind)
     for entry in dataclasses.fields(kind):
         inner = hints[entry.name]
         if dataclasses.is_dataclass(inner):
-            found |= _names(inner, f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+            names = _names(inner)
+            found |= {f"{entry.name}.{name}": source for name, source in names.items()}
         else:
-            found[prefix + entry.name] = entry.metadata.get("source", "")
+            found[entry.name] = entry.metadata.get("source", "")
     return found
 
 
