@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Generic, TypeVar, get_type_hints
 
 R = TypeVar("R")
@@ -91,19 +91,21 @@ class Protocol(Generic[R]):
         return {name: self._lines[name][1] if name in self._lines else source for name, source in defaults.items()}
 
 
-@cache  # evaluating the hints of a recipe takes as long as all protocols of a task
-def _names(kind: Any) -> Mapping[str, str]:
+_known: dict[Any, dict[str, str]] = {}  # evaluating a recipe's hints again for every line takes a second in all
+
+
+def _names(kind: Any) -> dict[str, str]:
     """All values, "sgd.lr" and so on, each with the source of its default."""
-    found: dict[str, str] = {}
-    hints = get_type_hints(kind)
-    for entry in dataclasses.fields(kind):
-        inner = hints[entry.name]
-        if dataclasses.is_dataclass(inner):
-            names = _names(inner)
-            found |= {f"{entry.name}.{name}": source for name, source in names.items()}
-        else:
-            found[entry.name] = entry.metadata.get("source", "")
-    return found
+    if kind not in _known:
+        hints, found = get_type_hints(kind), {}
+        for entry in dataclasses.fields(kind):
+            inner = hints[entry.name]
+            if dataclasses.is_dataclass(inner):
+                found |= {f"{entry.name}.{name}": source for name, source in _names(inner).items()}
+            else:
+                found[entry.name] = entry.metadata.get("source", "")
+        _known[kind] = found
+    return _known[kind]
 
 
 def _made(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
