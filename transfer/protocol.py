@@ -97,7 +97,8 @@ _known: dict[Any, dict[str, str]] = {}  # evaluating a recipe's hints again for 
 def _names(kind: Any) -> dict[str, str]:
     """All values, "sgd.lr" and so on, each with the source of its default."""
     if kind not in _known:
-        hints, found = get_type_hints(kind), {}
+        hints = get_type_hints(kind)
+        found: dict[str, str] = {}
         for entry in dataclasses.fields(kind):
             inner = hints[entry.name]
             if dataclasses.is_dataclass(inner):
