@@ -20,8 +20,8 @@ help:  ## this text
 setup: $(READY)  ## make .venv with the tested versions (about 3 minutes, 7 GB)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else \
-	    f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: type  make setup PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	    f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: type  make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet -c constraints.txt '.[mmdet,hf,dev]'
