@@ -61,10 +61,11 @@ test-all: test test-slow  ## both
 # `make gpu DEVICE=cpu` does the same at small sizes, in .venv and without evidence.
 DEVICE ?= cuda
 GPU_PY ?= $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON))
-gpu: $(if $(filter cpu,$(DEVICE)),$(READY))  ## every test that a GPU can run, 8 minutes on one; writes tests/gpu/evidence.md
+gpu: $(if $(filter cpu,$(DEVICE)),$(READY))  ## every test that a GPU can run; writes tests/gpu/evidence.md
 	@$(GPU_PY) tests/gpu/wheels.py check
-	-PYTHONPATH=$(if $(filter cpu,$(DEVICE)),,$(CURDIR)/.wheels/site:)$$PYTHONPATH $(GPU_PY) -m pytest -q -m gpu --device $(DEVICE) tests/gpu
-	$(GPU_PY) tests/gpu/report.py
+	@failed=0; PYTHONPATH=$(if $(filter cpu,$(DEVICE)),,$(CURDIR)/.wheels/site:)$$PYTHONPATH \
+	    $(GPU_PY) -m pytest -q -m gpu --device $(DEVICE) tests/gpu || failed=$$?; \
+	    $(GPU_PY) tests/gpu/report.py && exit $$failed
 
 gpu-wheels: $(READY)  ## collect in .wheels what `make gpu` needs beside PyTorch and the scientific packages
 	$(PY) tests/gpu/wheels.py collect

@@ -102,7 +102,7 @@ def fitted(
     whole = expectation(recipe, arch, processes)
     if whole is None:
         return smaller, f"{instead}: what a batch of {recipe.batch} takes of this detector was never published"
-    needed = f"about {whole.gigabytes:.0f} GB of the {gigabytes:.0f} GB of a GPU"
+    needed = f"about {whole.gigabytes:.0f} GB with a {arch}, of the {gigabytes:.0f} GB of a GPU"
     if whole.gigabytes <= SPARE * gigabytes:
         return recipe, f"the published batch of {recipe.batch} at once and its schedule: {needed}, an estimate"
     return smaller, (

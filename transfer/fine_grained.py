@@ -21,7 +21,7 @@ from transfer.atomic import write_json
 from transfer.classification_task import Loaded, Metric, Precision, check_sgd, classification_task, held_out
 from transfer.datasets.labelled import ImageSplits, LabelledImages
 from transfer.errors import Diverged, TrainingError, UserError
-from transfer.protocol import Protocol
+from transfer.protocol import OURS, Protocol
 from transfer.search_grids import PENALTIES
 from transfer.sgd_recipe import SgdRecipe
 from transfer.task import RunContext, Task, TaskOutcome
@@ -40,6 +40,8 @@ SEARCH = TypeVar("SEARCH", bound="SearchRecipe")
 
 _LINEAR = "linusericsson/ssl-transfer: linear.py"
 _TUNE = "linusericsson/ssl-transfer: finetune.py"
+# Sets that are not ssl-transfer's: its protocol, and a metric of our choice.
+_OTHERS = dict.fromkeys(("birdsnap", "cub200", None), f"{OURS}: linusericsson/ssl-transfer has not this set")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +341,8 @@ def for_cpu(recipe: SEARCH) -> SEARCH:
 
 def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]:
     """The two tasks of a set of `transfer.datasets.catalogue` (None: of own images): its file's `TASKS`."""
-    linear = LINEAR.but(f"{_LINEAR}, LINEAR_DATASETS", metric=metric)
-    tuned = FINE_TUNE.but(f"{_TUNE}, FINETUNE_DATASETS", metric=metric)
+    linear = LINEAR.but(_OTHERS.get(dataset, f"{_LINEAR}, LINEAR_DATASETS"), metric=metric)
+    tuned = FINE_TUNE.but(_OTHERS.get(dataset, f"{_TUNE}, FINETUNE_DATASETS"), metric=metric)
     return {
         "linear": classification_task(
             dataset,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +78,21 @@ def run(device: torch.device, folder: Path, *typed: str) -> tuple[int, Found | N
     assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     return 0, Found(record.metrics, record.verification, tuple(record.notes), seconds[-1])
+
+
+def program(*words: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS…` at the root of the checkout, which must end with `status`."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr[-2000:]
+    return done
 
 
 @contextmanager

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, pictures
+from runs import pictures, program
 
 from transfer.checkpoint import read_backbone
 
@@ -34,20 +31,6 @@ def typed(images, device, pick):
     ]
 
 
-def start(*words: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stderr
-
-
 def rows(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -60,7 +43,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_bf16_with_views_on_the_device(typed, tmp_path, measured):
     """MSBReg, K = 4, bf16, colour and blur of the views on the device: six steps, every loss finite."""
     out = tmp_path / "out"
-    start(*typed, "--precision", "bf16", "--views-on", "device", "--out", str(out))
+    program(*typed, "--precision", "bf16", "--views-on", "device", "--out", str(out))
     losses = [row["loss"] for row in rows(out)]
     assert len(losses) == 6
     assert torch.tensor(losses).isfinite().all()
@@ -70,12 +53,12 @@ def test_bf16_with_views_on_the_device(typed, tmp_path, measured):
 def test_nccl_with_one_process(typed, device, tmp_path):
     """`torchrun` with one process a GPU (NCCL; gloo on a CPU) trains as one without, to rounding."""
     alone, joined = tmp_path / "alone", tmp_path / "joined"
-    start(*typed, "--out", str(alone))
+    program(*typed, "--out", str(alone))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # torchrun of one process joins nobody: the group is made here, as it is for several
-    start("tests/gpu/one_process.py", str(port), *typed[2:], "--out", str(joined))
+    program("tests/gpu/one_process.py", str(port), *typed[2:], "--out", str(joined))
     ours, theirs = ([row["loss"] for row in rows(out)] for out in (alone, joined))
     assert ours == pytest.approx(theirs, rel=0.05 if device.type == "cuda" else 1e-5)
 
@@ -85,9 +68,9 @@ def test_loss_scaling(typed, device, tmp_path):
     out = tmp_path / "out"
     if device.type == "cpu":
         with pytest.raises(AssertionError, match="fp16 needs a GPU"):
-            start(*typed, "--precision", "fp16", "--out", str(out))
+            program(*typed, "--precision", "fp16", "--out", str(out))
         return
-    start(*typed, "--precision", "fp16", "--out", str(out))
+    program(*typed, "--precision", "fp16", "--out", str(out))
     assert all("loss_scale" in row and "skipped" in row for row in rows(out))
     assert sum(row["skipped"] for row in rows(out)) < 6
 
@@ -95,9 +78,11 @@ def test_loss_scaling(typed, device, tmp_path):
 def test_compiled(typed, device, tmp_path):
     """`torch.compile` of the networks gives the losses of the first steps without it, to rounding."""
     plain, compiled = tmp_path / "plain", tmp_path / "compiled"
-    start(*typed, "--out", str(plain))
+    program(*typed, "--out", str(plain))
     # A CPU takes minutes to compile: there the option alone is tried.
-    start(*typed, "--compile", "--out", str(compiled), **({"TORCHDYNAMO_DISABLE": "1"} if device.type == "cpu" else {}))
+    program(
+        *typed, "--compile", "--out", str(compiled), **({"TORCHDYNAMO_DISABLE": "1"} if device.type == "cpu" else {})
+    )
     ours, theirs = (rows(out)[0]["loss"] for out in (plain, compiled))
     assert ours == pytest.approx(theirs, rel=0.02)
 
@@ -105,17 +90,9 @@ def test_compiled(typed, device, tmp_path):
 def test_resumed(typed, device, tmp_path, measured):
     """A training that was stopped after three steps ends with the weights of the undisturbed one."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    start(*typed, "--out", str(whole))
-    stopped = subprocess.run(
-        [sys.executable, "tests/gpu/stopped.py", "3", *typed[2:], "--out", str(parts)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert stopped.returncode == 130, stopped.stderr[-2000:]
-    start(*typed, "--out", str(parts))
+    program(*typed, "--out", str(whole))
+    program("tests/gpu/stopped.py", "3", *typed[2:], "--out", str(parts), status=130)
+    program(*typed, "--out", str(parts))
     ours, theirs = weights(whole), weights(parts)
     furthest = max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
     measured("largest difference of a weight", furthest)

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
-from runs import ROOT
+from runs import ROOT, program
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 
 def said_by(*words: str) -> str:
-    """Output of a benchmark."""
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    """Output of a benchmark, which imports the project from the checkout."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return program(*words, PYTHONPATH=path).stdout
 
 
 @pytest.mark.parametrize("part", ["bare", "forces"])

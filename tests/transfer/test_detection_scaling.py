@@ -52,10 +52,13 @@ def test_a_gpu_that_holds_the_batch_keeps_the_published_schedule():
     # 4.8 GB of the zoo for 2 images, 5.5 / 3.4 of it with trained norms: 62 GB for 16
     kept, why = fitted(MOCO, 1, 80.0)
     assert kept == MOCO
-    assert why == "the published batch of 16 at once and its schedule: about 62 GB of the 80 GB of a GPU, an estimate"
+    assert (
+        why
+        == "the published batch of 16 at once and its schedule: about 62 GB with a resnet50, of the 80 GB of a GPU, an estimate"
+    )
     smaller, why = fitted(MOCO, 1, 24.0)
     assert smaller == rescaled(MOCO, 1)
-    assert "a batch of 16 would take about 62 GB of the 24 GB of a GPU" in why
+    assert "a batch of 16 would take about 62 GB with a resnet50, of the 24 GB of a GPU" in why
     assert fitted(MOCO, 4, 24.0)[0] == MOCO  # 16 GB on each
     assert fitted(MOCO, 1, None)[0] == rescaled(MOCO, 1)
     assert fitted(MOCO, 8, 1.0) == (MOCO, "")
