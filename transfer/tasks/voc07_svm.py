@@ -52,7 +52,7 @@ class SvmRecipe:
 _TRAINER = "facebookresearch/vissl: vissl/utils/svm_utils/svm_trainer.py"
 _CONFIG = "facebookresearch/vissl: eval_resnet_8gpu_transfer_voc07_svm.yaml"
 _OBOW = "valeoai/obow: README and utils/configs, on facebookresearch/fair_self_supervision_benchmark"
-_VICREG = "VICReg, arXiv 2105.04906, appendix"
+_VICREG = "VICReg, arXiv 2105.04906, app. C.3"
 
 VISSL = (
     Protocol(SvmRecipe)
@@ -69,7 +69,7 @@ VISSL = (
     .but(f"{_TRAINER}: features in float64, networks in float32", precision="fp32")
 )
 OBOW = (
-    VISSL.but("not stated; VISSL's", resize=256, crop=224, squash=True)
+    VISSL.but(f"{_OBOW}: scale, global_resize (by OpenCV's filter there)", resize=256, crop=224, squash=True)
     .but(f"{_OBOW}: global average", pooling="avg")
     .but(  # the README's list, to which parse_cost_list always adds 0.5⁴ … 0.5¹⁹
         f"{_OBOW}; tools/svm/svm_helper.py adds the powers of 1/2",
@@ -78,7 +78,7 @@ OBOW = (
 )
 VICREG = (
     VISSL.but(f"{_VICREG}: centre crop of 224", resize=256, crop=224, squash=False)
-    .but("not stated: unverified", pooling="avg")
+    .but("not stated: 2,048 or, as VISSL by whose code it was done, 8,192 (--pooling grid)", pooling="avg")
     .but("not stated; VISSL's", costs=COSTS)
 )
 
