@@ -54,7 +54,10 @@ def test_a_gpu_that_holds_the_batch_keeps_the_published_schedule():
     assert kept == MOCO
     assert (
         why
-        == "the published batch of 16 at once and its schedule: about 62 GB with a resnet50, of the 80 GB of a GPU, an estimate"
+    assert why == (
+        "the published batch of 16 at once and its schedule: "
+        "about 62 GB with a resnet50, of the 80 GB of a GPU, an estimate"
+    )
     )
     smaller, why = fitted(MOCO, 1, 24.0)
     assert smaller == rescaled(MOCO, 1)
