@@ -52,12 +52,9 @@ def test_a_gpu_that_holds_the_batch_keeps_the_published_schedule():
     # 4.8 GB of the zoo for 2 images, 5.5 / 3.4 of it with trained norms: 62 GB for 16
     kept, why = fitted(MOCO, 1, 80.0)
     assert kept == MOCO
-    assert (
-        why
     assert why == (
         "the published batch of 16 at once and its schedule: "
         "about 62 GB with a resnet50, of the 80 GB of a GPU, an estimate"
-    )
     )
     smaller, why = fitted(MOCO, 1, 24.0)
     assert smaller == rescaled(MOCO, 1)
