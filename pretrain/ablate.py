@@ -34,7 +34,7 @@ from transfer.errors import TrainingError, UserError
 from transfer.interrupts import children_left_alone
 
 logger = logging.getLogger(__name__)
-Study = Literal["singular", "covariance", "brownian", "scale", "centroid", "compare", "methods"]
+Study = Literal["singular", "covariance", "brownian", "scale", "centroid", "compare", "both", "factors", "methods"]
 ROW = "row.json"
 LAST = ("knn", "linear", "knn_error", "linear_error")
 
@@ -78,7 +78,9 @@ class Grid:
     Attributes:
         studies: singular: λ_s for every K. covariance: the same with that form, K = 2. brownian: λ_b for every K, drawn
             per view and per image. scale: λ_s for other batches and dimensions. centroid: its variants for every K.
-            compare: BYOL, and MSBReg with both terms and with each. methods: other methods with and without the terms.
+            compare: BYOL, and MSBReg with both terms and with each. both: BYOL, and MSBReg with both terms, K = 2.
+            factors: from MSBReg with both terms and K = 2, one change at a time. methods: other methods with and
+            without the terms.
         views: values of K.
         singular: values of λ_s.
         covariance: values of λ_s in the covariance form.
@@ -142,6 +144,27 @@ class Grid:
         for views in self.views:
             for s, b in ((0.0, 0.0), (singular, 0.0), (0.0, brownian), (singular, brownian)):
                 yield replace(base, views=views, singular=s, brownian=b)
+
+    def _both(self, base: Cell) -> Iterator[Cell]:
+        singular, brownian = self.weights
+        yield base
+        yield replace(base, singular=singular, brownian=brownian)
+
+    def _factors(self, base: Cell) -> Iterator[Cell]:
+        singular, brownian = self.weights
+        yield base
+        ours = replace(base, singular=singular, brownian=brownian)
+        for change in (
+            {},
+            {"singular": 4 * singular},
+            {"singular": 8 * singular},
+            {"brownian": 0.0},
+            {"brownian_per": "image"},
+            {"centroid": "all"},
+            {"centroid": "pair"},
+            {"views": 4},
+        ):
+            yield replace(ours, **change)
 
     def _methods(self, base: Cell) -> Iterator[Cell]:
         for method in self.methods:

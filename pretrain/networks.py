@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -26,9 +27,14 @@ def build_encoder(network: Network, *, zero_init_residual: bool | None = None) -
     """
     if zero_init_residual is None:
         zero_init_residual = network.arch in ("resnet50", "resnet101")
-    encoder = torchvision.models.get_model(network.arch, weights=None, zero_init_residual=zero_init_residual)
-    features: int = encoder.fc.in_features
-    encoder.fc = nn.Identity()
+    if network.arch == "resnet18_half":  # timm's names are torchvision's
+        widths = (32, 64, 128, 256)
+        encoder = timm.create_model("resnet18", num_classes=0, channels=widths, zero_init_last=zero_init_residual)
+        features: int = encoder.num_features
+    else:
+        encoder = torchvision.models.get_model(network.arch, weights=None, zero_init_residual=zero_init_residual)
+        features = encoder.fc.in_features
+        encoder.fc = nn.Identity()
     if network.stem == "cifar":
         encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")

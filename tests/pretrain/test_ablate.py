@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,17 @@ def test_the_grid_of_the_paper_each_run_once() -> None:
     cells = everything.cells(256, 256)
     assert len({cell.name for cell in cells}) == len(cells)
     assert {cell.method for cell in cells} <= {*method_names(), "random"}
+
+
+def test_one_factor_at_a_time() -> None:
+    grid = Grid(studies=("both", "factors"), seeds=(3,), weights=(0.004, 0.5))
+    cells = [cell for cell in grid.cells(128, 64) if cell.method != "random"]
+    byol, ours = Cell(batch=128, dimensions=64, seed=3), Cell("msbreg", 2, 0.004, batch=128, dimensions=64, seed=3)
+    ours = replace(ours, brownian=0.5)
+    assert cells[:2] == [byol, ours]
+    changed = [{k for k in asdict(ours) if getattr(cell, k) != getattr(ours, k)} for cell in cells[2:]]
+    assert changed == [{"singular"}] * 2 + [{"brownian"}, {"brownian_per"}, {"centroid"}, {"centroid"}, {"views"}]
+    assert [cell.singular for cell in cells[2:4]] == [0.016, 0.032]
 
 
 def test_every_run_forwards_equally_many_views() -> None:

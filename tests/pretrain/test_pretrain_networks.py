@@ -43,6 +43,17 @@ def test_the_cifar_stem_keeps_the_resolution_and_the_other_names() -> None:
     assert sizes == [(1, 64, 32, 32)]
 
 
+def test_the_half_network_has_half_the_channels() -> None:
+    encoder, features = networks.build_encoder(Network("resnet18_half"))
+    usual = dict(networks.build_encoder(Network("resnet18"))[0].named_parameters())
+    assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, features) == (2, 256)
+    for name, weight in encoder.named_parameters():
+        if name.startswith("layer") and "layer1.0.downsample" not in name:
+            assert usual[name].shape[0] == 2 * len(weight)
+        if "bn2.weight" in name:
+            assert weight.eq(1).all()
+
+
 def test_heads_have_the_published_sizes() -> None:
     with torch.device("meta"):
         online = build(Network("resnet50"), Settings()).online
