@@ -202,6 +202,7 @@ def test_an_image_that_cannot_be_decoded_fails_the_run_and_says_which(voc, tmp_p
         assert read_record(path).status == "failed"
 
 
+@pytest.mark.slow
 def test_untrained_detector_is_a_run_of_its_own(voc, tmp_path):
     pytest.importorskip("mmdet")
     runs = tmp_path / "runs"

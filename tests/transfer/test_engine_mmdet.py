@@ -248,6 +248,7 @@ def test_a_diverging_loss_stops_the_run(dataset, tmp_path):
         ENGINE.run(job_of(dataset, tmp_path, replace(TINY, lr=1e12, warmup_iterations=0)))
 
 
+@pytest.mark.slow
 def test_an_untrained_detector_predicts_on_the_checkpoints_statistics(dataset, tmp_path):
     recipe = replace(TINY, iterations=0, score_threshold=0.0, max_detections=7)
     job = job_of(dataset, tmp_path, recipe)

@@ -234,6 +234,7 @@ def test_a_failing_overwrite_does_not_lose_the_finished_result(tmp_path):
     assert run(plan(fail), tmp_path) == finished
 
 
+@pytest.mark.slow
 def test_an_interrupted_overwrite_is_gone_on_with_whatever_is_typed_next(tmp_path):
     def interrupted(context):
         (context.workdir / "checkpoint").write_text("half way", encoding="utf-8")
