@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -99,15 +100,20 @@ def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = N
         said.append(goes)
         world.collect(goes)
 
-    record: Record | None = None
+    def release(record: Record | None) -> None:
+        """The others wait for two messages, whatever happens here."""
+        if not said:
+            world.collect(False)
+        world.collect(record)
+
     try:
         record = _lead(plan, runs, overwrite, world, conditions, announce)
         if world.size > 1 and said[0] and record.status == "failed":
             _end_all()
-    finally:  # the others wait for two messages, whatever happens here
-        if not said:
-            world.collect(False)
-        world.collect(record)
+    except Exception:  # not Ctrl-C, which reaches the others too: who writes to one that has gone gets an error
+        release(None)
+        raise
+    release(record)
     return record
 
 
@@ -122,13 +128,22 @@ def _end_all() -> None:
 
 
 def _follow(plan: Plan, runs: Path, world: World) -> Record:
-    """Take part in the leader's run, if there is one, and return its record."""
-    if world.collect(None)[0]:
-        try:
-            plan.task.run(_context(plan, runs, plan.run_id(), world))
-        except UserError as error:
-            logger.debug("process %d: %s", world.rank, error)  # the leader says it, and writes it down
-    record: Record | None = world.collect(None)[0]
+    """Take part in the leader's run, if there is one, and return its record.
+
+    Raises:
+        UserError: there is none, the leader says why.
+    """
+    record: Record | None = None
+    try:
+        if world.collect(None)[0]:
+            try:
+                plan.task.run(_context(plan, runs, plan.run_id(), world))
+            except UserError as error:
+                logger.debug("process %d: %s", world.rank, error)  # the leader says it, and writes it down
+        record = world.collect(None)[0]
+    except RuntimeError as error:  # what gloo says when the leader has left, see `_end_all`
+        if not re.search("Connection (closed|reset) by peer", str(error)):
+            raise
     if record is None:
         raise UserError("the process that leads has stopped; its message says why")
     return record

@@ -100,9 +100,11 @@ def fine_tune(
     world = machine.world
     if recipe.processes % world.size:
         raise UserError(
-            f"{recipe.processes} parts of a batch cannot be shared out evenly",
+            f"fine-tuning normalises a batch in parts, {recipe.processes} of them, which cannot be shared out evenly",
             found=f"{world.size} processes",
-            todo=f"give torchrun --nproc-per-node a divisor of {recipe.processes}",
+            todo=f"start {recipe.processes}, or a divisor of it"
+            if recipe.processes > 1
+            else "start one process: without TORCHRUN and torchrun",
         )
     _refuse_lone_images(recipe, len(train))
     model = FineTuned(backbone, len(train.classes), seed, machine.device)

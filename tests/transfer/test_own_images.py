@@ -63,6 +63,13 @@ def test_folders_of_other_names_must_be_named(tmp_path: Path) -> None:
     assert "three" in refusal(lambda: read_image_folder(tmp_path, train="two", test="three"))
 
 
+def test_val_named_as_the_test_split_is_not_chosen_on(tmp_path: Path) -> None:
+    expected = write_folders(tmp_path, ("ant", "bee"), names="train val")
+    found = read_image_folder(tmp_path, test="val")
+    assert found.val is None
+    assert sorted(rows(found.test)) == sorted(expected["test"])
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_validation_images_are_the_test_split_where_there_is_no_other(name: str, tmp_path: Path) -> None:
     write_folders(tmp_path, ("ant", "bee"), names=f"train {name}")

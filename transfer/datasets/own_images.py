@@ -93,7 +93,9 @@ def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: s
     """Split → its name among `there`; "train" and one more at least. Without a test split the val split becomes it."""
     chosen: dict[Role, str] = {}
     for split, name in given.items():
-        fitting = [one for one in there if (one == name if name else one.lower() in ALIASES[split])]
+        # `--test val` says that val is not there to choose on
+        free = [one for one in there if split != "val" or one not in given.values()]
+        fitting = [name] if name in there else [one for one in free if not name and one.lower() in ALIASES[split]]
         if len(fitting) > 1:
             found = ", ".join(fitting)
             raise DataError(f"more than one {what} may be the {split} split", found=found, todo=f"give --{split} NAME")
