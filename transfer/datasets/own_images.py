@@ -95,7 +95,9 @@ def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: s
     for split, name in given.items():
         # `--test val` says that val is not there to choose on
         free = [one for one in there if split != "val" or one not in given.values()]
-        fitting = [name] if name in there else [one for one in free if not name and one.lower() in ALIASES[split]]
+        fitting = (
+            [one for one in there if one == name] if name else [one for one in free if one.lower() in ALIASES[split]]
+        )
         if len(fitting) > 1:
             found = ", ".join(fitting)
             raise DataError(f"more than one {what} may be the {split} split", found=found, todo=f"give --{split} NAME")
