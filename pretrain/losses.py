@@ -6,6 +6,11 @@ one ablation caption: what each force does, the target network that follows the 
 λ_s = 0.004 and λ_b = 0.5 up to which a frozen ResNet-18 improves for K = 4 and 8 views. The formulas below are our
 reading of that; each docstring says which part is which.
 
+"The file" below is a public file of two loss classes whose terms and names fit the predecessor's abstract ("BMWReg":
+multi-view centroid, Brownian, whitening). Neither author, repository nor date could be established: it is evidence,
+no authority. Its vectors are normalised projections, without a predictor; its weights are 0.1; no class of it has a
+singular value term. "Measured" is the small ablation of results/records/pretrain, 195 steps on CIFAR-10, no more.
+
 Throughout, z are online predictions and t target projections, [K, n, d]: K views of n images, as unit vectors of d
 dimensions. Every term is a mean over images and over views. Half types are widened to float32 first.
 """
@@ -24,8 +29,11 @@ def multiview_centroid_loss(z: Tensor, t: Tensor, centroid: Centroid = "others")
     """Squared distance of the embeddings of an image's views to their centroid, 2 − 2⟨z_ik, c_ik⟩ on average.
 
     From the paper: views are attracted to their centroid; the distance is one between online and target network
-    embeddings of different views of the same image (Fig. 1). Our reading: the variants of c_ik. With K = 2 and
-    "others" this is half of BYOL's symmetric loss (Grill et al. 2020, eq. 2), which sums its two directions.
+    embeddings of different views of the same image (Fig. 1). The file: its first class is "all", the target centroid
+    of all views, each online view drawn to it; its second is half of "pair", 1 − cos of the two centroids. Our
+    reading: "others" by default, because with K = 2 it is half of BYOL's symmetric loss (Grill et al. 2020, eq. 2,
+    which sums its two directions), the case that the paper's ablation names. "all" equals 2 − 2·‖z̄‖·cos(z̄, c) with
+    the mean z̄ of the online views: unlike "pair" it also rewards views that agree. Not measured yet.
 
     Args:
         z, t: [K, n, d] unit vectors; gradients reach `t` too, so pass a detached target.
@@ -55,9 +63,12 @@ def singular_value_loss(
 ) -> Tensor:
     """Global dispersion: drives the embeddings of a batch to a homogeneous density with decorrelated dimensions.
 
-    From the paper: that purpose, and the name. Our reading: "nuclear", −Σ_j √(σ_j² + ε²) for one view's n×d matrix
-    of unit rows. As Σσ_j² = n is fixed, the sum is largest, √(n·min(n, d)), exactly when all σ_j are equal.
-    The alternative "covariance", ‖C − I‖²_F / d with C = (d/n)·ZᵀZ, has the same optimum where n ≥ d.
+    From the paper: that purpose, and the name. The file: nothing. Our reading: "nuclear", −Σ_j √(σ_j² + ε²) for
+    one view's n×d matrix of unit rows. As Σσ_j² = n is fixed, the sum is largest, √(n·min(n, d)), exactly when all
+    σ_j are equal. The alternative "covariance", ‖C − I‖²_F / d with C = (d/n)·ZᵀZ, has the same optimum where n ≥ d.
+    Divided by −min(n, d) the nuclear form is SVMax's (mean singular value, maximised); nothing links the two papers.
+    Measured: +5.4 ± 0.6 points of kNN at K = 2 with λ_s = 0.016; the best weight lies where λ_s·√(n·d) is about 2; the
+    covariance form helps at 0.04 and not at 0.004, one seed.
 
     Args:
         z: [K, n, d] unit vectors.
@@ -82,8 +93,12 @@ def brownian_loss(z: Tensor, per: Direction = "view", generator: torch.Generator
     """Local dispersion: ⟨z_ik, g_ik⟩ on average, g_ik a new random direction at each call.
 
     From the paper: a random motion of each embedding that needs no knowledge of the others and stretches weak links
-    more than strong ones. Our reading: g_ik uniform on the sphere, so value and gradient are zero on average and
-    what is left is diffusion, equal in all directions.
+    more than strong ones. The file: a direction per image, shared by its views (its second class adds 1, with the same
+    gradient). Our reading: g_ik uniform on the sphere, drawn for every embedding ("a random motion of each"), so value
+    and gradient are zero on average and what is left is diffusion, equal in all directions. One step of 0.5 in 128
+    dimensions, simulated: a shared direction multiplies the length of every link by 0.895, independent ones multiply
+    0.32 by 2.16 and 1.34 by 1.01: neither stretches long links more than short ones. Measured: nothing alone, about
+    +1 ± 0.2 points on top of the singular force at K = 2 and nothing at K = 4; shared directions nothing either.
 
     Args:
         z: [K, n, d] unit vectors.
