@@ -63,7 +63,7 @@ def _of_protocol(name: str, task: Task, protocol: str) -> str:
     lines = [f"{name}, protocol {protocol}  (there are: {', '.join(task.protocols)})"]
     width = max(map(len, values))
     for key, value in values.items():
-        shown = _text(value)
+        shown = as_text(value)
         if key in sources:
             shown = f"{shown:<24}  {sources[key]}"
         lines.append(f"  {key:<{width}}  {shown}")
@@ -102,7 +102,7 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
     return "\n".join(
         [
             f"{options.task}, protocol {protocol}, on {machine}" + ("" if rows else ": as published"),
-            *(f"  {key:<{width}}  {_text(ours)}  (published: {_text(theirs)})" for key, theirs, ours in rows),
+            *(f"  {key:<{width}}  {as_text(ours)}  (published: {as_text(theirs)})" for key, theirs, ours in rows),
             *(f"  {line}" for line in lines),
             f"  to run it: TORCHRUN={gpus} bash {' '.join(typed)}",
         ]
@@ -123,9 +123,10 @@ def _changed(published: Any, recipe: Any) -> list[tuple[str, Any, Any]]:
     return [(key, theirs[key], value) for key, value in ours.items() if theirs[key] != value]
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value of a recipe as people read it."""
     if isinstance(value, tuple) and len(value) > 12:
-        return f"{len(value)} values, {_text(value[0])} … {_text(value[-1])}"
+        return f"{len(value)} values, {as_text(value[0])} … {as_text(value[-1])}"
     if isinstance(value, tuple):
-        return " ".join(map(_text, value)) or "none"
+        return " ".join(map(as_text, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
-"""The README's table of checkpoints, made from what the tests test. Rewrite it with
+"""The table of checkpoints in `docs/checkpoints.md`, made from what the tests test. Rewrite it with
 
-PYTHONPATH=. python tests/transfer/readme_table.py
+PYTHONPATH=. python tests/transfer/checkpoints_page.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from releases import Release, all_refusals, all_releases  # noqa: E402 - found b
 
 from transfer.architectures import ARCHITECTURES  # noqa: E402
 
-BEGIN, END = "<!-- checkpoints: made by tests/transfer/readme_table.py -->", "<!-- end of checkpoints -->"
+PAGE = ROOT / "docs" / "checkpoints.md"
+BEGIN, END = "<!-- checkpoints: made by tests/transfer/checkpoints_page.py -->", "<!-- end of checkpoints -->"
 
 
 def table() -> str:
@@ -36,17 +37,18 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def with_table(readme: str) -> str:
-    """The README with its counts, and the table between its two marks, made anew."""
-    counted = (
-        f"{len(all_releases())} release forms in {len({r.format for r in all_releases().values()})} formats are read"
-    )
-    readme = re.sub(r"\S+ release forms in \S+ formats are read", counted, readme)
-    before, _, rest = readme.partition(BEGIN)
+def counted() -> str:
+    """What the README says of them."""
+    return f"{len(all_releases())} release forms in {len({r.format for r in all_releases().values()})} formats are read"
+
+
+def with_table(page: str) -> str:
+    """The page with its counts, and the table between its two marks, made anew."""
+    page = re.sub(r"\S+ release forms in \S+ formats are read", counted(), page)
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,109 @@
+"""What the pages of `docs/` and CONTRIBUTING say of formats and protocols is what the code has."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import checkpoint_files as files
+import checkpoints_page
+import protocols_page
+import pytest
+import torch
+from releases import all_releases
+
+from transfer.formats import opinions
+from transfer.layout import Match
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+
+
+def test_the_page_of_checkpoints_has_a_row_for_every_release_and_refusal():
+    page = checkpoints_page.PAGE.read_text(encoding="utf-8")
+    assert page == checkpoints_page.with_table(page), (
+        "rewrite it: PYTHONPATH=. python tests/transfer/checkpoints_page.py"
+    )
+    assert checkpoints_page.counted() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_protocols_has_every_value():
+    page = protocols_page.PAGE.read_text(encoding="utf-8")
+    assert page == protocols_page.page(), "rewrite it: PYTHONPATH=. python tests/transfer/protocols_page.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_there_are_at_least_thirty_releases():
+    assert len({(release.format, release.title) for release in all_releases().values()}) >= 30
+
+
+def module_of(code: str, name: str) -> ModuleType:
+    module = ModuleType(name)
+    exec(compile(code, name, "exec"), module.__dict__)
+    return module
+
+
+def test_the_new_format_shown_in_contributing_works():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    declared, released = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    form = module_of(declared, "format").FORMAT
+    (release,) = module_of(released, "release").RELEASES.values()
+    assert release.format == form.name
+    state = files.cheap_state("resnet50")
+    tree = release.build(state)
+    assert isinstance(form.matches(tree), Match)
+    assert not any(isinstance(view, Match) for view in opinions(tree).values())
+    extracted = form.extract(tree, None)
+    assert all(torch.equal(extracted.state[name], value) for name, value in files.without_fc(state).items())
+    for branch in release.others:
+        assert form.extract(tree, branch).branch == branch
+    with pytest.raises(Exception, match="surprise"):
+        form.extract({**tree, "surprise": {"w": torch.zeros(2)}}, None)
+
+
+def commands(page: Path) -> list[str]:
+    """The command lines of a page's indented blocks, without comments; a line that ends in a backslash goes on."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.partition("  #")[0].strip() for line in text.splitlines() if line.startswith("    ")]
+    return [line for line in lines if re.match(r"(python -m|bash) ", line)]
+
+
+def options_of(module, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, *arguments, "--help"])
+    main = import_module(f"{module}.__main__").main
+    with pytest.raises(SystemExit):
+        sys.exit(main() if module == "results" else main(sys.argv[1:]))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [path for path in PAGES if commands(path)], ids=lambda path: path.name)
+def test_the_commands_shown_exist_and_have_the_options_shown(page, monkeypatch, capsys):
+    for line in commands(page):
+        line = line.replace("python -m transfer.torchrun --nproc-per-node 8 -m", "python -m")
+        words = shlex.split(line.replace("…", "").replace("[", "").replace("]", ""))
+        if words[0] == "bash":
+            environment = {**os.environ, "PYTHON": "echo", "TORCHRUN": ""}
+            words = subprocess.run(
+                words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            ).stdout.split()
+            words = ["python", *words]
+        module, rest = words[2], words[3:]
+        verbs = {
+            "transfer": 2 if rest[0] in ("run",) else 1,
+            "results": 1,
+            "pretrain": int(rest[0] in ("plot", "ablate")),
+        }
+        shown = options_of(module, rest[: verbs[module]], monkeypatch, capsys)
+        for option in (word for word in rest if word.startswith("-")):
+            assert re.search(rf"(^|[\s│,]){re.escape(option)}\b", shown), f"{page.name}: {line}: no {option}"
