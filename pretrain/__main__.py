@@ -24,7 +24,7 @@ from pretrain.machine import Machine
 from pretrain.presets import find_presets, method_names
 from pretrain.recipe import Recipe
 from transfer.errors import UserError
-from transfer.shared_memory import out_of_shared_memory
+from transfer.shared_memory import demand_shared_memory, out_of_shared_memory
 
 logger = logging.getLogger("pretrain")
 S = TypeVar("S")
@@ -142,6 +142,7 @@ def run(arguments: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for line in differences(preset, wanted, f"in the preset {command.preset}"):
             logger.info("%s", line)
+    demand_shared_memory(command.machine.workers)
     with logging_redirect_tqdm():
         path = pretrain(
             command.data,

@@ -6,9 +6,14 @@ Containers have 64 MB of it by default (docs.docker.com: `--shm-size`).
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import shutil
+import signal
+from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Any
 
 from transfer.errors import TrainingError
 
@@ -26,11 +31,11 @@ _SIGNS = re.compile(r"Bus error|unable to (?:allocate|open|write|mmap)[^\n]*shar
 def demand_shared_memory(workers: int) -> None:
     """Raise `TrainingError` if /dev/shm has no room for so many workers.
 
-    Asked before they start: a worker that cannot hand over its batch says so in a thread of its own, and PyTorch's
-    main process waits for that batch for ever.
+    Asked before they start, which is when most runs meet it; what fills up later is seen by `_end_if_full`.
     """
     if not workers or not SHARED_MEMORY.is_dir():
         return
+    Queue._on_queue_feeder_error = staticmethod(_end_if_full)  # type: ignore[attr-defined]
     free, wanted = shutil.disk_usage(SHARED_MEMORY).free, workers * LEAST_PER_WORKER
     if free < wanted:
         raise TrainingError(
@@ -38,6 +43,20 @@ def demand_shared_memory(workers: int) -> None:
             found=f"{free / 2**20:.1f} MiB free, {wanted / 2**20:.0f} MiB wanted at least",
             todo=_WAY_OUT,
         )
+
+
+_usual = Queue._on_queue_feeder_error  # type: ignore[attr-defined]
+
+
+def _end_if_full(error: Exception, batch: Any) -> None:
+    """What a thread of a worker calls that could not hand over `batch`.
+
+    It would print the error and go on, and the main process would wait for that batch for ever. A bus error, the other
+    way in which a worker runs out of memory, is seen there.
+    """
+    if multiprocessing.parent_process() is not None and out_of_shared_memory(error):
+        os.kill(os.getpid(), signal.SIGBUS)
+    _usual(error, batch)
 
 
 def out_of_shared_memory(error: BaseException) -> TrainingError | None:

@@ -6,6 +6,8 @@ import errno
 import shutil
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from transfer import shared_memory
 from transfer.errors import TrainingError
@@ -51,3 +53,15 @@ def test_workers_are_not_started_where_there_is_no_room(monkeypatch, tmp_path):
     with pytest.raises(TrainingError, match=r"2 data-loading processes") as caught:
         demand_shared_memory(2)
     assert "--workers 0" in str(caught.value)
+
+
+def test_a_worker_that_cannot_hand_over_its_batch_ends_the_loading(monkeypatch):
+    def full(storage):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_9_1_0>: try again (11)")
+
+    demand_shared_memory(1)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    loader = DataLoader([torch.zeros(4)] * 8, num_workers=1, timeout=20)
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert out_of_shared_memory(caught.value), f"waits for ever: {caught.value}"
