@@ -37,7 +37,7 @@ class RunOptions:
         checkpoints: files, or random:ARCH[:SEED] for a randomly initialised backbone.
         engine: detectron2, mmdet, or auto (the first of these that is installed).
         protocol: which protocol to follow; the task's first one by default. auto: that of the checkpoints' own authors,
-            to reproduce their number.
+            to reproduce their number; tables mark such a run and compare it with no other.
         preset: a recipe for smaller hardware instead of the published one; shown as a difference from it.
         seeds: one run and one record for each.
         labels: names of the checkpoints in tables; by default the file names.
@@ -92,7 +92,8 @@ def run_command(arguments: Sequence[str]) -> int:
     starting = starting_recipe(task, protocol, preset, device, processes, typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
     _check_machine(device, options.workers)
-    typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
+    words, auto = shlex.join(arguments), _peek(rest, "protocol") == AUTO
+    typed = _Typed(name, task, protocol, options, data_options, recipe, device, words, auto)
     import torch
 
     from transfer.world import world
@@ -125,6 +126,7 @@ class _Typed:
     recipe: Any
     device: str
     words: str
+    auto: bool
 
 
 def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
@@ -188,6 +190,7 @@ def _run_all(typed: _Typed, processes: World) -> int:
                 workers=options.workers,
                 command=f"python -m transfer run {typed.words}",
                 threads=options.threads,
+                authors_own=typed.auto,
             )
             record = run(plan, options.runs, options.overwrite, processes)
             made.append(record)
