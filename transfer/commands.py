@@ -45,6 +45,8 @@ class RunOptions:
         workers: data-loading processes; does not change any number.
         threads: of PyTorch on the CPU, the same on every machine unless given; more are faster and move numbers by
             rounding, so they stand in the record.
+        recompute: detectors only: a block of the ResNet keeps its input alone and is computed again in the backward
+            pass: less memory, more time, the same numbers to rounding.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
         prefix: take the network of the checkpoint whose names begin with this, and drop everything else.
@@ -64,6 +66,7 @@ class RunOptions:
     device: str | None = None
     workers: int = 0
     threads: int = THREADS
+    recompute: bool = False
     format: str | None = None
     branch: str | None = None
     prefix: str | None = None
@@ -91,6 +94,8 @@ def run_command(arguments: Sequence[str]) -> int:
     )  # else the parser or a check says so
     starting = starting_recipe(task, protocol, preset, device, processes, typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
+    if options.recompute and not task.engines:
+        raise UserError(f"--recompute is for detectors, and {name} trains none", todo="leave it out")
     _check_machine(device, options.workers)
     words, auto = shlex.join(arguments), _peek(rest, "protocol") == AUTO
     typed = _Typed(name, task, protocol, options, data_options, recipe, device, words, auto)
@@ -191,6 +196,7 @@ def _run_all(typed: _Typed, processes: World) -> int:
                 command=f"python -m transfer run {typed.words}",
                 threads=options.threads,
                 authors_own=typed.auto,
+                recompute=options.recompute,
             )
             record = run(plan, options.runs, options.overwrite, processes)
             made.append(record)

@@ -45,6 +45,7 @@ class Plan:
         command: as typed.
         threads: of PyTorch on the CPU; stands in the record and not in the run id, see `transfer.conditions`.
         authors_own: see `Record`; not in the run id.
+        recompute: see `RunContext`; not in the run id, because it moves no number beyond rounding.
     """
 
     task_name: str
@@ -64,6 +65,7 @@ class Plan:
     command: str
     threads: int = THREADS
     authors_own: bool = False
+    recompute: bool = False
 
     def run_id(self) -> str:
         """Hash of what decides the number: task + version, checkpoint, engine, recipe, data, seed."""
@@ -181,6 +183,7 @@ def _context(plan: Plan, runs: Path, run_id: str, world: World) -> RunContext:
         workers=plan.workers,
         cache=runs / "features",
         world=world,
+        recompute=plan.recompute,
     )
 
 
