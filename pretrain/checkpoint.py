@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pretrain.methods import Method
+from pretrain.recipe import BEFORE
 from pretrain.step import Step
 from pretrain.views import MEAN, STD
 from transfer.errors import TrainingError
@@ -102,15 +103,24 @@ def restore(state: Mapping[str, Any], step: Step) -> None:
 def differences(
     saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "in the checkpoint", prefix: str = ""
 ) -> list[str]:
-    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs."""
+    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs.
+
+    A recipe that was saved before it had all of today's fields is completed with what was done then.
+    """
     lines = []
+    if prefix == "recipe.":
+        saved = {**BEFORE, **saved}
     for name in sorted(saved.keys() | wanted.keys()):
         old, new = saved.get(name, "nothing"), wanted.get(name, "nothing")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += differences(old, new, where, f"{prefix}{name}.")
-        elif old != new:
+        elif _listed(old) != _listed(new):
             lines.append(f"{prefix}{name}: {old} {where}, {new} now")
     return lines
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
 
 
 def clear(path: Path) -> None:

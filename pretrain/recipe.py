@@ -14,6 +14,15 @@ Stem = Literal["imagenet", "cifar"]
 AugmentationName = Literal["vicreg", "byol", "moco", "simclr", "swav", "wmse", "crop"]
 
 LOWEST = {"batch": 2, "accumulate": 1, "crop": 16, "epochs": 1, "steps": 0, "warmup_steps": 0, "seed": 0}
+# What a recipe without these fields did: checkpoints and rows of that time are resumed. A field that is added to
+# `Recipe` stands here, unless nothing from before it can be resumed.
+BEFORE: Mapping[str, Any] = {
+    "start_lr": None,
+    "warmup_inclusive": False,
+    "milestones": (),
+    "factor": 1.0,
+    "per_epoch": False,
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,11 @@ class Recipe:
         views_on: workers augment with Pillow; device does colour and blur in batches there, the same draws.
         epochs: passes over the images.
         steps: length in optimiser steps, instead of --epochs. 0: the epochs decide.
-        warmup_epochs: epochs of linear warm-up; a cosine follows. Not used with --steps.
-        warmup_steps: warm-up in steps, with --steps.
+        warmup_epochs: epochs of linear warm-up. Not used with --steps.
+        warmup_steps: warm-up in steps, with --steps or in place of --warmup-epochs 0.
+        start_lr: rate of the first step of the warm-up, as a share of the peak. None: one step's worth, so that a short
+            training loses no step to a rate of 0.
+        warmup_inclusive: the last step of the warm-up has the peak already (SwAV, W-MSE), not the step after it.
         batch: images per step over all processes; each gives as many views as --views says.
         accumulate: parts that a process cuts its share of the batch into, to need less memory; the loss is still that
             of the whole batch, BatchNorm sees a part.
@@ -55,6 +67,9 @@ class Recipe:
         lr: learning rate for a batch of 256, scaled in proportion to the batch.
         bias_lr: the same for biases and norm parameters, if not 0.
         final_lr: end of the cosine, as a share of the peak.
+        per_epoch: the cosine moves between epochs only (MoCo, SimSiam).
+        milestones: epochs after which the rate is multiplied by --factor; none: a cosine follows the warm-up.
+        factor: of the milestones.
         momentum: of lars and sgd; beta1 of adam and adamw.
         weight_decay: on weights.
         decay_all: biases and norm parameters decay too, and LARS adapts them.
@@ -74,12 +89,17 @@ class Recipe:
     steps: int = 0
     warmup_epochs: float = 10
     warmup_steps: int = 0
+    start_lr: float | None = None
+    warmup_inclusive: bool = False
     batch: int = 4096
     accumulate: int = 1
     optimizer: Literal["lars", "sgd", "adamw", "adam"] = "lars"
     lr: float = 0.45
     bias_lr: float = 0.0
     final_lr: float = 0.0
+    per_epoch: bool = False
+    milestones: tuple[int, ...] = ()
+    factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-6
     decay_all: bool = False
@@ -109,13 +129,41 @@ class Recipe:
                 f"{images} images are fewer than a batch of {self.batch}",
                 todo=f"lower the batch (--batch {max(2, images // 4)} or --preset demo), or add images",
             )
-        if self.warmup_steps and not self.steps:
-            raise UserError("--warmup-steps goes with --steps", todo="give --warmup-epochs, or --steps too")
+        if self.start_lr is not None and not 0 <= self.start_lr <= 1:
+            raise UserError(f"--start-lr is {self.start_lr}", todo="give a share of the peak, 0 to 1")
+        if self.warmup_steps and self.warmup_epochs and not self.steps:
+            raise UserError(
+                f"--warmup-steps {self.warmup_steps} and --warmup-epochs {self.warmup_epochs:g}",
+                todo="give one of the two, the other as 0",
+            )
+        self._check_milestones(images)
         warmup, total = self.warmup(images), self.total_steps(images)
         if warmup >= total:
             raise UserError(
                 f"the warm-up of {warmup} steps is no shorter than the training of {total}",
                 todo="lower --warmup-steps" if self.steps else "lower --warmup-epochs, or raise --epochs",
+            )
+
+    def _check_milestones(self, images: int) -> None:
+        drops = f"--milestones {' '.join(map(str, self.milestones))}" if self.milestones else "no milestones"
+        if not 0 < self.factor <= 1:
+            raise UserError(f"--factor is {self.factor}", todo="give a number above 0, up to 1")
+        if (self.factor < 1) != bool(self.milestones):
+            raise UserError(
+                f"--factor {self.factor:g} and {drops} do not go together",
+                todo="give both, or --factor 1 and --milestones with nothing behind it for a cosine",
+            )
+        if not self.milestones:
+            return
+        if self.final_lr or self.per_epoch:
+            raise UserError(f"{drops} and an option of the cosine", todo="give --final-lr 0 and --no-per-epoch")
+        length = self.total_steps(images) / self.steps_per_epoch(images)
+        if list(self.milestones) != sorted(set(self.milestones)) or self.milestones[0] < 1:
+            raise UserError(drops, todo="give them rising, from 1")
+        if self.milestones[-1] >= length:
+            raise UserError(
+                f"{drops}: the training of {length:g} epochs does not reach them all",
+                todo="give others, or --factor 1 and --milestones with nothing behind it for a cosine",
             )
 
     def check_processes(self, processes: int) -> None:
@@ -146,14 +194,22 @@ class Recipe:
 
     def warmup(self, images: int) -> int:
         """Steps of linear warm-up."""
-        return self.warmup_steps if self.steps else round(self.warmup_epochs * self.steps_per_epoch(images))
+        if self.steps or self.warmup_steps:
+            return self.warmup_steps
+        return round(self.warmup_epochs * self.steps_per_epoch(images))
 
     def rate_at(self, step: int, images: int) -> float:
-        """Share of the peak learning rate at step 0, 1, …: linear, then a cosine (byol/utils/schedules.py)."""
-        total, warmup = self.total_steps(images), self.warmup(images)
+        """Share of the peak learning rate at step 0, 1, …: linear, then a cosine or milestones."""
+        total, warmup, epoch = self.total_steps(images), self.warmup(images), self.steps_per_epoch(images)
         if step < warmup:
-            # Counted from 1: a first step at rate 0 would be lost in a short training.
-            return (step + 1) / (warmup + 1)
+            stretch = warmup - self.warmup_inclusive  # steps from the first one to the peak
+            if self.start_lr is None:
+                return (step + 1) / (stretch + 1)
+            return self.start_lr + (1 - self.start_lr) * step / max(1, stretch)
+        if self.milestones:
+            return float(self.factor ** sum(step >= milestone * epoch for milestone in self.milestones))
+        if self.per_epoch:
+            step = max(warmup, step // epoch * epoch)
         cosine = (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
         return self.final_lr + (1 - self.final_lr) * cosine
 

@@ -104,8 +104,14 @@ def _by_conditions(rows: Sequence[Row], label: str) -> dict[Conditions, list[Row
         raise UserError(
             f"no record is of a checkpoint called {label!r}", found=", ".join(known), todo="name one of these"
         )
+    comparable = [row for row in mine if not any(record.authors_own for record in row.records)]
+    if not comparable:
+        raise UserError(
+            f"every run of {label!r} followed the protocol of its own authors (--protocol auto)",
+            todo="such runs are compared with nothing: run both checkpoints under one protocol, --protocol NAME",
+        )
     found: dict[Conditions, list[Row]] = {}
-    for row in mine:
+    for row in comparable:
         kind = row.variant
         # The differences are left out: they hold the architecture, which may be what is compared.
         conditions = (kind.task, kind.task_version, kind.engine, kind.protocol, kind.recipe, kind.data)

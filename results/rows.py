@@ -29,6 +29,7 @@ class Variant:
     """What makes runs of one task comparable; two rows of different variants are different experiments.
 
     Attributes:
+        protocol: its name, with † where it was chosen as that of the checkpoint's authors (`Record.authors_own`).
         recipe, data: `content_hash` of each.
         differences: (what, in the protocol, in the run), as recorded.
     """
@@ -88,7 +89,7 @@ def variant_of(record: Record) -> Variant:
     """The variant that a run belongs to."""
     differences = tuple((item["what"], item["protocol"], item["run"]) for item in record.differences)
     return Variant(
-        record.task, record.task_version, record.engine, record.protocol,
+        record.task, record.task_version, record.engine, record.protocol + (" †" if record.authors_own else ""),
         content_hash(record.recipe), content_hash(record.data), differences,
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ class RunOptions:
         checkpoints: files, or random:ARCH[:SEED] for a randomly initialised backbone.
         engine: detectron2, mmdet, or auto (the first of these that is installed).
         protocol: which protocol to follow; the task's first one by default. auto: that of the checkpoints' own authors,
-            to reproduce their number.
+            to reproduce their number; tables mark such a run and compare it with no other.
         preset: a recipe for smaller hardware instead of the published one; shown as a difference from it.
         seeds: one run and one record for each.
         labels: names of the checkpoints in tables; by default the file names.
@@ -45,6 +45,8 @@ class RunOptions:
         workers: data-loading processes; does not change any number.
         threads: of PyTorch on the CPU, the same on every machine unless given; more are faster and move numbers by
             rounding, so they stand in the record.
+        recompute: detectors only: a block of the ResNet keeps its input alone and is computed again in the backward
+            pass: less memory, more time, the same numbers to rounding.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
         prefix: take the network of the checkpoint whose names begin with this, and drop everything else.
@@ -64,6 +66,7 @@ class RunOptions:
     device: str | None = None
     workers: int = 0
     threads: int = THREADS
+    recompute: bool = False
     format: str | None = None
     branch: str | None = None
     prefix: str | None = None
@@ -91,8 +94,11 @@ def run_command(arguments: Sequence[str]) -> int:
     )  # else the parser or a check says so
     starting = starting_recipe(task, protocol, preset, device, processes, typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
+    if options.recompute and not task.engines:
+        raise UserError(f"--recompute is for detectors, and {name} trains none", todo="leave it out")
     _check_machine(device, options.workers)
-    typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
+    words, auto = shlex.join(arguments), _peek(rest, "protocol") == AUTO
+    typed = _Typed(name, task, protocol, options, data_options, recipe, device, words, auto)
     import torch
 
     from transfer.world import world
@@ -125,6 +131,7 @@ class _Typed:
     recipe: Any
     device: str
     words: str
+    auto: bool
 
 
 def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
@@ -188,6 +195,8 @@ def _run_all(typed: _Typed, processes: World) -> int:
                 workers=options.workers,
                 command=f"python -m transfer run {typed.words}",
                 threads=options.threads,
+                authors_own=typed.auto,
+                recompute=options.recompute,
             )
             record = run(plan, options.runs, options.overwrite, processes)
             made.append(record)

@@ -107,7 +107,7 @@ def fitted(
         return recipe, f"the published batch of {recipe.batch} at once and its schedule: {needed}, an estimate"
     return smaller, (
         f"{instead}: a batch of {recipe.batch} would take {needed}, an estimate; "
-        f"--{BATCH} {recipe.batch} tries it all the same, --detector.amp bf16 takes less"
+        f"--{BATCH} {recipe.batch} tries it all the same, --detector.amp bf16 and --recompute take less"
     )
 
 

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 # Backward costs about twice the forward pass.
 FORWARD_AND_BACKWARD = 3.0
+RECOMPUTED = "blocks of the ResNet were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
 
 
@@ -189,12 +190,13 @@ def run_detection(context: RunContext, published: DetectorRecipe, leading: Metri
     if context.backbone.arch != "resnet50":
         architecture = (("architecture", "resnet50", context.backbone.arch),)
     norms = norm_differences(published, recipe.detector, context.world.size)
+    again = (RECOMPUTED,) if context.recompute else ()
     return TaskOutcome(
         metrics=measured.metrics(),
         details={"detections": len(outcome.detections), "objects": dict(splits.objects)} | measured.per_class(),
         verification=dataclasses.asdict(outcome.verification) if outcome.verification else UNPROVED,
         differences=architecture + norms + outcome.differences,
-        notes=(*splits.train.notes, *splits.test.notes, *splits.notes, *outcome.notes, *measured.notes()),
+        notes=(*splits.train.notes, *splits.test.notes, *splits.notes, *outcome.notes, *again, *measured.notes()),
     )
 
 
@@ -261,6 +263,7 @@ def train_and_predict(
         workers=context.workers,
         checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
         world=context.world,
+        recompute=context.recompute,
         score=score,
     )
     outcome = load_engine(context.engine).run(job)

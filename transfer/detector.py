@@ -178,6 +178,7 @@ class DetectionJob:
         workers: data-loading processes (0: in the main process); does not change any number.
         checkpoint_every: iterations between checkpoints.
         world: this process among those that train together; `recipe.batch` is the batch of all of them.
+        recompute: blocks of the ResNet are computed again in the backward pass, see `transfer.engines.recompute`.
         score: detections on `test` → numbers in percent, for the curve that `recipe.evaluate_every` asks for.
     """
 
@@ -191,6 +192,7 @@ class DetectionJob:
     workers: int = 0
     checkpoint_every: int = 500
     world: World = field(default_factory=_alone)
+    recompute: bool = False
     score: Callable[[Detections], dict[str, float]] | None = None
 
     @property

@@ -42,8 +42,12 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 2
-BEFORE_CONDITIONS = 1  # the schema whose records have no `conditions`
+SCHEMA = 3
+# What records of earlier schemas do not say, and what that means.
+UNSAID: Mapping[int, Mapping[str, Any]] = {
+    1: {"conditions": {}, "authors_own": False},
+    2: {"authors_own": False},
+}
 
 _CHECKPOINT_KEYS = {"path", "sha256", "format", "branch", "arch", "label"}
 _DIFFERENCE_KEYS = {"what", "protocol", "run"}
@@ -85,6 +89,8 @@ class Record:
         device: for people, with the model's name.
         seconds: wall-clock duration.
         utc: end of the run, "2026-01-31T12:00:00Z".
+        authors_own: the protocol was chosen as that of the checkpoint's authors (`--protocol auto`), to reproduce their
+            number: tables mark the run, and it is compared with no other.
 
     Raises:
         ValueError: the parts contradict each other, or a number is not finite.
@@ -116,6 +122,7 @@ class Record:
     device: str
     seconds: float
     utc: str
+    authors_own: bool = False
 
     def __post_init__(self) -> None:
         # Plain copies: equal to what a reader of the file gets, and out of reach of the caller's later changes.
@@ -209,8 +216,9 @@ def read_record(path: Path) -> Record:
             f"{path} is not a record", found="no key 'schema'", todo="records folders hold nothing but records"
         )
     schema = content.pop("schema")
-    if type(schema) is int and schema == BEFORE_CONDITIONS and "conditions" not in content:
-        content["conditions"] = {}
+    unsaid = UNSAID.get(schema, {}) if type(schema) is int else {}
+    if unsaid and not unsaid.keys() & content.keys():
+        content |= unsaid
     elif type(schema) is not int or schema != SCHEMA:
         raise RecordError(
             f"{path} was written under another schema",

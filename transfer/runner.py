@@ -45,6 +45,8 @@ class Plan:
         label: the checkpoint's name in tables.
         command: as typed.
         threads: of PyTorch on the CPU; stands in the record and not in the run id, see `transfer.conditions`.
+        authors_own: see `Record`; not in the run id.
+        recompute: see `RunContext`; not in the run id, because it moves no number beyond rounding.
     """
 
     task_name: str
@@ -63,6 +65,8 @@ class Plan:
     workers: int
     command: str
     threads: int = THREADS
+    authors_own: bool = False
+    recompute: bool = False
 
     def run_id(self) -> str:
         """Hash of what decides the number: task + version, checkpoint, engine, recipe, data, seed."""
@@ -194,6 +198,7 @@ def _context(plan: Plan, runs: Path, run_id: str, world: World) -> RunContext:
         workers=plan.workers,
         cache=runs / "features",
         world=world,
+        recompute=plan.recompute,
     )
 
 
@@ -304,6 +309,7 @@ def _record(
         device=records.device_name(plan.device),
         seconds=round(seconds, 1),
         utc=records.utc_now(),
+        authors_own=plan.authors_own,
     )
 
 
@@ -342,9 +348,14 @@ def _reuse(found: Record, path: Path, plan: Plan, runs: Path, conditions: Condit
             "the record states its differences from protocol %s, not %s; --overwrite does the run again for that",
             *(found.protocol, plan.protocol),
         )
+    # The number is the same whoever chose the protocol; a run that was once asked for by its name stays comparable.
+    own = found.authors_own and plan.authors_own
+    if found.authors_own and not own:
+        logger.info("it was marked as --protocol auto, and is compared with others from now on")
     if found.label != plan.label:
         logger.info("it was called %s, and is called %s from now on", found.label, plan.label)
-        found = dataclasses.replace(found, checkpoint={**found.checkpoint, "label": plan.label})
+    if (found.label, found.authors_own) != (plan.label, own):
+        found = dataclasses.replace(found, checkpoint={**found.checkpoint, "label": plan.label}, authors_own=own)
         records.write_record(found, runs / "records", overwrite=True)
     return found
 

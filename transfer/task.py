@@ -38,6 +38,7 @@ class RunContext:
         workers: data-loading processes.
         cache: folder that all runs share, for what several of them need (features of a checkpoint).
         world: this process among those that `torchrun` started.
+        recompute: whether a detector's blocks are computed again in the backward pass (`transfer.engines.recompute`).
     """
 
     backbone: Backbone
@@ -50,6 +51,7 @@ class RunContext:
     workers: int
     cache: Path
     world: World
+    recompute: bool = False
 
 
 @dataclass(frozen=True, eq=False)

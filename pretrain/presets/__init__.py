@@ -3,6 +3,11 @@
 A file declares
     `Settings`  a frozen dataclass, shown as options on the command line; `views` and `forces` are among its fields,
     `PRESETS`   name → (`Recipe`, `Settings`): the published schedules first, then `demo`, which is none.
+
+An epoch is as many whole batches as there are; the remaining images are left out, as MoCo, SimSiam, SwAV and W-MSE do.
+Barlow Twins, VICReg and the supervised training have one more step an epoch, of the remaining images; BYOL and SimCLR
+let them begin the next epoch. At every step of an epoch so counted the learning rate is the published one.
+
 What the method computes is in the file of the same name in `pretrain.methods`.
 """
 

@@ -35,10 +35,17 @@ class Settings:
 
 
 def _recipe(epochs: int) -> Recipe:
-    # adjust_learning_rate: linear over 10 epochs, then a cosine to 0.001 of the peak; LARS without decay and adaptation
-    # of vectors, which have a learning rate of their own.
+    # adjust_learning_rate: linear over 10 epochs from 0, then a cosine to 0.001 of the peak; LARS without decay and
+    # adaptation of vectors, which have a learning rate of their own.
     return Recipe(
-        augmentation="byol", epochs=epochs, batch=2048, lr=0.2, bias_lr=0.0048, final_lr=0.001, weight_decay=1e-6
+        augmentation="byol",
+        epochs=epochs,
+        start_lr=0.0,
+        batch=2048,
+        lr=0.2,
+        bias_lr=0.0048,
+        final_lr=0.001,
+        weight_decay=1e-6,
     )
 
 

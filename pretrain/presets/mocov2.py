@@ -6,9 +6,8 @@ and moco/builder.py with --mlp --moco-t 0.2 --aug-plus --cos.
 
 BatchNorm must not tell a query its key by the company that both keep. The authors shuffle the keys among 8 GPUs with
 BatchNorm statistics of their own; here the batch is cut into `groups`, and keys are normalised among other companions
-than queries (`companions`). Differences: the learning rate follows the cosine at every step (there: once an epoch), the
-order of the keys is fixed (there: drawn anew; the images are in random order anyway), and running statistics take
-every group in turn (there: those of one GPU).
+than queries (`companions`). Differences: the order of the keys is fixed (there: drawn anew; the images are in random
+order anyway), and running statistics take every group in turn (there: those of one GPU).
 """
 
 from __future__ import annotations
@@ -55,6 +54,7 @@ def _recipe(epochs: int) -> Recipe:
         batch=256,
         optimizer="sgd",
         lr=0.03,
+        per_epoch=True,  # main_moco.py: adjust_learning_rate, once an epoch
         weight_decay=1e-4,
         decay_all=True,
     )

@@ -3,8 +3,7 @@
 Chen and He, "Exploring Simple Siamese Representation Learning" (CVPR 2021). Published settings:
 facebookresearch/simsiam, main_simsiam.py (with --fix-pred-lr, as in its README) and simsiam/builder.py.
 
-The authors lower the learning rate once an epoch, here it follows the same cosine at every step. Their model for
-detection ("optimal" in table 5) is `--preset 200 --lr 0.5 --weight-decay 1e-5`.
+The authors' model for detection ("optimal" in table 5) is `--preset 200 --lr 0.5 --weight-decay 1e-5`.
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ def _recipe(epochs: int, batch: int) -> Recipe:
         batch=batch,
         optimizer="sgd",
         lr=0.05,
+        per_epoch=True,  # main_simsiam.py: adjust_learning_rate, once an epoch
         weight_decay=1e-4,
         decay_all=True,
     )

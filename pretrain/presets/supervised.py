@@ -2,10 +2,8 @@
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016, section 3.4). Published settings:
 pytorch/examples, imagenet/main.py, which trained torchvision's first ResNet weights: SGD with momentum 0.9, learning
-rate 0.1 at a batch of 256, weight decay 1e-4 on every parameter, 90 epochs, crop and flip.
-
-One thing differs: the published schedule divides the learning rate by 10 every 30 epochs, here it falls along a cosine,
-as for all other methods.
+rate 0.1 at a batch of 256, divided by 10 every 30 epochs, weight decay 1e-4 on every parameter, 90 epochs, crop and
+flip. A training of fewer epochs falls along a cosine with `--factor 1 --milestones`.
 
 The checkpoint's branch holds the encoder alone; the classifier is kept beside it, with what else a method remembers.
 """
@@ -42,6 +40,8 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
             batch=256,
             optimizer="sgd",
             lr=0.1,
+            milestones=(30, 60),
+            factor=0.1,
             weight_decay=1e-4,
             decay_all=True,
         ),

@@ -3,9 +3,8 @@
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin, "Unsupervised Learning of Visual Features by Contrasting Cluster
 Assignments" (NeurIPS 2020). Published settings: facebookresearch/swav, main_swav.py, src/resnet50.py and scripts/.
 
-What the recipe does differently, because it cannot say it: with batches of 4096 the authors' warm-up starts at a
-learning rate of 0.3, a sixteenth of the peak, here near 0. They train in half precision, which `--precision` sets here.
-Small views need `--small-views 0` to be left out; the authors then crop from 0.08 of the image, not 0.14.
+The authors train in half precision, which `--precision` sets here. Small views need `--small-views 0` to be left out;
+the authors then crop from 0.08 of the image, not 0.14.
 
 Assignments are computed over the batch of all processes, in float32 and logarithms, so that no --epsilon overflows.
 """
@@ -56,12 +55,15 @@ class Settings:
 
 
 def _large_batch(epochs: int) -> tuple[Recipe, Settings]:
-    # scripts/swav_*ep_pretrain.sh: 64 GPUs x 64 images; 4.8 for 4096 images is 0.3 for 256, 4.8 falls to 0.0048. LARC
+    # scripts/swav_*ep_pretrain.sh: 64 GPUs x 64 images; 4.8 for 4096 images is 0.3 for 256, 4.8 falls to 0.0048; it is
+    # reached from 0.3 for the whole batch (--start_warmup) at the warm-up's last step (main_swav.py: np.linspace). LARC
     # adapts and decays every parameter. Prototypes rest for one epoch, 1,281,167 / 4096 = 313 steps.
     recipe = Recipe(
         augmentation="swav",
         epochs=epochs,
         warmup_epochs=10,
+        start_lr=0.3 / 4.8,
+        warmup_inclusive=True,
         batch=4096,
         lr=0.3,
         final_lr=0.001,

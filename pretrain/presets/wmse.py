@@ -3,9 +3,8 @@
 Ermolov, Siarohin, Sangineto, Sebe, "Whitening for Self-Supervised Representation Learning" (ICML 2021). Published
 settings: htdt/self-supervised, cfg.py (defaults), train.py and the commands in README.md.
 
-What the recipe does differently, because it cannot say it: the authors multiply the learning rate by 0.2 at 50 and
-again at 25 epochs before the end, here it falls along a cosine; their warm-up is 500 steps, here the same in epochs.
-Their colour jitter comes before the crop, here after it. Settings for the whole of ImageNet are not in their code.
+The learning rate grows for 500 steps and is multiplied by 0.2 at 50 and again at 25 epochs before the end. The authors'
+colour jitter comes before the crop, here after it. Settings for the whole of ImageNet are not in their code.
 
 Sub-batches: the authors draw them at random; the images of a batch come in random order here, so its consecutive parts
 are such a draw, equal on every process and in a resumed run. More than one round regroups them by fixed permutations.
@@ -51,32 +50,40 @@ class Settings:
 def _imagenet100(batch: int) -> Recipe:
     # Adam at 2e-3 whatever the batch: Recipe.lr is for 256 images. Its weight decay is an L2 penalty on everything.
     # The colours of README.md's command (crop from 0.08, jitter .8 .8 .8 .2, grey .2; blur in datasets/imagenet.py)
-    # are SimCLR's. Warm-up: 500 steps of 126,689 // batch steps an epoch.
+    # are SimCLR's.
     return Recipe(
         arch="resnet18",
         augmentation="simclr",
         epochs=240,
-        warmup_epochs=500 / (126_689 // batch),
+        warmup_epochs=0,
+        warmup_steps=500,
+        warmup_inclusive=True,
         batch=batch,
         optimizer="adam",
         lr=2e-3 * 256 / batch,
+        milestones=(240 - 50, 240 - 25),
+        factor=0.2,
         weight_decay=1e-6,
         decay_all=True,
     )
 
 
 def _cifar(batch: int) -> Recipe:
-    # Adam at 3e-3 whatever the batch, as above. Warm-up: 500 steps of 50,000 // batch steps an epoch.
+    # Adam at 3e-3 whatever the batch, as above.
     return Recipe(
         arch="resnet18",
         stem="cifar",
         crop=32,
         augmentation="wmse",
         epochs=1000,
-        warmup_epochs=500 / (50_000 // batch),
+        warmup_epochs=0,
+        warmup_steps=500,
+        warmup_inclusive=True,
         batch=batch,
         optimizer="adam",
         lr=3e-3 * 256 / batch,
+        milestones=(1000 - 50, 1000 - 25),
+        factor=0.2,
         weight_decay=1e-6,
         decay_all=True,
     )

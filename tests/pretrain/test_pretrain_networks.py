@@ -159,7 +159,15 @@ def test_groups_of_the_optimizers(optimizer: Any) -> None:
         ({"accumulate": 0}, "--accumulate is 0"),
         ({"weight_decay": math.inf}, "--weight-decay is inf"),
         ({"epochs": 5}, "the warm-up of 20 steps is no shorter than the training of 10"),
-        ({"warmup_steps": 5}, "--warmup-steps goes with --steps"),
+        ({"warmup_steps": 5}, "--warmup-steps 5 and --warmup-epochs 10"),
+        ({"start_lr": 1.5}, "--start-lr is 1.5"),
+        ({"milestones": (30,)}, "--factor 1 and --milestones 30 do not go together"),
+        ({"factor": 0.1}, "--factor 0.1 and no milestones do not go together"),
+        ({"factor": 0.0}, "--factor is 0.0"),
+        ({"factor": 0.1, "milestones": (60, 30)}, "--milestones 60 30"),
+        ({"factor": 0.1, "milestones": (30, 100)}, "the training of 100 epochs does not reach them all"),
+        ({"factor": 0.1, "milestones": (30,), "steps": 60}, "the training of 30 epochs does not reach them all"),
+        ({"factor": 0.1, "milestones": (30,), "per_epoch": True}, "--milestones 30 and an option of the cosine"),
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, Any], words: str) -> None:

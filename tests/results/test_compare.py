@@ -103,6 +103,15 @@ def test_runs_under_other_conditions_are_not_compared(record: MakeRecord, change
     assert "seeds 0" in caught.value.found
 
 
+def test_runs_by_the_protocol_of_a_checkpoints_own_authors_are_compared_with_nothing(record: MakeRecord) -> None:
+    marked = runs(record, "A", {0: 50.0}, authors_own=True) + runs(record, "B", {0: 40.0}, authors_own=True)
+    with pytest.raises(UserError, match="every run of 'A' followed the protocol of its own authors"):
+        compare(marked, "A", "B")
+    (block,) = compare([*marked, *runs(record, "A", {0: 70.0}), *runs(record, "B", {0: 40.0})], "A", "B")
+    assert [row[-1] for row in block.rows if row[0] == "AP"] == ["+30.00", "+30.00"]
+    assert "†" not in " ".join(block.lines)
+
+
 def test_pretrainings_of_several_seeds_are_paired_on_request(record: MakeRecord) -> None:
     ours = [record("A", seed, 50.0 + seed, checkpoint_sha256=str(seed) * 64) for seed in range(3)]
     (block,) = compare([*ours, *runs(record, "B", {0: 49.0, 1: 50.0, 2: 50.5})], "A", "B", trainings=True)

@@ -74,6 +74,7 @@ APART: list[tuple[str, dict[str, Any]]] = [
     ("engine", {"engine": "detectron2"}),
     ("recipe", {"recipe": {"lr": 0.1}}),
     ("protocol", {"protocol": "vicreg"}),
+    ("whose protocol", {"authors_own": True}),
     ("data", {"data": {"train": {"name": "other", "sha256": "9f" * 32, "images": 1, "boxes": 1}}}),
     ("task version", {"task_version": 2}),
     ("differences", {"differences": [{"what": "GPUs", "protocol": "8", "run": "1"}]}),

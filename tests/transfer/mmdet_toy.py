@@ -2,7 +2,7 @@
 
 As a program it carries out one small run, alone or as one of torchrun's processes, and keeps what came out:
 
-    torchrun --nproc-per-node 2 mmdet_toy.py FAMILY NECK ITERATIONS NORM FOLDER
+    torchrun --nproc-per-node 2 mmdet_toy.py FAMILY NECK ITERATIONS NORM FOLDER [--recompute]
 """
 
 from __future__ import annotations
@@ -120,21 +120,21 @@ def process_recipe(name: str, iterations: int, norm: str) -> DetectorRecipe:
     return replace(FAMILIES[name], iterations=iterations, norm=norm, steps=(), warmup_iterations=0, score_threshold=0.0)
 
 
-def small_run(folder: Path, recipe: DetectorRecipe, processes: World = ALONE) -> None:
+def small_run(folder: Path, recipe: DetectorRecipe, processes: World = ALONE, recompute: bool = False) -> None:
     """Run and keep weights and detections of this process in `folder`."""
     torch.set_num_threads(1)
     pictures = folder / f"pictures{processes.rank}"  # equal on all processes
     pictures.mkdir(parents=True)
     dataset = toy_dataset(pictures)
-    found = ENGINE.run(job_of(dataset, folder, recipe, world=processes)).detections
+    found = ENGINE.run(job_of(dataset, folder, recipe, world=processes, recompute=recompute)).detections
     arrays = {name: getattr(found, name) for name in ("image_ids", "labels", "boxes", "scores")}
     np.savez(folder / f"found{processes.rank}.npz", **arrays, masks=np.array(found.masks or (), dtype=bytes))
 
 
 def main() -> None:
-    family, neck, iterations, norm, folder = sys.argv[1:]
+    family, neck, iterations, norm, folder, *recompute = sys.argv[1:]
     with world(torch.device("cpu")) as (processes, _):
-        small_run(Path(folder), process_recipe(f"{family} {neck}", int(iterations), norm), processes)
+        small_run(Path(folder), process_recipe(f"{family} {neck}", int(iterations), norm), processes, bool(recompute))
 
 
 if __name__ == "__main__":

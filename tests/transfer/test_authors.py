@@ -44,7 +44,6 @@ def test_another_protocol_than_the_authors_is_said_once():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_auto_takes_the_authors_recipe(tmp_path, capsys):
     release = all_releases()["moco_v2"]
     path = files.write(
@@ -56,7 +55,7 @@ def test_auto_takes_the_authors_recipe(tmp_path, capsys):
     assert main(["run", "transfer.imagenet_linear", str(path), *options, "--protocol", "auto"]) == 0
     (record,) = (tmp_path / "runs" / "records").rglob("*.json")
     found = read_record(record)
-    assert found.protocol == "moco"
+    assert (found.protocol, found.authors_own) == ("moco", True)
     assert found.details["chosen"]["lr"] == 30
     capsys.readouterr()
     assert main(["run", "transfer.imagenet_linear", "random:resnet18", *options, "--protocol", "auto"]) == 2

@@ -1,5 +1,6 @@
 """Whole runs of the classification tasks on small images: what they report, choose, keep and refuse."""
 
+import json
 import os
 import subprocess
 import sys
@@ -133,6 +134,26 @@ def test_semi_supervised_on_the_official_lists(tmp_path):
     (record,) = run("transfer.imagenet_semi_10", RANDOM, "--data-root", str(tmp_path), *tiny, runs=tmp_path / "runs")
     assert record.data["train"]["images"] == 6
     assert any("128,116" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(
+    ("task", "write"),
+    [
+        pytest.param("transfer.imagenet_finetune", write_imagenet, marks=pytest.mark.slow),
+        ("finegrained.inat18_finetune", write_inat18),
+    ],
+)
+def test_full_fine_tuning_in_the_official_layouts(task, write, tmp_path):
+    write(tmp_path)
+    tiny = ["--sgd.batch", "3", "--sgd.crop", "32", "--sgd.resize", "32", "--sgd.processes", "1"]
+    schedule = ["--sgd.epochs", "2", "--sgd.milestones", "1", "--sgd.lr", "0.01", "--sgd.lr-backbone", "0.01"]
+    (record,) = run(task, RANDOM, "--data-root", str(tmp_path), *tiny, *schedule, runs=tmp_path / "runs")
+    assert record.status == "finished"
+    assert record.protocol == "vissl"
+    assert {"sgd.epochs", "sgd.milestones", "start of the classifier"} <= {line["what"] for line in record.differences}
+    (curve,) = (tmp_path / "runs").rglob("metrics.jsonl")
+    rates = [json.loads(line)["lr_backbone"] for line in curve.read_text(encoding="utf-8").splitlines()]
+    assert rates[-1] == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert last["loss"] == pytest.approx(sum(losses.values()))
 
 
+@pytest.mark.slow
+def test_blocks_computed_again_train_the_same_detector(
+    make_job: Callable[..., DetectionJob], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    kept, again = (
+        make_job(recipe=FAMILIES["mask_rcnn_c4"], workdir=tmp_path / name, recompute=name == "again")
+        for name in ("kept", "again")
+    )
+    ours, theirs = (
+        (ENGINE.run(job).detections, torch.load(job.workdir / CHECKPOINT_FILE, weights_only=True)["model"])
+        for job in (again, kept)
+    )
+    assert caplog.text.count("8 blocks are computed again") == 1  # of a ResNet-18, those of the RoI head included
+    assert [name for name, tensor in theirs[1].items() if not torch.equal(ours[1][name], tensor)] == []
+    assert np.array_equal(ours[0].scores, theirs[0].scores)
+
+
 REGIONS = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
 LOSSES = {
     "faster_rcnn": REGIONS,

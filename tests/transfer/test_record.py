@@ -175,7 +175,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory: pytest.TempPathFactor
     assert path == folder / "detection.voc" / f"{record.run_id}.json"
     assert read_record(path) == record
     assert read_records(folder).records == (record,)
-    assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 2
+    assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 3
 
 
 def test_a_record_keeps_tuples_as_lists_and_its_own_copy(tmp_path: Path) -> None:
@@ -244,8 +244,10 @@ def damaged(tmp_path: Path, change: Any) -> Path:
     [
         (lambda c: c.update(extra=1), "unknown: extra"),
         (lambda c: c.pop("seed"), "missing: seed"),
-        (lambda c: c.update(schema=3), "schema 3, this checkout reads schema 2"),
-        (lambda c: c.update(schema=1), "schema 1, this checkout reads schema 2"),  # it has conditions: not of schema 1
+        (lambda c: c.update(schema=4), "schema 4, this checkout reads schema 3"),
+        (lambda c: c.update(schema=1), "schema 1, this checkout reads schema 3"),  # it has conditions: not of schema 1
+        (lambda c: c.update(schema=2), "schema 2, this checkout reads schema 3"),  # and a mark: nor of schema 2
+        (lambda c: c.update(authors_own=1), "authors_own is int 1, not bool"),
         (lambda c: c.pop("conditions"), "missing: conditions"),
         (lambda c: c.update(schema=True), "schema True"),
         (lambda c: c.pop("schema"), "no key 'schema'"),
@@ -367,6 +369,7 @@ def test_records_from_before_conditions_are_read_and_say_so_on_reuse(tmp_path: P
     def older(content: dict[str, Any]) -> None:
         content.update(schema=1)
         content.pop("conditions")
+        content.pop("authors_own")
 
     record = read_record(damaged(tmp_path, older))
     assert record.conditions == {}
@@ -374,6 +377,16 @@ def test_records_from_before_conditions_are_read_and_say_so_on_reuse(tmp_path: P
     assert records.differences_on_reuse(record, "f" * 40, False, record.versions, {"threads": 1}) == [
         "its threads, instruction set and arithmetic were not recorded"
     ]
+
+
+def test_records_from_before_the_mark_of_auto_are_read_without_it(tmp_path: Path) -> None:
+    def older(content: dict[str, Any]) -> None:
+        content.update(schema=2)
+        content.pop("authors_own")
+
+    record = read_record(damaged(tmp_path, older))
+    assert record == Record(**fields())
+    assert not record.authors_own
 
 
 def test_git_state_sees_commits_and_changes(tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ def test_a_reuse_under_other_conditions_says_each_in_a_line(tmp_path, caplog):
     assert "number of CPU threads" not in caplog.text
 
 
+def test_a_run_by_auto_is_marked_until_its_protocol_is_asked_for_by_name(tmp_path):
+    auto = dataclasses.replace(plan(finish), authors_own=True)
+    assert run(auto, tmp_path).authors_own
+    assert run(auto, tmp_path).authors_own
+    assert not run(plan(finish), tmp_path).authors_own
+    assert not read_record(records_in(tmp_path)[0]).authors_own
+    assert not run(auto, tmp_path).authors_own
+
+
 def test_what_an_attempt_left_is_taken_up_and_its_other_conditions_are_in_the_record(tmp_path):
     def fail(context):
         raise TrainingError("the power went")

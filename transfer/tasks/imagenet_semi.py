@@ -8,29 +8,12 @@ validation images; this reports the last, which nothing was chosen by.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from transfer.classification_task import Loaded, check_sgd, classification_task
+from transfer.fine_tuning import TuningRecipe, tuning_task
 from transfer.linear_classification import EVALUATE_PY
 from transfer.protocol import Protocol
-from transfer.sgd_recipe import SgdRecipe
-from transfer.task import RunContext, Task, TaskOutcome
-
-if TYPE_CHECKING:
-    from transfer.backbone import Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class SemiRecipe:
-    """Fine-tuning with a rate for the backbone and another for the classifier.
-
-    Attributes:
-        sgd: all of it.
-    """
-
-    sgd: SgdRecipe
-
+from transfer.task import Task
 
 _VICREG = "VICReg, arXiv 2105.04906, app. C.2"
 _BARLOW = "Barlow Twins, arXiv 2103.03230, app. B.2"
@@ -38,7 +21,7 @@ _SWAV = "facebookresearch/swav: eval_semisup.py"
 _OBOW = "valeoai/obow: main_semisupervised.py"
 _SIMCLR = "SimCLR, arXiv 2002.05709, app. B.5"
 _TUNING = (
-    Protocol(SemiRecipe)
+    Protocol(TuningRecipe)
     .but(EVALUATE_PY, optimizer="sgd", trust=0.0, momentum=0.9)
     .but(f"{EVALUATE_PY}: RandomResizedCrop(224), CenterCrop(224)", crop=224)
     .but(f"{EVALUATE_PY}: Resize(256)", resize=256)
@@ -55,7 +38,7 @@ _TUNING = (
 _TORCHVISION = "RandomResizedCrop with torchvision's default"
 
 
-def _protocols(percent: Literal["1", "10"]) -> dict[str, Protocol[SemiRecipe]]:
+def _protocols(percent: Literal["1", "10"]) -> dict[str, Protocol[TuningRecipe]]:
     """Name → protocol; rates are (classifier, backbone)."""
 
     def rates(one: tuple[float, float], ten: tuple[float, float]) -> dict[str, float]:
@@ -149,41 +132,11 @@ def _protocols(percent: Literal["1", "10"]) -> dict[str, Protocol[SemiRecipe]]:
     }
 
 
-def check(recipe: SemiRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse what cannot be trained, or would not end on this CPU."""
-    check_sgd(recipe.sgd, backbone, len(loaded.splits.train), device, allow_slow, ["cpu"], passes=3)
-
-
-def run(context: RunContext) -> TaskOutcome:
-    """Fine-tune, report on test."""
-    from transfer.frozen_splits import left_out_note, report, sgd_machine, whole_rows
-    from transfer.sgd import evaluate, fine_tune
-
-    recipe: SemiRecipe = context.recipe
-    splits, machine = context.data.splits, sgd_machine(context)
-    model = fine_tune(
-        context.backbone, splits.train, recipe.sgd, seed=context.seed, folder=context.workdir, machine=machine
-    )
-    scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
-    metrics, details = report(scores, whole_rows(splits.test))
-    details["duplicates"] = context.data.duplicates
-    notes = (*context.data.notes(), *left_out_note(splits.train.name, model.left_out))
-    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
-
-
 def _task(percent: Literal["1", "10"]) -> Task:
     protocols = _protocols(percent)
     small = dataclasses.replace(protocols["vicreg"].recipe.sgd, epochs=10, batch=64, crop=96, resize=96, processes=2)
-    return classification_task(
-        f"imagenet_{percent}",
-        title=f"ImageNet, fine-tuning on {percent} % of it (SimCLR's subset)",
-        primary="top1",
-        protocols=protocols,
-        presets={"cpu": ("two CPU cores, small sets: 10 epochs at 96 pixels", SemiRecipe(sgd=small))},
-        run=run,
-        check=check,
-        version=2,
-    )
+    title = f"ImageNet, fine-tuning on {percent} % of it (SimCLR's subset)"
+    return tuning_task(f"imagenet_{percent}", title, protocols, small, version=2)
 
 
 TASKS = {"1": _task("1"), "10": _task("10")}

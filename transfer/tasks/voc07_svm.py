@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transfer.classification_task import Loaded, Precision, classification_task
 from transfer.datasets.labelled import PRESENT
 from transfer.metrics.classification import AveragePrecisions, average_precisions
-from transfer.protocol import Protocol
+from transfer.protocol import OURS, Protocol
 from transfer.search_grids import COSTS
 from transfer.task import RunContext, TaskOutcome
 from transfer.transforms import WholeView
@@ -78,9 +78,10 @@ OBOW = (
 )
 VICREG = (
     VISSL.but(f"{_VICREG}: centre crop of 224", resize=256, crop=224, squash=False)
-    .but("not stated: 2,048 or, as VISSL by whose code it was done, 8,192 (--pooling grid)", pooling="avg")
-    .but("not stated; VISSL's", costs=COSTS)
+    .but(f"{_VICREG}: by VISSL, whose config gives 8,192 features", pooling="grid")
+    .but(f"{_VICREG}: by VISSL; {_CONFIG}: costs_list", costs=COSTS)
 )
+VICREG_AVG = VICREG.but(f"{OURS}: app. C.3 names no number of features; the global average, 2,048", pooling="avg")
 
 
 def run(context: RunContext) -> TaskOutcome:
@@ -134,7 +135,7 @@ TASK = classification_task(
     "voc07",
     title="VOC07 classification, linear SVMs on frozen features (or any multi-label set in VOC layout)",
     primary="mAP",
-    protocols={"vissl": VISSL, "obow": OBOW, "vicreg": VICREG},
+    protocols={"vissl": VISSL, "obow": OBOW, "vicreg": VICREG, "vicreg_avg": VICREG_AVG},
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224, global average instead of the grid",

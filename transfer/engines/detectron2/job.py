@@ -9,10 +9,11 @@ from transfer.detector import DetectionJob, DetectionOutcome, Verification
 from transfer.engines.detectron2.config import build_cfg
 from transfer.engines.detectron2.data import PredictionImages
 from transfer.engines.detectron2.logs import quiet
-from transfer.engines.detectron2.model import build_verified_model, build_with_weights
+from transfer.engines.detectron2.model import BLOCKS, build_verified_model, build_with_weights
 from transfer.engines.detectron2.prediction import predict
 from transfer.engines.detectron2.statistics import renew_statistics
 from transfer.engines.detectron2.training import train
+from transfer.engines.recompute import recompute_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def run(job: DetectionJob) -> DetectionOutcome:
             logger.info("detectron2 %s", verification.line())
         else:
             model = build_with_weights(cfg, job.backbone, cfg.SEED, world)
+            if job.recompute:
+                logger.info("%d blocks are computed again in the backward pass", recompute_blocks(model, BLOCKS))
             began, verification = train(cfg, job, model)
             if began:
                 notes = (f"training was taken up after {began} of {job.recipe.iterations} iterations",)

@@ -10,6 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from numpy.typing import NDArray
 from torch import nn
 
@@ -23,6 +24,7 @@ from transfer.errors import EngineError
 from transfer.export.detectron2 import detectron2_name, write_detectron2
 from transfer.world import ALONE, World
 
+BLOCKS = (BasicBlock, BottleneckBlock)
 _BOTTOM_UP = "backbone.bottom_up"
 _RES5 = "roi_heads.res5"
 

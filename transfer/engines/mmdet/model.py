@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -24,6 +25,7 @@ from transfer.engines.mmdet.watched import watch
 from transfer.engines.plan import seed_for_iteration
 from transfer.engines.verify import Placed, in_precision, own_precision, stages_seen, verify
 
+BLOCKS = (BasicBlock, Bottleneck)  # of ResNeXt, too
 BACKBONE, SHARED_HEAD = "backbone", "roi_head.shared_head"
 
 

@@ -7,11 +7,12 @@ import logging
 from transfer.detector import DetectionJob, DetectionOutcome, Verification
 from transfer.detector_checks import demand_buildable, demand_masks
 from transfer.engines.mmdet.config import build_config, differences
-from transfer.engines.mmdet.model import build_detector, verify_detector
+from transfer.engines.mmdet.model import BLOCKS, build_detector, verify_detector
 from transfer.engines.mmdet.prediction import predict
 from transfer.engines.mmdet.rehearsal import rehearse
 from transfer.engines.mmdet.statistics import renew_statistics
 from transfer.engines.mmdet.training import train
+from transfer.engines.recompute import recompute_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ def run(job: DetectionJob) -> DetectionOutcome:
     verification: Verification | None = early
     if recipe.iterations:
         rehearse(model)
+        if job.recompute:
+            logger.info("%d blocks are computed again in the backward pass", recompute_blocks(model, BLOCKS))
         began, verification = train(job, config, model)
         if began:
             notes = (f"training was taken up after {began} of {recipe.iterations} iterations",)
