@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pretrain.sources import Source
 from pretrain.views import Draw, Views
 from transfer.errors import DataError
+from transfer.loader import Loader
 
 Place = tuple[int, int]  # (index of the image, number of the draw: 0, 1, 2, … over the whole training)
 TRIES = 20  # other images tried in the place of an unreadable one
@@ -124,7 +125,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 def batches(dataset: DrawnViews, sampler: EndlessShuffle, workers: int, pin: bool) -> Iterator[Batch]:
     """A batch for every step of `sampler`."""
-    loader: DataLoader[Item] = DataLoader(
+    loader: Loader[Item] = Loader(
         dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin
     )
     yield from loader

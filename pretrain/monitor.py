@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pretrain.sources import Source, open_source
 from pretrain.views import as_tensor, to_network
 from transfer.errors import DataError
+from transfer.loader import Loader
 from transfer.probes import accuracy, knn, linear_probe, standard_error
 from transfer.world import World
 
@@ -77,7 +78,7 @@ def features(
 
 
 def _extract(encoder: nn.Module, images: WholeImages, device: torch.device, workers: int) -> Tensor:
-    loader: DataLoader[Any] = DataLoader(images, batch_size=BATCH, num_workers=workers, collate_fn=_joined)
+    loader: Loader[Any] = Loader(images, batch_size=BATCH, num_workers=workers, collate_fn=_joined)
     training, parts = encoder.training, []
     encoder.eval()
     try:

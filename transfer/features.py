@@ -18,7 +18,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from transfer.backbone import Backbone
@@ -26,6 +26,7 @@ from transfer.conditions import observed
 from transfer.datasets.labelled import Images, LabelledImages
 from transfer.errors import DataError, UserError
 from transfer.feature_cache import DIGEST, Rows, Store, key
+from transfer.loader import Loader
 from transfer.proof import Proof, joined, plain
 from transfer.transforms import WholeView
 from transfer.trunk import POOLINGS, Precision, Trunk, width
@@ -293,7 +294,7 @@ class _Extraction:
             for first, stop in chunks
             for start in range(first, stop, batch)
         ]
-        loader: DataLoader[Any] = DataLoader(
+        loader: Loader[Any] = Loader(
             _Viewed(self.images.images, self.view),
             batch_sampler=batches,
             num_workers=workers,

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from transfer.datasets.labelled import Images, LabelledImages
 from transfer.errors import DataError
+from transfer.loader import Loader
 from transfer.sgd_recipe import epoch_order
 from transfer.transforms import RandomView
 
@@ -155,9 +156,9 @@ def collate(items: Sequence[Item]) -> Batch:
     )
 
 
-def crops(images: Images, view: RandomView, order: Order, workers: int, device: torch.device) -> DataLoader[Item]:
+def crops(images: Images, view: RandomView, order: Order, workers: int, device: torch.device) -> Loader[Item]:
     """A batch for every step of `order`."""
-    return DataLoader(
+    return Loader(
         Crops(images, view, order.seed),
         batch_sampler=order,
         num_workers=workers,
@@ -173,9 +174,9 @@ def wholes(
     batch: int,
     workers: int,
     device: torch.device,
-) -> DataLoader[Item]:
+) -> Loader[Item]:
     """The images at `places` as evaluation sees them, `batch` at a time, in that order."""
-    return DataLoader(
+    return Loader(
         Wholes(images, view),
         batch_sampler=[places[start : start + batch].tolist() for start in range(0, len(places), batch)],
         num_workers=workers,

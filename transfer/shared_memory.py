@@ -6,6 +6,7 @@ Containers have 64 MB of it by default (docs.docker.com: `--shm-size`).
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
@@ -45,6 +46,11 @@ def demand_shared_memory(workers: int) -> None:
         )
 
 
+def _full() -> bool:
+    """Whether it is shared memory, not a disk, that has no space left: a semaphore that cannot be made has no name."""
+    return SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < 2**20
+
+
 _usual = Queue._on_queue_feeder_error  # type: ignore[attr-defined]
 
 
@@ -63,7 +69,8 @@ def out_of_shared_memory(error: BaseException) -> TrainingError | None:
     """The error for people if `error`, or what it came from, says that shared memory is full; None otherwise."""
     one: BaseException | None = error
     while one is not None:
-        if isinstance(one, (RuntimeError, OSError)) and _SIGNS.search(str(one)):
+        unnamed = isinstance(one, OSError) and one.errno == errno.ENOSPC and one.filename is None
+        if (isinstance(one, (RuntimeError, OSError)) and _SIGNS.search(str(one))) or (unnamed and _full()):
             return TrainingError(
                 "the data-loading processes ran out of shared memory (/dev/shm)",
                 found=str(one).strip().splitlines()[-1][:200],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from torch.utils.data import DataLoader
 
 from transfer import shared_memory
 from transfer.errors import TrainingError
+from transfer.loader import Loader
 from transfer.shared_memory import demand_shared_memory, out_of_shared_memory
 
+ROOT = Path(__file__).resolve().parents[2]
 # As PyTorch words them: torch/utils/data/_utils/signal_handling.py, torch/csrc/DataLoader.cpp, aten MapAllocator.cpp.
 FULL = (
     RuntimeError(
@@ -53,6 +57,24 @@ def test_workers_are_not_started_where_there_is_no_room(monkeypatch, tmp_path):
     with pytest.raises(TrainingError, match=r"2 data-loading processes") as caught:
         demand_shared_memory(2)
     assert "--workers 0" in str(caught.value)
+
+
+def test_a_semaphore_that_cannot_be_made_tells_a_disk_from_shared_memory(monkeypatch):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    for free, found in ((2**12, True), (2**30, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(2**31, 0, free))
+        assert (out_of_shared_memory(error) is not None) == found
+
+
+def test_every_loader_asks_for_room_first(monkeypatch):
+    used = [path for room in ("pretrain", "transfer") for path in (ROOT / room).rglob("*.py")]
+    assert [
+        p.name for p in used if re.search(r"import .*\bDataLoader\b|data\.DataLoader\b", p.read_text(encoding="utf-8"))
+    ] == ["loader.py"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**16, 0, 2**12))
+    with pytest.raises(TrainingError, match="need room in shared memory"):
+        iter(Loader([1, 2], num_workers=2))
+    assert list(Loader([1, 2], num_workers=0, batch_size=None)) == [1, 2]
 
 
 def test_a_worker_that_cannot_hand_over_its_batch_ends_the_loading(monkeypatch):

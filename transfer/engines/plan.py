@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage
+from transfer.loader import Loader
 from transfer.world import ALONE, World
 
 Draw = tuple[int, int]  # (index of the image, number of the draw: 0, 1, 2, … over the whole training)
@@ -120,9 +121,9 @@ def planned_loader(
     workers: int,
     collate: Callable[[Sequence[Any]], Any],
     world: World = ALONE,
-) -> DataLoader[Any]:
+) -> Loader[Any]:
     """A loader over this process's share of rows `start`, `start` + 1, … of the plan."""
-    return DataLoader(
+    return Loader(
         PlannedDataset(dataset, load, seed),
         batch_sampler=PlanSampler(plan, start, world.rank, world.size),
         num_workers=workers,

@@ -13,7 +13,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from transfer.datasets.detection import DetectionDataset, DetectionImage
 from transfer.datasets.masks import Mask, sized
@@ -21,6 +21,7 @@ from transfer.datasets.pixels import read_pixels
 from transfer.detector import DetectionJob
 from transfer.engines.plan import plan_batches, planned_loader, seed_for_iteration
 from transfer.errors import DataError
+from transfer.loader import Loader
 
 
 def dataset_dict(image: DetectionImage, masks: bool = False) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def prediction_items(images: PredictionImages, job: DetectionJob) -> Iterator[di
         DataError: an image cannot be read.
     """
     share = Subset(images, range(job.world.rank, len(images), job.world.size))
-    for item in DataLoader(share, batch_size=None, num_workers=job.workers):
+    for item in Loader(share, batch_size=None, num_workers=job.workers):
         yield _or_raise(item)
 
 

@@ -14,7 +14,6 @@ import torch
 from mmcv.transforms import Compose, RandomChoiceResize, RandomFlip, Resize
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
-from torch.utils.data import DataLoader
 
 from transfer.datasets.detection import DetectionImage
 from transfer.datasets.pixels import read_pixels
@@ -22,6 +21,7 @@ from transfer.detector import DetectionJob, DetectorRecipe
 from transfer.engines.mmdet.masks import MaskFormat, mask_format, training_masks
 from transfer.engines.plan import plan_batches, planned_loader
 from transfer.errors import DataError
+from transfer.loader import Loader
 from transfer.world import World
 
 Sample = dict[str, Any]  # "inputs": uint8 [3, H, W] in BGR; "data_samples": DetDataSample
@@ -47,7 +47,7 @@ def test_pipeline(recipe: DetectorRecipe) -> Callable[[DetectionImage], Loaded]:
     return partial(_load, Compose([resize]), None)
 
 
-def training_batches(job: DetectionJob, seed: int, start: int, iterations: int) -> DataLoader[Any]:
+def training_batches(job: DetectionJob, seed: int, start: int, iterations: int) -> Loader[Any]:
     """This process's share of the batches of iterations `start` … `iterations` − 1 of the plan under `seed`."""
     plan = plan_batches(job.train, iterations, job.recipe.batch, seed, job.images_per_process)
     load = training_pipeline(job.recipe, mask_format(job.train) if job.recipe.masks else None)
@@ -62,16 +62,16 @@ def collate(samples: Sequence[Loaded]) -> Sample | DataError:
     return {key: [sample[key] for sample in samples if isinstance(sample, dict)] for key in ("inputs", "data_samples")}
 
 
-def deliver(loader: DataLoader[Any]) -> Iterator[Sample]:
+def deliver(loader: Loader[Any]) -> Iterator[Sample]:
     """The loader's batches; raises the `DataError` that stands in for one.
 
-    Errors travel as values because a `DataLoader` rewrites exceptions of its workers, traceback and all.
+    Errors travel as values because a `Loader` rewrites exceptions of its workers, traceback and all.
     """
     for batch in loader:
         yield _or_raise(batch)
 
 
-def deliver_together(loader: DataLoader[Any], world: World, device: str) -> Iterator[Sample]:
+def deliver_together(loader: Loader[Any], world: World, device: str) -> Iterator[Sample]:
     """The same on all processes, which have equally many batches; an error of one is raised by all of them."""
     for batch in loader:
         if world.any(isinstance(batch, DataError), torch.device(device)):
@@ -79,10 +79,10 @@ def deliver_together(loader: DataLoader[Any], world: World, device: str) -> Iter
         yield batch
 
 
-def test_loader(images: Sequence[DetectionImage], recipe: DetectorRecipe, workers: int) -> DataLoader[Any]:
+def test_loader(images: Sequence[DetectionImage], recipe: DetectorRecipe, workers: int) -> Loader[Any]:
     """One image per batch, in order."""
     load = test_pipeline(recipe)
-    return DataLoader(list(images), batch_size=1, num_workers=workers, collate_fn=partial(_load_all, load))  # type: ignore[arg-type]
+    return Loader(list(images), batch_size=1, num_workers=workers, collate_fn=partial(_load_all, load))  # type: ignore[arg-type]
 
 
 def _or_raise(batch: Sample | DataError) -> Sample:
