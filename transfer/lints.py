@@ -158,7 +158,8 @@ def _kaiming_normal(weight: torch.Tensor) -> bool:
 
 
 def _constant(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
-    names = [name for name, tensor in state.items() if tensor.ndim == 4 and bool((tensor == tensor.flatten()[0]).all())]
+    convolutions = ((name, tensor.aminmax()) for name, tensor in state.items() if tensor.ndim == 4)
+    names = [name for name, (low, high) in convolutions if low == high]
     if names:
         shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         yield Lint("constant", f"{len(names)} convolutions hold one and the same number everywhere: {shown}")
