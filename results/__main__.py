@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from results import compare, export, layout, load, reference, rows, table
+from results import compare, evidence, export, layout, reference, rows, table
 from transfer.atomic import write_text
 from transfer.errors import UserError
 from transfer.record import Record
@@ -43,17 +43,17 @@ class _Selection(ABC):
 
     def run(self) -> int:
         """Show the records; name the files that are none. Exit status 1 if there are such files."""
-        evidence = load.load(self.records, self.task)
+        found = evidence.load(self.records, self.task)
         try:
-            if evidence.records:
-                self.show(evidence.records)
+            if found.records:
+                self.show(found.records)
         finally:  # a broken file may be why something else is missing: name it in any case, and last
-            for problem in evidence.problems:
+            for problem in found.problems:
                 print(f"\n{problem}", file=sys.stderr)
-        if evidence.problems:
-            files = "1 file is" if len(evidence.problems) == 1 else f"{len(evidence.problems)} files are"
+        if found.problems:
+            files = "1 file is" if len(found.problems) == 1 else f"{len(found.problems)} files are"
             print(f"\n{files} not in what is shown: see above", file=sys.stderr)
-        return 1 if evidence.problems else 0
+        return 1 if found.problems else 0
 
     @abstractmethod
     def show(self, records: Sequence[Record]) -> None:
@@ -134,7 +134,7 @@ class Curves(_Selection):
 
     out: File
     """The picture: png, pdf or svg."""
-    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = load.WORK_FOLDER
+    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = evidence.WORK_FOLDER
     """Folder with <task>/<run id>/metrics.jsonl. Default: runs/work of this checkout."""
 
     def show(self, records: Sequence[Record]) -> None:

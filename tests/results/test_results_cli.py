@@ -96,7 +96,7 @@ def test_errors_are_one_message_without_a_traceback(results: Results, tmp_path: 
 
 
 def test_the_default_folders_do_not_depend_on_where_one_stands(tmp_path: Path) -> None:
-    code = "from results.load import RECORD_FOLDERS, WORK_FOLDER; print(*RECORD_FOLDERS, WORK_FOLDER)"
+    code = "from results.evidence import RECORD_FOLDERS, WORK_FOLDER; print(*RECORD_FOLDERS, WORK_FOLDER)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

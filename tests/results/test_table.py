@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results import table
+from results.evidence import load
 from results.layout import Block, Footnotes, as_markdown, as_text
-from results.load import load
 from results.rows import group, tidy
 from transfer.errors import UserError
 from transfer.record import Record
