@@ -306,11 +306,27 @@ class Card(_Selection):
         print(card(found, self.label), end="")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Readme:
+    """Write results/README.md anew from the published records."""
+
+    debug: Flag = False
+    """Show tracebacks."""
+
+    def run(self) -> int:
+        """Write."""
+        from results import readme
+
+        write_text(readme.FILE, readme.render_readme())
+        print(readme.FILE)
+        return 0
+
+
 def main() -> int:
     """Exit status: 0 done, 1 shown but some files are not records, 2 not done, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = tyro.cli(
-        Table | Compare | Rank | Explain | Plot | Curves | Export | Bundle | Merge | Card,
+        Table | Compare | Rank | Explain | Plot | Curves | Export | Bundle | Merge | Card | Readme,
         prog="python -m results",
         description="Tables, comparisons and plots of records; published numbers beside them.",
         config=(tyro.conf.FlagCreatePairsOff,),
