@@ -106,12 +106,12 @@ def test_a_broken_record_is_named_and_the_table_still_printed(
 def test_a_conflict_is_named_and_a_caution_stops_nothing(record: MakeRecord, results: Results, tmp_path: Path) -> None:
     write_record(record("a", 0, 40.0), tmp_path / "1")
     write_record(record("a", 0, 41.0), tmp_path / "2")
-    status, out, err = results("table", "--records", tmp_path / "1", tmp_path / "2")
+    status, _, err = results("table", "--records", tmp_path / "1", tmp_path / "2")
     assert status == 1
     assert "hold other numbers" in err
     assert "1 file is not in what is shown" in err
     write_record(record("A", 0, 42.0, utc="2999-01-01T00:00:00Z"), tmp_path / "1")
-    status, out, err = results("table", "--records", tmp_path / "1")
+    status, _, err = results("table", "--records", tmp_path / "1")
     assert status == 0
     assert "differ only in their letters' case" in err
     assert "ended in the future" in err
