@@ -99,6 +99,17 @@ def test_failed_runs_are_counted_and_never_averaged(frame: Frame) -> None:
     assert {"×", "(2/3)"} <= dict(block.legend).keys()
 
 
+def test_two_runs_by_their_own_authors_protocol_are_no_comparison(frame: Frame) -> None:
+    runs = [*several("A", 50.0, 50.1, 50.0), *several("B", 45.0, 45.1, 45.1)]
+    theirs = {"recipe": {"lr": 2}, "authors_own": True}
+    runs += several("C", 90.0, 90.1, 90.0, **theirs) + several("D", 80.0, 80.1, 80.0, **theirs)
+    block = only(tables(frame(*runs)))
+    assert [(row.name, row.kind) for row in block.rows if row.kind != "published"] == [
+        *(("A", "competitor"), ("B", "competitor"), ("C", "other recipe"), ("D", "other recipe"))
+    ]
+    assert block.notes[0].startswith("† C: the protocol of its own authors")
+
+
 def test_marks_are_of_competitors_alone(frame: Frame) -> None:
     runs = [*several("A", 50.0, 50.1, 50.0), *several("B", 45.0, 45.1, 45.1), *several("C", 40.0, 40.2, 40.1)]
     runs += several("Supervised", 60.0, 60.1, 60.0) + several("random", 70.0, 70.1, 70.2)
