@@ -1,4 +1,4 @@
-"""`python -m results`: tables, comparisons and plots of records; choosing records as published evidence."""
+"""`python -m results`: tables, comparisons, ranks and plots of records; choosing records as published evidence."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ if __name__ == "__main__":
     # before the imports that take long
     on_interrupt(NOTHING_CHANGED)
 
+import dataclasses
 import logging
+import os
+import shutil
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import pandas as pd
 import tyro
 
-from results import compare, evidence, export, layout, reference, rows, table
+from results import blocks, compare, explain, export, frame, ranking, render
 from transfer.atomic import write_text
-from transfer.errors import UserError
-from transfer.record import Record
+from transfer.errors import UserError, printable
 
 # An empty hint keeps "(default: )" and "(default: None)" out of the help: the text says what happens by default.
 Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR …]", help_behavior_hint="")]
@@ -42,51 +44,115 @@ class _Selection(ABC):
     """Show tracebacks."""
 
     def run(self) -> int:
-        """Show the records; name the files that are none. Exit status 1 if there are such files."""
-        found = evidence.load(self.records, self.task)
+        """Show the records; name the files that are none. Exit status 1 if some are not in what is shown."""
+        found = frame.load(self.records, self.task)
+        problems: tuple[frame.Problem, ...] = found.attrs["problems"]
+        missing = [problem for problem in problems if problem.kind != "caution"]
         try:
-            if found.records:
-                self.show(found.records)
+            if len(found):
+                self.show(found)
+            elif not missing:
+                raise self._nothing(found)
         finally:  # a broken file may be why something else is missing: name it in any case, and last
-            for problem in found.problems:
-                print(f"\n{problem}", file=sys.stderr)
-        if found.problems:
-            files = "1 file is" if len(found.problems) == 1 else f"{len(found.problems)} files are"
+            for problem in problems:
+                print(f"\n{printable(problem.text)}", file=sys.stderr)
+        if missing:
+            files = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
             print(f"\n{files} not in what is shown: see above", file=sys.stderr)
-        return 1 if found.problems else 0
+        return 1 if missing else 0
+
+    def _nothing(self, found: pd.DataFrame) -> UserError:
+        every = frame.load(self.records)
+        if len(every):
+            return UserError(
+                f"no records of {', '.join(self.task)}",
+                found="there are records of " + ", ".join(sorted(every["task"].unique())),
+                todo="give --task one of these, or leave it out",
+            )
+        return UserError(
+            "there are no records to show",
+            found="nothing in " + " or ".join(found.attrs["folders"] or map(str, frame.RECORD_FOLDERS)),
+            todo="bash detection/run_voc.sh CHECKPOINT makes one; make demo makes a few in minutes;\n"
+            "--records DIR reads another folder",
+        )
 
     @abstractmethod
-    def show(self, records: Sequence[Record]) -> None:
+    def show(self, found: pd.DataFrame) -> None:
         """Do what the command is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table(_Selection):
-    """Print the table: mean ± standard deviation over seeds, one row per checkpoint, engine, recipe and data.
+    """Print the papers' tables: mean ± standard deviation over seeds, best and second where they exceed the noise.
 
-    Failed runs are shown and never averaged in. Exit status 1: some files in the folders are not records.
+    Failed runs are shown and never averaged in; engines, recipes and data never share a cell. Exit status 1: some files
+    in the folders are not records.
     """
 
+    layout: Literal["paper", "long", "wide"] = "paper"
+    """paper: the papers' tables; long: a line per checkpoint and metric; wide: checkpoints × tasks."""
+    format: Literal["text", "md", "csv", "latex", "html"] = "text"
+    """csv: a line per checkpoint and metric, in full precision, whatever the layout."""
+    trainings: Flag = False
+    """Several checkpoints of one name, one a seed, are one row: pretrainings that differ in their seed."""
     metrics: Names = ()
     """Only these metrics, for example AP AP50 AP75."""
+    all: Flag = False
+    """Also runs that compare nothing: single ones, of 0 iterations, overfitting tests."""
     reference: Flag = False
-    """Show the published numbers below, each with protocol and source."""
+    """Show all published numbers of these tasks below, each with its source."""
     csv: MaybeFile = None
-    """Also write one line per row and metric, in full precision."""
+    """Also write a line per row and metric, in full precision."""
     markdown: MaybeFile = None
-    """Also write what is printed, as markdown."""
+    """Also write the papers' tables as markdown."""
 
-    def show(self, records: Sequence[Record]) -> None:
+    def show(self, found: pd.DataFrame) -> None:
         """Print and write."""
-        grouped = rows.group(records)
-        blocks = table.blocks(grouped, self.metrics)
+        from results import latex, tidy
+
+        tables = blocks.tables(found, self.trainings, self.metrics, self.all)
         if self.reference:
-            blocks += reference.blocks(sorted({row.variant.task for row in grouped}))
-        print(layout.as_text(blocks), end="")
+            below = blocks.published(found["task"].unique())
+            tables = dataclasses.replace(tables, blocks=(*tables.blocks, *below))
+        if self.format == "csv":
+            shown = tidy.long(tables).to_csv(index=False)
+        elif self.layout != "paper":
+            shown = tidy.show(tidy.grid(tables, self.layout), self.format)
+        elif self.format == "text":
+            attached = sys.stdout.isatty()
+            columns = shutil.get_terminal_size((120, 24)).columns if attached else 120
+            shown = render.text(tables, columns, attached and "NO_COLOR" not in os.environ)
+        else:
+            shown = {"md": render.markdown, "latex": latex.latex, "html": latex.html}[self.format](tables)
+        print(shown, end="")
         if self.csv:
-            write_text(self.csv, rows.tidy(grouped, self.metrics).to_csv(index=False))
+            write_text(self.csv, tidy.long(tables).to_csv(index=False))
         if self.markdown:
-            write_text(self.markdown, layout.as_markdown(blocks))
+            write_text(self.markdown, render.markdown(tables))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain(_Selection):
+    """Print everything that a table leaves out: differences in full, weights and their proof, versions, commands."""
+
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="TASK|TABLE|RUN")]]
+    """A task, the word below a table, or a run id (or its beginning)."""
+
+    def show(self, found: pd.DataFrame) -> None:
+        """Print."""
+        print(explain.explain(found, self.name), end="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank(_Selection):
+    """Print mean ranks of checkpoints over tasks, with intervals over seeds and over the choice of tasks."""
+
+    trainings: Flag = False
+    """Several checkpoints of one name, one a seed, are one row."""
+
+    def show(self, found: pd.DataFrame) -> None:
+        """Print."""
+        print(ranking.text(ranking.of_tables(blocks.tables(found, self.trainings))), end="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +171,10 @@ class Compare(_Selection):
     trainings: Flag = False
     """A name may stand for several checkpoints, one a seed: pretrainings that differ in their seed."""
 
-    def show(self, records: Sequence[Record]) -> None:
+    def show(self, found: pd.DataFrame) -> None:
         """Print."""
-        blocks = compare.compare(records, self.first, self.second, self.metrics, self.trainings)
-        print(layout.as_text(blocks), end="")
+        pairs = compare.compare(found, self.first, self.second, self.metrics, self.trainings)
+        print(printable(compare.text(pairs, self.first, self.second)), end="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +186,15 @@ class Plot(_Selection):
     metric: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Instead of each task's primary metric."""
 
-    def show(self, records: Sequence[Record]) -> None:
+    trainings: Flag = False
+    """Several checkpoints of one name, one a seed, are one row."""
+
+    def show(self, found: pd.DataFrame) -> None:
         """Draw."""
         from results import plots  # matplotlib takes half a second, which a table need not wait for
 
-        plots.plot_metric(rows.group(records), self.out, self.metric)
+        metrics = (self.metric,) if self.metric else ()
+        plots.plot_metric(blocks.tables(found, self.trainings, metrics, everything=True), self.out)
         print(self.out)
 
 
@@ -134,14 +204,14 @@ class Curves(_Selection):
 
     out: File
     """The picture: png, pdf or svg."""
-    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = evidence.WORK_FOLDER
+    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.WORK_FOLDER
     """Folder with <task>/<run id>/metrics.jsonl. Default: runs/work of this checkout."""
 
-    def show(self, records: Sequence[Record]) -> None:
+    def show(self, found: pd.DataFrame) -> None:
         """Draw."""
         from results import plots
 
-        for line in plots.plot_curves(rows.group(records), self.work, self.out):
+        for line in plots.plot_curves(found, self.work, self.out):
             print(f"not drawn: {line}", file=sys.stderr)
         print(self.out)
 
@@ -177,7 +247,7 @@ def main() -> int:
     """Exit status: 0 done, 1 shown but some files are not records, 2 not done, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = tyro.cli(
-        Table | Compare | Plot | Curves | Export,
+        Table | Compare | Rank | Explain | Plot | Curves | Export,
         prog="python -m results",
         description="Tables, comparisons and plots of records; published numbers beside them.",
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -19,7 +19,7 @@ from results import reference
 from results.frame import METRIC, metrics_of
 from results.layouts import LAYOUTS, Group, Layout, layout_of
 from results.statistics import LEVEL, Column, Values, holm, paired
-from results.words import ENGINES, Differences, against, architecture, data_name, few, own_data, pairs
+from results.words import ENGINES, Differences, against, architecture, data_name, few, own_data
 from transfer.errors import UserError
 
 Kind = Literal["competitor", "other recipe", "baseline", "published"]
@@ -124,6 +124,8 @@ class Block:
     """One table.
 
     Attributes:
+        key: no two blocks of a frame share it.
+        layout: the paper's table that it follows, see `results.layouts`.
         sentence: which is better, and is it real.
         setting: engine, preset and recipe of the measured rows, in few words.
         published: the sources of the published rows, "" without any.
@@ -132,6 +134,7 @@ class Block:
     """
 
     key: str
+    layout: str
     title: str
     sentence: str
     setting: str
@@ -179,7 +182,6 @@ def tables(
     trainings: bool = False,
     metrics: Sequence[str] = (),
     everything: bool = False,
-    published: bool = False,
 ) -> Tables:
     """The blocks of a frame, in the order of the papers' tables.
 
@@ -188,7 +190,6 @@ def tables(
         trainings: several checkpoints of one label, one a seed, are one row.
         metrics: show these columns only; a task that has none of them keeps its primary one.
         everything: also runs that compare nothing.
-        published: published rows also where the runs do not follow the protocol.
 
     Raises:
         UserError: runs have finished, and none has any of `metrics`.
@@ -206,11 +207,11 @@ def tables(
         runs = frame[frame["task"].isin({group.task for group in layout.groups})]
         own = pd.Series([own_data(differences) for differences in runs["differences"]], index=runs.index)
         for (_, other), members in runs.groupby([runs["engine"], own], sort=True):
-            made, left = _of_layout(layout, members, bool(other), trainings, metrics, everything, published)
+            made, left = _of_layout(layout, members, bool(other), trainings, metrics, everything)
             blocks += made
             hidden += left
     if not blocks and len(frame) and not everything:  # nothing can be compared yet: then what there is
-        return tables(frame, trainings, metrics, True, published)
+        return tables(frame, trainings, metrics, True)
     return Tables(tuple(blocks), tuple(hidden), len(frame), () if trainings else _same_label(frame))
 
 
@@ -262,9 +263,9 @@ class _Variant:
     @property
     def why_hidden(self) -> str:
         """Why it is no comparison, "" if it is one."""
-        purpose = self.runs["purpose"].iloc[0]
+        purpose = str(self.runs["purpose"].iloc[0])
         if purpose:
-            return f"{purpose}"
+            return {"overfitting": "overfitting tests", "0 iterations": "of 0 iterations"}.get(purpose, purpose)
         if len(self.labels) < 2:
             return "of one checkpoint alone"
         return ""
@@ -291,7 +292,6 @@ def _of_layout(
     trainings: bool,
     metrics: Sequence[str],
     everything: bool,
-    published: bool,
 ) -> tuple[list[Block], list[tuple[str, str]]]:
     """Blocks of one engine, and what is not shown: the k-th block has the k-th best variant of every column group."""
     order = {group.task: place for place, group in reversed(list(enumerate(layout.groups)))}
@@ -312,15 +312,14 @@ def _of_layout(
             elif everything:
                 shown.append(variant)
             else:
-                reason = variant.why_hidden or "single, of another recipe"
+                reason = variant.why_hidden or "single runs of another recipe"
                 hidden += [(run, reason) for run in variant.runs["id"]]
         for level, variant in enumerate(shown):
             if level == len(levels):
                 levels.append({})
             levels[level][place] = variant
     blocks = [
-        _block(layout, chosen, extra if not level else {}, own, metrics, published, level)
-        for level, chosen in enumerate(levels)
+        _block(layout, chosen, extra if not level else {}, own, metrics, level) for level, chosen in enumerate(levels)
     ]
     return blocks, hidden
 
@@ -343,7 +342,6 @@ def _block(
     extra: Mapping[tuple[str, int, str], Sequence[_Variant]],
     own: bool,
     metrics: Sequence[str],
-    published: bool,
     level: int,
 ) -> Block:
     parts = [part for place, variant in chosen.items() for part in _parts(layout, place, variant, own, metrics)]
@@ -365,7 +363,7 @@ def _block(
     competitors = [row for row in rows if row.kind == "competitor"]
     heads, marked = _marked(heads, [*competitors, *(row for row in rows if row.kind == "baseline")], len(competitors))
     competitors, baselines = marked[: len(competitors)], marked[len(competitors) :]
-    shown, sources = _published(heads, parts, published, own)
+    shown, sources = _published(heads, parts)
     ordered = _by_rank(competitors)
     best = {number: ordered.index(competitors[head.best]) for number, head in enumerate(heads) if head.best is not None}
     heads = [dataclasses.replace(head, best=best.get(number)) for number, head in enumerate(heads)]
@@ -373,11 +371,14 @@ def _block(
     notes += _failures(final, every)
     title = layout.title
     if own:
-        title = f"{layout.kind}: {', '.join(dict.fromkeys(_data_of(part) for part in parts))}"
+        masks = any(part.place[0].startswith("segmentation.") for part in parts)
+        kind = layout.kind if masks else layout.kind.removesuffix(" and segmentation")
+        title = f"{kind}: {', '.join(dict.fromkeys(_data_of(part) for part in parts))}"
     suffix = "" if not level else f", recipe {level + 1}"
     engine = str(every["engine"].iloc[0])
     return Block(
-        key=layout.key,
+        key="-".join([layout.key, *[engine] * bool(engine), *["own"] * own, *[str(level + 1)] * bool(level)]),
+        layout=layout.key,
         title=title + suffix,
         sentence=_sentence(heads, ordered, baselines),
         setting=_setting(parts, engine, own),
@@ -504,21 +505,55 @@ def _by_rank(rows: Sequence[Row]) -> list[Row]:
     return [rows[place] for place in sorted(range(len(rows)), key=lambda place: (ranks[place], rows[place].name))]
 
 
-def _published(heads: Sequence[Head], parts: Sequence[_Part], published: bool, own: bool) -> tuple[list[Row], str]:
-    """Published rows of the columns whose runs follow the protocol."""
-    follows = {part.place: published or not part.variant.differences for part in parts}
-    columns = [
-        (head.task, head.metric) if follows[(head.task, head.task_version, head.data_id)] else ("", "")
-        for head in heads
-    ]
-    if not any(task for task, _ in columns):
-        return [], ""
+def _published(heads: Sequence[Head], parts: Sequence[_Part]) -> tuple[list[Row], str]:
+    """Published rows of the columns whose runs follow the protocol, and their sources."""
+    follows = {part.place: not part.variant.differences for part in parts}
+    return _published_rows(
+        [
+            (head.task, head.metric) if follows[head.task, head.task_version, head.data_id] else ("", "")
+            for head in heads
+        ]
+    )
+
+
+def _published_rows(columns: Sequence[tuple[str, str]]) -> tuple[list[Row], str]:
     rows, sources = [], []
     for method, values, source in reference.rows_of(columns):
         cells = tuple(Cell("published", text=text) if text else Cell("not run") for text in values)
         rows.append(Row("published", method, method, (), cells))
         sources.append(source)
     return rows, "; ".join(dict.fromkeys(part for source in sources for part in source.split("; ")))
+
+
+def published(tasks: Iterable[str]) -> list[Block]:
+    """What is published for these tasks, in blocks of its own."""
+    found, wanted = [], set(tasks)
+    for layout in LAYOUTS:
+        heads = [
+            Head(group.task, 0, "", metric, group.heading, name)
+            for group in layout.groups
+            for metric, name in group.metrics
+            if wanted & {each.task for each in layout.groups}
+        ]
+        rows, sources = _published_rows([(head.task, head.metric) for head in heads])
+        if rows:
+            sentence = "As printed in the sources, whose recipes differ."
+            legend = (("–", LEGEND["–"]),) if any(cell.state == "not run" for row in rows for cell in row.cells) else ()
+            found.append(
+                Block(
+                    f"published-{layout.key}",
+                    layout.key,
+                    f"Published: {layout.title}",
+                    sentence,
+                    "",
+                    "",
+                    tuple(heads),
+                    tuple(rows),
+                    sources,
+                    legend=legend,
+                )
+            )
+    return found
 
 
 # -- what is said
@@ -624,6 +659,3 @@ def _legend(heads: Sequence[Head], rows: Sequence[Row]) -> tuple[tuple[str, str]
         found = {(f"({part.n}/{part.total})" if mark == "(2/3)" else mark): meaning for mark, meaning in found.items()}
         found[f"({part.n}/{part.total})"] = f"{part.n} of {part.total} seeds finished"
     return tuple(found.items())
-
-
-__all__ = ["LEGEND", "Block", "Cell", "Head", "Row", "Tables", "pairs", "tables"]

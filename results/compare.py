@@ -1,122 +1,121 @@
-"""Is one checkpoint better than another, or is it the seeds? Paired differences, seed by seed."""
+"""Is one checkpoint better than another, or is it the seeds? Paired differences, seed by seed, task by task."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from results.layout import Block
-from results.noise import RepeatNoise, about_conditions, repeat_noise
-from results.rows import Row, group, metric_names
+from results.frame import METRIC, metrics_of
+from results.noise import about_conditions, repeat_noise
+from results.render import MINUS, number, width
+from results.statistics import LEVEL, Gap, Resampled, holm, least_gap, paired, resampled, seeds_to_settle
+from results.words import ENGINES, data_name
 from transfer.errors import UserError
-from transfer.record import Record
 
 # Expected standard deviation between fine-tuning runs of the full VOC07+12 protocol, means of 5 trials:
 # facebookresearch/moco, detection/README.md, the note below its table.
 MOCO_STD = {"AP": 0.2, "AP50": 0.2, "AP75": 0.4}
 
+# The differences from the protocol are left out: they hold the architecture, which may be what is compared.
+CONDITIONS = ["task", "task_version", "engine", "protocol", "recipe", "data_id"]
+
+
+_BY_SIZE = re.compile(r"AP[sml]$|AR100$")
+
 
 @dataclass(frozen=True)
-class Paired:
-    """Differences first − second over seeds that both have, in percentage points.
+class Metric:
+    """One metric of two checkpoints on one task.
 
     Attributes:
-        n: pairs.
-        mean: of the differences.
-        error: standard error of the mean, sample standard deviation / √n; None for a single pair.
-        low, high: 95 % confidence interval by Student's t with n − 1 degrees of freedom; None for a single pair.
+        first, second: seed → value in percent, common seeds alone.
+        corrected: p of the gap, by Holm over the primary metrics of all tasks; None for other metrics.
     """
 
-    n: int
-    mean: float
-    error: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def exceeds_noise(self) -> bool | None:
-        """Whether the interval excludes zero; None if nothing can be said."""
-        if self.low is None or self.high is None:
-            return None
-        return self.low > 0 or self.high < 0
+    name: str
+    first: Mapping[int, float]
+    second: Mapping[int, float]
+    gap: Gap
+    more: Resampled | None
+    corrected: float | None = None
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """Paired comparison of values [n] and [n], matched by position; n is at least 1."""
-    differences = np.asarray(first, float) - np.asarray(second, float)
-    n, mean = len(differences), float(differences.mean())
-    if n < 2:
-        return Paired(n, mean, None, None, None)
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    reach = student_quantile(n - 1) * error
-    return Paired(n, mean, error, mean - reach, mean + reach)
+@dataclass(frozen=True)
+class Comparison:
+    """Two checkpoints on one task, under the same conditions.
 
-
-@cache
-def student_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """The t with P(|T| ≤ t) = `confidence` for Student's distribution.
-
-    With t = √degrees · tan θ the density becomes proportional to cos(θ)^(degrees − 1), whose integral is smooth.
+    Attributes:
+        where: task, engine and data in words.
+        metrics: the primary one first.
+        cautions: what a reader must know of these runs.
     """
-    angles = np.linspace(0.0, math.pi / 2, 20_001)
-    density = np.cos(angles) ** (degrees - 1)
-    inside = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(degrees) * math.tan(float(np.interp(confidence * inside[-1], inside, angles)))
+
+    task: str
+    where: str
+    metrics: tuple[Metric, ...]
+    cautions: tuple[str, ...]
 
 
 def compare(
-    records: Sequence[Record], first: str, second: str, metrics: Sequence[str] = (), trainings: bool = False
-) -> list[Block]:
-    """One block for every task, version, engine, protocol, recipe and data that both labels were run in.
+    frame: pd.DataFrame, first: str, second: str, metrics: Sequence[str] = (), trainings: bool = False
+) -> list[Comparison]:
+    """One comparison for every task, version, engine, protocol, recipe and data that both labels were run in.
 
     Args:
+        frame: of `results.load`.
+        first, second: labels.
+        metrics: these alone; each task's primary one where it has none of them.
         trainings: a label may stand for several checkpoints, one a seed: pretrainings that differ in their seed.
 
     Raises:
         UserError: a label is unknown, stands for two checkpoints or two runs of one seed, or nothing is comparable.
     """
-    rows = group(records)
-    ours, theirs = _by_conditions(rows, first), _by_conditions(rows, second)
-    shared = [conditions for conditions in ours if conditions in theirs]
-    candidates = [_block(ours[conditions], theirs[conditions], metrics, trainings) for conditions in shared]
-    blocks = [block for block in candidates if block is not None]
-    if not blocks:
-        found = [f"{label}: {_describe(side)}" for label, side in ((first, ours), (second, theirs))]
+    if first == second:
+        raise UserError(f"{first!r} is compared with itself", todo="name two checkpoints, as the table shows them")
+    ours, theirs = _by_conditions(frame, first), _by_conditions(frame, second)
+    found = []
+    for conditions, mine in ours.items():
+        if conditions in theirs:
+            one, other = _by_seed(mine, trainings), _by_seed(theirs[conditions], trainings)
+            made = _comparison(one, other, pd.concat([mine, theirs[conditions]]), metrics)
+            found += [made] if made else []
+    if not found:
         raise UserError(
             f"no finished runs of {first} and {second} differ in the checkpoint alone",
-            found="\n".join(found),
+            found="\n".join(f"{label}: {_describe(side)}" for label, side in ((first, ours), (second, theirs))),
             todo="run both with the same engine, recipe, data and seeds",
         )
-    return blocks
-
-
-Conditions = tuple[str, int, str, str, str, str]
-
-
-def _by_conditions(rows: Sequence[Row], label: str) -> dict[Conditions, list[Row]]:
-    mine = [row for row in rows if row.label == label]
-    if not mine:
-        known = sorted({row.label for row in rows})
-        raise UserError(
-            f"no record is of a checkpoint called {label!r}", found=", ".join(known), todo="name one of these"
+    corrected = holm([each.metrics[0].gap.p for each in found])
+    return [
+        Comparison(
+            each.task, each.where,
+            (Metric(**{**vars(each.metrics[0]), "corrected": p}), *each.metrics[1:]), each.cautions,
         )
-    found: dict[Conditions, list[Row]] = {}
-    for row in mine:
-        kind = row.variant
-        # The differences are left out: they hold the architecture, which may be what is compared.
-        conditions = (kind.task, kind.task_version, kind.engine, kind.protocol, kind.recipe, kind.data)
-        found.setdefault(conditions, []).append(row)
-    return found
+        for each, p in zip(found, corrected, strict=True)
+    ]  # fmt: skip
 
 
-def _describe(side: dict[Conditions, list[Row]]) -> str:
+def _by_conditions(frame: pd.DataFrame, label: str) -> dict[Any, pd.DataFrame]:
+    mine = frame[frame["label"] == label]
+    if mine.empty:
+        raise UserError(
+            f"no record is of a checkpoint called {label!r}",
+            found=", ".join(sorted(frame["label"].unique())),
+            todo="name one of these",
+        )
+    return dict(iter(mine.groupby(CONDITIONS, sort=True)))
+
+
+def _describe(side: Mapping[Any, pd.DataFrame]) -> str:
     parts = []
-    for (task, version, engine, protocol, recipe, data), rows in side.items():
-        seeds = sorted(record.seed for row in rows for record in row.finished)
+    for (task, version, engine, protocol, recipe, data), runs in side.items():
+        seeds = sorted(runs.loc[runs["status"] == "finished", "seed"])
         done = f"seeds {', '.join(map(str, seeds))}" if seeds else "no finished run"
         named = (
             task,
@@ -130,126 +129,208 @@ def _describe(side: dict[Conditions, list[Row]]) -> str:
     return "; ".join(parts)
 
 
-def _by_seed(rows: Sequence[Row], trainings: bool) -> dict[int, Record]:
-    label = rows[0].label
-    if len({row.identity for row in rows}) > 1 and not trainings:
+def _by_seed(runs: pd.DataFrame, trainings: bool) -> pd.DataFrame:
+    label, several = runs["label"].iloc[0], runs["identity"].nunique()
+    if several > 1 and not trainings:
         raise UserError(
-            f"{label!r} names {len({row.identity for row in rows})} different checkpoints",
-            found="; ".join(sorted({record.checkpoint["path"] for row in rows for record in row.records})),
+            f"{label!r} names {several} different checkpoints",
+            found="; ".join(sorted(runs["checkpoint"].unique())),
             todo="compare within --records folders where a label means one checkpoint, or add --trainings if these are "
             "pretrainings that differ in their seed",
         )
-    found: dict[int, Record] = {}
-    for record in (record for row in rows for record in row.finished):
-        if record.seed in found:
-            raise UserError(
-                f"{label!r} has two runs of seed {record.seed}, so nothing can be paired",
-                found=f"{found[record.seed].run_id} and {record.run_id}",
-            )
-        found[record.seed] = record
-    return found
+    finished = runs[runs["status"] == "finished"].set_index("seed").sort_index()
+    twice = finished[finished.index.duplicated(keep=False)]
+    if len(twice):
+        raise UserError(
+            f"{label!r} has two runs of seed {twice.index[0]}, so nothing can be paired",
+            found=" and ".join(twice["id"].iloc[:2]),
+        )
+    return finished
 
 
-def _block(ours: Sequence[Row], theirs: Sequence[Row], wanted: Sequence[str], trainings: bool) -> Block | None:
-    first, second = _by_seed(ours, trainings), _by_seed(theirs, trainings)
-    seeds = sorted(first.keys() & second.keys())
+def _comparison(
+    first: pd.DataFrame, second: pd.DataFrame, every: pd.DataFrame, wanted: Sequence[str]
+) -> Comparison | None:
+    seeds = sorted(set(first.index) & set(second.index))
     if not seeds:
         return None
-    a, b = ours[0].label, theirs[0].label
-    variant = ours[0].variant
-    names = [
-        name for name in metric_names([*ours, *theirs], wanted)
-        if all(name in side[seed].metrics for side in (first, second) for seed in seeds)
+    one, other = first.loc[seeds], second.loc[seeds]
+    row = one.iloc[0]
+    shared = [
+        name for name in metrics_of(one)
+        if one[METRIC + name].notna().all() and METRIC + name in other and other[METRIC + name].notna().all()
     ]  # fmt: skip
-    rows, sentences = [], []
-    noise = repeat_noise(first[seeds[0]])
-    for name in names:
-        values = [[side[seed].metrics[name] for seed in seeds] for side in (first, second)]
-        result = paired(*values)
-        for seed, one, other in zip(seeds, *values, strict=True):
-            rows.append((name, str(seed), f"{one:6.2f}", f"{other:6.2f}", f"{one - other:+6.2f}"))
-        rows.append((name, "mean", f"{np.mean(values[0]):6.2f}", f"{np.mean(values[1]):6.2f}", f"{result.mean:+6.2f}"))
-        sentences.append(("·", f"{name}: {sentence(a, b, result)}{_noise(variant.task, name, result, noise)}"))
-    lines = (
-        f"{variant.task} version {variant.task_version}, {variant.engine or 'no engine'}, protocol {variant.protocol}, "
-        f"recipe {variant.recipe[:8]}; equal data. Percent; pairs share their seed.",
-        *_cautions(first, second, seeds, ours, theirs),
-    )
-    return Block(f"{a} − {b}", lines, ("metric", "seed", a, b, "difference"), tuple(rows), tuple(sentences))
-
-
-def sentence(first: str, second: str, result: Paired) -> str:
-    """What the numbers say, in words."""
-    side = "above" if result.mean > 0 else "below"
-    gap = f"{first} is {abs(result.mean):.2f} {side} {second}" if result.mean else f"{first} and {second} are equal"
-    if result.error is None or result.low is None or result.high is None:
-        return f"{gap} in one pair of runs. One pair cannot tell a gap from noise: run at least two more seeds of each."
-    computed = (
-        f"{gap} (mean of {result.n} pairs, standard error {result.error:.2f}; 95 % interval {result.low:+.2f} to "
-        f"{result.high:+.2f}, Student's t with {result.n - 1} degree{'s' if result.n > 2 else ''} of freedom)."
-    )
-    if result.exceeds_noise:
-        return f"{computed} The interval excludes 0: the gap exceeds the noise between seeds."
-    return f"{computed} The interval includes 0: the gap does not exceed the noise between seeds."
-
-
-def _noise(task: str, metric: str, result: Paired, repeated: RepeatNoise | None) -> str:
-    """Whether rounding alone could have made the difference, and what is published on the noise of seeds."""
-    reach = repeated.reach(metric, result.n) if repeated is not None else None
-    if reach is None or abs(result.mean) > reach:
-        return _published_noise(task, metric, result)
-    said = f" It lies within the repeat noise: of rounding alone, two standard deviations are {reach:.1f}."
-    return said + _published_noise(task, metric, result)
-
-
-def _published_noise(task: str, metric: str, result: Paired) -> str:
-    if result.n > 1 or task != "detection.voc" or metric not in MOCO_STD:
-        return ""
-    std = MOCO_STD[metric]
+    sized = [name for name in shared if not _BY_SIZE.search(name)]  # a long list buries what it is about
+    chosen = [name for name in wanted if name in shared] or sorted(sized, key=lambda name: name != row["primary"])
+    metrics = []
+    for name in chosen:
+        ours, theirs = (
+            {int(seed): float(value) for seed, value in side[METRIC + name].items()} for side in (one, other)
+        )
+        metrics.append(Metric(name, ours, theirs, paired(ours, theirs), resampled(ours, theirs)))
+    engine = f", {ENGINES.get(row['engine'], row['engine'])}" if row["engine"] else ""
+    preset = f", preset {row['preset']}" if row["preset"] else ""
+    where = f"{row['task']}{engine}, {data_name(row['test'], row['test_sha256'])}, protocol {row['protocol']}{preset}"
     return (
-        f" For scale: runs of the full VOC07+12 protocol are expected to vary with a standard deviation of {std} "
-        f"(facebookresearch/moco, detection/README.md), the difference of two runs then with {math.sqrt(2) * std:.1f}; "
-        "shorter schedules vary more."
+        Comparison(row["task"], where, tuple(metrics), tuple(_cautions(first, second, seeds, every)))
+        if metrics
+        else None
     )
 
 
-def _cautions(
-    first: dict[int, Record],
-    second: dict[int, Record],
-    seeds: Sequence[int],
-    ours: Sequence[Row],
-    theirs: Sequence[Row],
-) -> list[str]:
+def _cautions(first: pd.DataFrame, second: pd.DataFrame, seeds: Sequence[int], every: pd.DataFrame) -> list[str]:
     said = []
-    unpaired = sorted(first.keys() ^ second.keys())
+    unpaired = sorted(set(first.index) ^ set(second.index))
     if unpaired:
         said.append(f"Left out, run on one side only: seed {', '.join(map(str, unpaired))}.")
-    failed = [record for row in (*ours, *theirs) for record in row.failed]
-    if failed:
-        said.append("Left out, failed: " + ", ".join(f"{record.label} seed {record.seed}" for record in failed) + ".")
-    extra = {difference for row in ours for difference in row.variant.differences} ^ {
-        difference for row in theirs for difference in row.variant.differences
-    }
-    if extra:
-        said.append("The two sides also differ in: " + ", ".join(sorted({what for what, _, _ in extra})) + ".")
-    pairs = [record for seed in seeds for record in (first[seed], second[seed])]
-    if len({(record.git_commit, record.git_dirty) for record in pairs}) > 1 or any(r.git_dirty for r in pairs):
+    failed = every[every["status"] == "failed"]
+    if len(failed):
+        runs = ", ".join(f"{row.label} seed {row.seed}" for row in failed.itertuples())
+        said.append(f"Left out, failed: {runs}.")
+    sides = [{each for differences in side["differences"] for each in differences} for side in (first, second)]
+    if extra := sorted({what for what, _, _ in sides[0] ^ sides[1]}):
+        said.append(f"The two sides also differ in: {', '.join(extra)}.")
+    used = pd.concat([first.loc[seeds], second.loc[seeds]])
+    if not used["proven"].all():
+        said.append("The records of some runs hold no proof that the weights arrived.")
+    if used["dirty"].any() or used["commit"].nunique() > 1:
         said.append("The runs were not all made by one committed state of the code.")
-    if len({tuple(sorted(record.versions.items())) for record in pairs}) > 1:
+    if len({tuple(sorted(versions.items())) for versions in used["versions"]}) > 1:
         said.append("The runs were made with different package versions.")
-    said += about_conditions(pairs)
-    noise = repeat_noise(pairs[0])
+    said += about_conditions(list(used["conditions"]))
+    row = used.iloc[0]
+    noise = repeat_noise(row["task"], row["engine"], row["test_sha256"])
     if noise is not None:
         said.append(noise.line())
-    elif pairs[0].engine:
+    elif row["engine"]:
         said.append(
             "Repeat noise (one seed under other threads or instructions) was not measured on these data; where it was, "
             "it was as large as the noise of seeds (results/repeat_noise.csv)."
         )
-    if max(len({record.checkpoint["sha256"] for record in side.values()}) for side in (first, second)) > 1:
+    if any(side["sha256"].nunique() > 1 for side in (first, second)):
         said.append(
             "Each seed is of weights of its own: the interval covers their making too, not the choice of images."
         )
     else:
         said.append("The interval covers seeds only: not another pretraining run, nor another choice of images.")
     return said
+
+
+# -- in words
+
+
+def text(found: Sequence[Comparison], first: str, second: str) -> str:
+    """What `python -m results compare` prints."""
+    parts = [f"{first} {MINUS} {second}", _summary(found, first, second), ""]
+    for each in found:
+        said = [f"· {sentence(each.metrics[0], first, second)}{_scale(each, each.metrics[0])}"]
+        parts += [each.where, *_table(each, first, second)]
+        for line in [*said, *each.cautions]:
+            parts += textwrap.wrap(line, 118, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _summary(found: Sequence[Comparison], first: str, second: str) -> str:
+    """Over all tasks, by their primary metrics, corrected for their number."""
+    told = [
+        each for each in found if (each.metrics[0].corrected or 0.0) <= LEVEL and each.metrics[0].corrected is not None
+    ]
+    above = sum(each.metrics[0].gap.difference > 0 for each in told)
+    tasks = f"{len(found)} task{'' if len(found) == 1 else 's'}"
+    words = [f"{first} is better in {above}"] * bool(above)
+    words += [f"{second} in {len(told) - above}" if above else f"{second} is better in {len(told) - above}"] * (
+        len(told) > above
+    )
+    words += [f"not told apart in {len(found) - len(told)}"] * (len(found) > len(told))
+    line = f"Of {tasks}, by the primary metric: {', '.join(words)} (Holm over tasks, 5 %)."
+    alone = [each.task for each in found if each not in told and each.metrics[0].gap.p <= LEVEL]
+    if alone:
+        line += f" The interval of {', '.join(alone)} excludes 0 by itself; over all tasks shown that is not enough."
+    return line
+
+
+def _table(each: Comparison, first: str, second: str) -> list[str]:
+    """A line per metric, and below it the seeds of the first one."""
+    main = each.metrics[0]
+    rows: list[tuple[str, ...]] = [("", first, second, "gap", "95 % interval", "told apart", "seeds to settle")]
+    for metric in each.metrics:
+        gap, interval = metric.gap, metric.gap.interval()
+        means = (sum(side.values()) / len(side) for side in (metric.first, metric.second))
+        shown = "unknown" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+        told = interval is not None and (interval[0] > 0 or interval[1] < 0)
+        rows.append(
+            (
+                metric.name,
+                *(number(mean, 2) for mean in means),
+                signed(gap.difference),
+                shown,
+                "yes" if told else "no",
+                "" if told else _needed(gap),
+            )
+        )
+    for seed, value in main.first.items():
+        other = main.second[seed]
+        rows.append(
+            (f"{main.name}, seed {seed}", number(value, 2), number(other, 2), signed(value - other), "", "", "")
+        )
+    sizes = [max(width(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(" " * (size - width(cell)) + cell for cell, size in zip(row, sizes, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _needed(gap: Gap) -> str:
+    if gap.error is None or not gap.difference:
+        return "unknown"
+    needed = seeds_to_settle(gap.difference, gap.error * math.sqrt(gap.n))
+    return f"about {needed}" if needed else "over 1000"
+
+
+def signed(value: float) -> str:
+    """Two decimals with their sign."""
+    return ("+" if value > 0 else "") + number(value, 2)
+
+
+def sentence(metric: Metric, first: str, second: str) -> str:
+    """What the numbers of one metric say, and what they cannot."""
+    gap = metric.gap
+    side = "above" if gap.difference > 0 else "below"
+    said = (
+        f"{first} is {abs(gap.difference):.2f} {side} {second}" if gap.difference else f"{first} and {second} are equal"
+    )
+    said = f"{metric.name}: {said}"
+    interval = gap.interval()
+    if interval is None or gap.error is None:
+        if gap.n < 2:
+            said += " in one pair of runs. One pair cannot tell a gap from noise: run at least two more seeds of each."
+            return said
+        return f"{said} in each of {gap.n} pairs: these runs do not depend on their seed, which says nothing of noise."
+    said += (
+        f" (mean of {gap.n} pairs, standard error {gap.error:.2f}; 95 % interval {signed(interval[0])} to "
+        f"{signed(interval[1])}, Student's t with {gap.degrees} degree{'s' if gap.degrees > 1 else ''} of freedom)."
+    )
+    if metric.more is not None:
+        said += (
+            f" Sign flips: p {metric.more.p:.3f}; bootstrap: {signed(metric.more.low)} to {signed(metric.more.high)}."
+        )
+    if interval[0] > 0 or interval[1] < 0:
+        return f"{said} The interval excludes 0: the gap exceeds the noise between seeds."
+    said += " The interval includes 0: the gap does not exceed the noise between seeds."
+    spread = gap.error * math.sqrt(gap.n)
+    said += f" {gap.n} seeds of this noise tell gaps from {least_gap(spread, gap.n):.1f} on"
+    if gap.difference:
+        said += f"; one as large as this, if it is real, takes {_needed(gap)} (power .8)"
+    return said + "."
+
+
+def _scale(each: Comparison, metric: Metric) -> str:
+    if metric.gap.n > 1 or each.task != "detection.voc" or metric.name not in MOCO_STD:
+        return ""
+    std = MOCO_STD[metric.name]
+    return (
+        f" For scale: runs of the full VOC07+12 protocol are expected to vary with a standard deviation of {std} "
+        f"(facebookresearch/moco, detection/README.md), the difference of two runs then with {math.sqrt(2) * std:.1f}; "
+        "shorter schedules vary more."
+    )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from results.evidence import RECORD_FOLDERS, ROOT
+from results.frame import RECORD_FOLDERS, ROOT
 from transfer.errors import UserError
 from transfer.record import Record, read_record, write_record
 

@@ -108,7 +108,10 @@ LAYOUTS = (
     ),
     Layout("voc-07", "Detection, R50-C4, VOC07 alone", "Detection", (Group("detection.voc_07", "VOC07", _VOC),)),
     Layout("coco-c4", "Detection without masks, R50-C4", "Detection", (Group("detection.coco_c4", "COCO box", _APS),)),
-    Layout("coco-fpn", "Detection without masks, R50-FPN", "Detection", (Group("detection.coco_fpn", "COCO box", _APS),)),
+    Layout(
+        "coco-fpn", "Detection without masks, R50-FPN", "Detection",
+        (Group("detection.coco_fpn", "COCO box", _APS),),
+    ),
     Layout(
         "dense", "One-stage detection, R50-FPN", "One-stage detection",
         (

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from transfer.conditions import NAMES
-from transfer.record import Record
 
 FILE = Path(__file__).with_name("repeat_noise.csv")
 _ABOUT = ("task", "engine", "test_sha256", "seed", "conditions", "source")
@@ -61,19 +61,18 @@ def _std(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def repeat_noise(record: Record) -> RepeatNoise | None:
+def repeat_noise(task: str, engine: str, test_sha256: str) -> RepeatNoise | None:
     """Of runs on the same test set by the same engine; None where nobody measured it."""
-    test = record.data.get("test", {}).get("sha256", "")
-    return measured().get((record.task, record.engine, test))
+    return measured().get((task, engine, test_sha256))
 
 
-def about_conditions(records: Sequence[Record]) -> Iterator[str]:
-    """In what the conditions of these runs differ, and how many did not record them; nothing if they are all equal."""
-    unknown = sum(not record.conditions for record in records)
+def about_conditions(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """In what the conditions of runs differ, and how many did not record them; nothing if they are all equal."""
+    unknown = sum(not conditions for conditions in found)
     if unknown:
-        which = "these runs" if unknown == len(records) else f"{unknown} of these runs"
+        which = "these runs" if unknown == len(found) else f"{unknown} of these runs"
         yield f"Threads and instruction set of {which} were not recorded."
-    known = [record.conditions for record in records if record.conditions]
+    known = [conditions for conditions in found if conditions]
     for name in sorted({name for conditions in known for name in conditions}):
         values = sorted({str(conditions.get(name, "not recorded")) for conditions in known})
         if len(values) > 1:

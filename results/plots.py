@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from results.rows import Row, primary_metric
+from results.blocks import Block, Row, Tables
+from results.render import cell_parts, marked_name
 from transfer.atomic import write_atomically
 from transfer.errors import UserError
 from transfer.letters import plottable
@@ -23,90 +24,72 @@ COLOURS = plt.get_cmap("tab10").colors
 FORMATS = ("png", "pdf", "svg")
 
 
-def plot_metric(rows: Sequence[Row], out: Path, metric: str | None = None) -> None:
+def plot_metric(tables: Tables, out: Path) -> None:
     """One panel per task: a point per seed, a bar at the mean, ± one sample standard deviation as a band.
 
     Args:
-        rows: as `results.rows.group` orders them.
+        tables: of `results.blocks.tables`; drawn is the first column of each task.
         out: png, pdf or svg.
-        metric: instead of each task's primary metric.
+
+    Raises:
+        UserError: no run has finished, or the ending is not known.
     """
-    by_task: dict[str, list[Row]] = {}
-    for row in rows:
-        by_task.setdefault(row.variant.task, []).append(row)
-    labels = list(dict.fromkeys(row.label for row in rows))
+    panels_of = [(block, place) for block in tables.blocks for place, head in enumerate(block.columns) if head.first]
+    panels_of = [(block, place) for block, place in panels_of if any(row.cells[place].runs for row in block.rows)]
+    if not any(row.cells[place].n for block, place in panels_of for row in block.rows):
+        raise UserError("no run has finished", todo="choose others by --task")
+    labels = list(dict.fromkeys(row.label for block, _ in panels_of for row in block.rows))
     colours = {label: COLOURS[position % len(COLOURS)] for position, label in enumerate(labels)}
-    heights = [1.0 + 0.55 * len(members) for members in by_task.values()]
+    heights = [1.0 + 0.55 * len(_measured(block, place)) for block, place in panels_of]
     figure, panels = plt.subplots(
-        len(by_task), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
+        len(panels_of), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
-    for panel, (task, members) in zip(panels[:, 0], by_task.items(), strict=True):
-        name = metric or primary_metric(members)
-        if not any(row.cell(name) for row in members):
-            plt.close(figure)
-            raise UserError(
-                f"no finished run of {task} has the metric {name}", todo="choose others by --task and --metric"
-            )
-        _metric_panel(panel, members, name, colours)
-        panel.set_title(task, loc="left", fontsize=11, fontweight="bold")
+    for panel, (block, place) in zip(panels[:, 0], panels_of, strict=True):
+        _metric_panel(panel, block, place, colours)
     figure.supxlabel("points: seeds · bars: means · bands: ± one sample standard deviation", fontsize=8, color="0.3")
     _save(figure, out)
 
 
-def _metric_panel(panel: Any, rows: Sequence[Row], metric: str, colours: Mapping[str, Any]) -> None:
+def _measured(block: Block, place: int) -> list[Row]:
+    return [row for row in block.rows if row.cells[place].runs]
+
+
+def _metric_panel(panel: Any, block: Block, place: int, colours: Mapping[str, Any]) -> None:
     panel.use_sticky_edges = False  # a band at the edge must not cut the points in it
+    rows, head = _measured(block, place), block.columns[place]
     for position, row in enumerate(rows):
-        colour = colours[row.label]
-        cell = row.cell(metric)
-        if cell is None:
-            text = f"  {row.cell_text(metric)}" if row.failed else "  –"
-            panel.text(0.0, position, text, va="center", color="0.4", transform=panel.get_yaxis_transform())
+        colour, cell = colours[row.label], row.cells[place]
+        parts = cell_parts(cell, head)
+        if cell.mean is None:
+            said = f"failed ({cell.total})" if cell.state == "failed" else "–"
+            panel.text(0.0, position, f"  {said}", va="center", color="0.4", transform=panel.get_yaxis_transform())
             continue
-        values = [record.metrics[metric] for record in row.finished if metric in record.metrics]
         if cell.std is not None:
             panel.barh(position, 2 * cell.std, left=cell.mean - cell.std, height=0.5, color=colour, alpha=0.2)
         panel.plot([cell.mean, cell.mean], [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
+        values = list(cell.values.values())
         panel.plot(values, [position] * len(values), "o", color=colour, markersize=5, markeredgecolor="white")
-        said = row.cell_text(metric, alone=True).strip() + (f", {len(row.failed)} failed" if row.failed else "")
+        said = " ".join(part for part in (parts.mean, f"± {parts.std}" * bool(parts.std), parts.count) if part)
         above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        panel.annotate(said, (cell.mean, position - 0.3), fontsize=8, color="0.3", **above)
-    panel.set_yticks(range(len(rows)), [_row_name(row, rows) for row in rows], fontsize=9)
+        panel.annotate(said + cell.mark, (cell.mean, position - 0.3), fontsize=8, color="0.3", **above)
+    panel.set_title(plottable(f"{block.title}\n{block.setting}"), loc="left", fontsize=9)
+    panel.set_yticks(range(len(rows)), [plottable(marked_name(row)) for row in rows], fontsize=9)
     panel.tick_params(axis="y", length=0)
     panel.set_ylim(len(rows) - 0.5, -0.8)
     panel.margins(x=0.12)
-    panel.set_xlabel(f"{plottable(metric)} (percent)", fontsize=9)
+    panel.set_xlabel(f"{plottable(f'{head.group} {head.name}'.strip())} (percent)", fontsize=9)
     panel.grid(axis="x", color="0.9")
     panel.set_axisbelow(True)
     panel.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _row_name(row: Row, rows: Sequence[Row]) -> str:
-    """Label, and under it what tells the row from the others."""
-    variant, others = row.variant, [other.variant for other in rows]
-    below = [variant.engine] if variant.engine else []
-    if len({other.protocol for other in others}) > 1:
-        below.append(variant.protocol)
-    if len({other.differences for other in others}) > 1:
-        count = len(variant.differences)
-        below.append(f"{count} difference{'' if count == 1 else 's'}" if count else "as published")
-    # Whatever still looks alike is told apart by its hash.
-    alike = [
-        other for other in others if (other.protocol, other.differences) == (variant.protocol, variant.differences)
-    ]
-    below += [f"recipe {variant.recipe[:6]}"] if len({other.recipe for other in alike}) > 1 else []
-    below += [f"data {variant.data[:6]}"] if len({other.data for other in alike}) > 1 else []
-    below += [f"version {variant.task_version}"] if len({other.task_version for other in others}) > 1 else []
-    name = plottable(row.label)
-    return f"{name}\n{', '.join(below)}" if below else name
-
-
-def plot_curves(rows: Sequence[Row], work: Path, out: Path) -> list[str]:
-    """Training loss over steps, one panel per task, one colour per row, one line per seed.
+def plot_curves(frame: pd.DataFrame, work: Path, out: Path) -> list[str]:
+    """Training loss over steps, one panel per task, one colour per checkpoint, engine and recipe, one line per seed.
 
     Thin lines are the logged values, thick ones their running mean over a twentieth of the run.
 
     Args:
-        rows: whose runs to draw.
+        frame: of `results.load`; whose runs to draw.
         work: the folder with <task>/<run id>/metrics.jsonl (of fine-tuning: …/final/metrics.jsonl).
         out: png, pdf or svg.
 
@@ -116,17 +99,17 @@ def plot_curves(rows: Sequence[Row], work: Path, out: Path) -> list[str]:
     Raises:
         UserError: no run has one, or a curve is not as runs write it.
     """
-    by_task: dict[str, list[tuple[Row, int, pd.DataFrame]]] = {}
+    by_task: dict[str, list[tuple[str, pd.DataFrame]]] = {}
     absent = []
-    for row in rows:
-        for record in row.records:
-            path = work / record.task / record.run_id / "metrics.jsonl"
-            if not path.is_file() and (final := path.parent / "final" / path.name).is_file():
-                path = final  # of the last training of a search
-            if path.is_file():
-                by_task.setdefault(record.task, []).append((row, record.seed, read_curve(path)))
-            else:
-                absent.append(f"{record.label}, seed {record.seed}: no {path}")
+    for row in frame.itertuples():
+        path = work / row.task / row.id / "metrics.jsonl"
+        if not path.is_file() and (final := path.parent / "final" / path.name).is_file():
+            path = final  # of the last training of a search
+        if path.is_file():
+            name = " · ".join(part for part in (row.label, row.engine, f"recipe {row.recipe[:6]}") if part)
+            by_task.setdefault(row.task, []).append((name, read_curve(path)))
+        else:
+            absent.append(f"{row.label}, seed {row.seed}: no {path}")
     if not by_task:
         raise UserError(
             "none of these runs has a loss curve",
@@ -140,19 +123,17 @@ def plot_curves(rows: Sequence[Row], work: Path, out: Path) -> list[str]:
     return absent
 
 
-def _curve_panel(panel: Any, task: str, curves: Sequence[tuple[Row, int, pd.DataFrame]]) -> None:
-    rows = list(dict.fromkeys((row.label, row.variant) for row, _, _ in curves))
-    members = list({(row.label, row.variant): row for row, _, _ in curves}.values())
-    named: set[tuple[str, Any]] = set()
-    for row, _, curve in curves:
-        key = (row.label, row.variant)
-        colour = COLOURS[rows.index(key) % len(COLOURS)]
+def _curve_panel(panel: Any, task: str, curves: Sequence[tuple[str, pd.DataFrame]]) -> None:
+    names = list(dict.fromkeys(name for name, _ in curves))
+    named: set[str] = set()
+    for name, curve in curves:
+        colour = COLOURS[names.index(name) % len(COLOURS)]
         window = max(1, len(curve) // 20)
         smooth = curve["loss"].rolling(window, min_periods=1).mean()
         panel.plot(curve["step"], curve["loss"], color=colour, linewidth=0.6, alpha=0.35)
-        name = None if key in named else _row_name(row, members).replace("\n", " · ")
-        panel.plot(curve["step"], smooth, color=colour, linewidth=1.6, label=name)
-        named.add(key)
+        label = None if name in named else plottable(name)
+        panel.plot(curve["step"], smooth, color=colour, linewidth=1.6, label=label)
+        named.add(name)
     panel.set_title(task, loc="left", fontsize=11, fontweight="bold")
     panel.set_xlabel("step")
     panel.set_ylabel("training loss")

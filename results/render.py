@@ -93,9 +93,9 @@ def text(tables: Tables, columns: int = 120, colour: bool = False) -> str:
         colour: bold, underline and grey by ANSI sequences; the marks stay.
     """
     said = [_block_text(block, columns, colour) for block in tables.blocks]
-    lines = [
-        f"{label} stands for several checkpoints, one a seed: --trainings makes them one row" for label in tables.same
-    ]
+    names = " and ".join(tables.same)
+    stand = "stand" if len(tables.same) > 1 else "stands"
+    lines = [f"{names} {stand} for several checkpoints, one a seed: --trainings makes them one row"] * bool(names)
     lines += [tables.hidden_line] if tables.hidden_line else []
     return "\n\n\n".join(said + (["\n".join(map(printable, lines))] if lines else [])) + "\n"
 
@@ -111,7 +111,8 @@ def _block_text(block: Block, columns: int, colour: bool) -> str:
     lines += textwrap.wrap(
         "   ".join(f"{mark}\u00a0{meaning}".replace(" ", "\u00a0") for mark, meaning in block.legend), columns
     )
-    lines.append(f"python -m results explain {block.key}   # differences in full, commands, versions, seeds")
+    if block.setting:
+        lines.append(f"python -m results explain {block.layout}   # differences in full, commands, versions, seeds")
     return "\n".join(line.replace("\u00a0", " ").rstrip() for line in lines)
 
 
@@ -192,11 +193,13 @@ def _stack_text(block: Block, chosen: Sequence[int], sizes: Sequence[int], name_
     ours = [row for row in block.of("competitor", "other recipe") if any_cell(row)]
     scale = [row for row in block.of("baseline") if any_cell(row)]
     theirs = [row for row in block.of("published") if any_cell(row)]
-    lines += [_style(f"measured · {printable(block.setting)}", _GREY, colour), *map(line, ours)]
+    if ours or scale:
+        lines += [_style(f"measured · {printable(block.setting)}", _GREY, colour), *map(line, ours)]
     if scale:
         lines += [_style("· · · baselines, not ranked", _GREY, colour), *map(line, scale)]
     if theirs:
-        lines += [rule, _style(f"published · {block.published}", _GREY, colour), *map(line, theirs)]
+        lines += [rule] * bool(ours or scale)
+        lines += [_style(f"published · {block.published}", _GREY, colour), *map(line, theirs)]
     return [*lines, rule]
 
 
@@ -241,7 +244,7 @@ def _block_markdown(block: Block) -> str:
     rows(block.of("competitor", "other recipe"), "")
     rows(block.of("baseline"), "baselines")
     rows(block.of("published"), "published", lambda value: value if value == "–" else f"*{value}*")
-    facts = [f"Measured: {escaped(block.setting)}."]
+    facts = [f"Measured: {escaped(block.setting)}."] if block.setting else []
     facts += [f"Published: {escaped(block.published)}."] if block.published else []
     facts += [f"{escaped(note)}." for note in block.notes]
     words = {"*": "**best**", "+": "<ins>second</ins>"}
