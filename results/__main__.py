@@ -217,6 +217,30 @@ class Curves(_Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report(_Selection):
+    """Write one HTML file with the answer, tables, plots and what is behind every number. It needs no network."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=("-o",), help_behavior_hint="")] = (
+        frame.ROOT / "runs" / "report.html"
+    )
+    """Default: runs/report.html of this checkout."""
+    trainings: Flag = False
+    """Several checkpoints of one name, one a seed, are one row."""
+    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.WORK_FOLDER
+    """Folder with <task>/<run id>/, for learning curves and pictures. Default: runs/work of this checkout."""
+    pretraining: Folders = ()
+    """Folders of pretrainings (their --out), for the health of their embeddings."""
+    no_pictures: Flag = False
+    """Leave contact sheets out: each takes about 100 kB."""
+
+    def show(self, found: pd.DataFrame) -> None:
+        """Write."""
+        from results import report
+
+        print(report.write(found, self.out, self.trainings, self.work, self.pretraining, not self.no_pictures))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """Copy chosen records to results/records, as evidence that is published with the code.
 
@@ -247,7 +271,7 @@ def main() -> int:
     """Exit status: 0 done, 1 shown but some files are not records, 2 not done, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = tyro.cli(
-        Table | Compare | Rank | Explain | Plot | Curves | Export,
+        Table | Compare | Rank | Explain | Report | Plot | Curves | Export,
         prog="python -m results",
         description="Tables, comparisons and plots of records; published numbers beside them.",
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -47,7 +47,7 @@ def axis(values: Iterable[float], count: int = 4, log: bool = False, symmetric: 
 
     Args:
         values: at least one; above 0 if `log`.
-        count: of ticks, roughly.
+        count: of ticks, roughly; more if `symmetric`, where half of them are on either side.
         log: powers of ten with 2 and 5 between them.
         symmetric: 0 in the middle.
     """
@@ -64,7 +64,7 @@ def axis(values: Iterable[float], count: int = 4, log: bool = False, symmetric: 
         marks = [mark for mark in marks if low <= mark <= high]
         texts = [f"{10**mark:g}" for mark in marks]
     else:
-        step = _step((high - low) / count)
+        step = _step((high - low) / (6 if symmetric else count))
         marks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
         texts = [_tick(mark, step, symmetric) for mark in marks]
     scale = Axis(low, high, (), log)

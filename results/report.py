@@ -13,15 +13,17 @@ from typing import Any
 import pandas as pd
 
 from results import provenance, sources
-from results.blocks import Block, Cell, Head, Row, Tables
+from results.blocks import Block, Cell, Head, Tables
 from results.blocks import tables as make_tables
+from results.compare import signed
 from results.export import shortened
 from results.frame import Problem
 from results.latex import latex
 from results.panels import axis, interval_of_mean
 from results.ranking import of_tables
-from results.render import all_parts, number, tidy
+from results.render import all_parts, number
 from results.statistics import LEVEL, Column, Gap, Ranking, holm, paired
+from results.tidy import long
 from results.words import ENGINES
 from transfer.atomic import write_text
 from transfer.errors import UserError, printable
@@ -63,6 +65,11 @@ class Line:
     cells: dict[int, Cell] = field(default_factory=dict)
     differs: set[int] = field(default_factory=set)
 
+    @property
+    def said(self) -> list[tuple[str, bool]]:
+        """In a sentence, as (text, bold)."""
+        return [(self.name, True), *([(" weights", False)] if self.name == "random" else [])]
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -85,11 +92,10 @@ class Pair:
         return better, len(known) - better - worse, worse, len(self.gaps) - len(known)
 
     @property
-    def alone(self) -> int:
+    def alone(self) -> list[int]:
         """Columns that would count by themselves, and do not after the correction."""
-        return sum(
-            gap is not None and gap.p <= LEVEL and not told for gap, told in zip(self.gaps, self.told, strict=True)
-        )
+        both = enumerate(zip(self.gaps, self.told, strict=True))
+        return [place for place, (gap, told) in both if gap is not None and gap.p <= LEVEL and not told]
 
 
 def write(
@@ -143,13 +149,13 @@ def context(
     """What the template shows; see `write`."""
     problems: Sequence[Problem] = frame.attrs.get("problems", ())
     folders = [Path(folder) for folder in frame.attrs.get("folders", ())]
-    if frame.empty and not problems:
+    if frame.empty:
         raise UserError(
             "there is no record to report on",
-            found=f"no <task>/<run>.json in {', '.join(map(str, folders)) or 'any folder'}",
+            found=f"nothing readable in {', '.join(map(str, folders)) or 'any folder'}",
             todo="run a task first, or give --records the folder with records",
         )
-    tables = make_tables(frame, trainings=trainings) if len(frame) else Tables((), (), 0)
+    tables = make_tables(frame, trainings=trainings)
     places = [
         Place(block, number) for block in tables.blocks for number, head in enumerate(block.columns) if head.first
     ]
@@ -157,7 +163,7 @@ def context(
     lines = _lines(places, ranking)
     columns = [_column(lines, number) for number in range(len(places))]
     cells = _Cells(frame)
-    shown_tables = [_table(block, frame, cells, tables) for block in tables.blocks]
+    shown_tables = [_table(block, cells, tables) for block in tables.blocks]
     pairs = {
         (first, second): pair(lines[first], lines[second], columns)
         for first in range(len(lines))
@@ -167,7 +173,7 @@ def context(
     found = sources.gather(tables.blocks, work, pretraining, folders, pictures)
     said = [*(str(problem) for problem in problems), *found.problems]
     return {
-        "answer": _answer(lines, pairs, ranking),
+        "answer": _answer(lines, places, pairs, ranking),
         "facts": _facts(frame, tables, places),
         "cautions": _cautions(frame, tables, problems),
         "problems": [shortened(printable(text)) for text in said],
@@ -183,6 +189,7 @@ def context(
         "data": cells.data(),
         "legend": _legend(tables.blocks),
         "number": number,
+        "signed": signed,
     }
 
 
@@ -245,7 +252,7 @@ def pair(first: Line, second: Line, columns: Sequence[Column[str]]) -> Pair:
     gaps: list[Gap | None] = []
     for place, column in enumerate(columns):
         gap = None
-        if not place in first.differs | second.differs and {place} <= first.cells.keys() & second.cells.keys():
+        if place not in first.differs | second.differs and {place} <= first.cells.keys() & second.cells.keys():
             ours, theirs = first.cells[place].values, second.cells[place].values
             if first.name in column.rows and second.name in column.rows:
                 gap = column.gap(first.name, second.name)
@@ -260,7 +267,9 @@ def pair(first: Line, second: Line, columns: Sequence[Column[str]]) -> Pair:
 # -- the answer
 
 
-def _answer(lines: Sequence[Line], pairs: Mapping[tuple[int, int], Pair], ranking: Ranking[str]) -> dict[str, Any]:
+def _answer(
+    lines: Sequence[Line], places: Sequence[Place], pairs: Mapping[tuple[int, int], Pair], ranking: Ranking[str]
+) -> dict[str, Any]:
     """The headline as (text, bold) pieces, what the cards say, and the two rows that are compared first."""
     competing = [place for place, line in enumerate(lines) if not line.baseline]
     rivals = [key for key in pairs if key[0] in competing and key[1] in competing]
@@ -274,7 +283,7 @@ def _answer(lines: Sequence[Line], pairs: Mapping[tuple[int, int], Pair], rankin
     if not chosen:
         several = "no two checkpoints have two or more seeds in common on a task"
         return {"said": [("Nothing is known yet", True), (f": {several}.", False)], "pair": None, "leader": "unknown",
-                "why": several[0].upper() + several[1:] + ", so that a gap cannot be told from noise.", "rank": ""}  # fmt: skip
+                "why": several[0].upper() + several[1:] + ", so that a gap cannot be told from noise.", "rank": "", "alone": []}  # fmt: skip
     first, second = chosen[0]
     better, undecided, worse, _ = pairs[chosen[0]].counts
     if better and worse:
@@ -284,23 +293,27 @@ def _answer(lines: Sequence[Line], pairs: Mapping[tuple[int, int], Pair], rankin
     said = [("Undecided: ", True)] if leader == "undecided" and len(chosen) == 1 else []
     said += [(lines[first].name, True)]
     for number_, key in enumerate(chosen):
-        said += [("; " if number_ else " ", False), *_stands(pairs[key].counts, lines[key[1]].name)]
+        said += [(", and " if number_ else " ", False), *_stands(pairs[key].counts, lines[key[1]].said)]
     tasks = better + undecided + worse
-    why = f"against {lines[second].name}: better on {better}, worse on {worse}, undecided on {undecided} of {_tasks(tasks)}"
-    return {"said": [*said, (".", False)], "pair": chosen[0], "leader": leader, "why": why, "rank": _places(ranking)}
+    alone = [_task(places[n]) for n in pairs[chosen[0]].alone]
+    why = f"Against {lines[second].name}: better on {better}, worse on {worse}, undecided on {undecided} of {_tasks(tasks)}."
+    return {"said": [*said, (".", False)], "pair": chosen[0], "leader": leader, "why": why, "alone": alone,
+            "rank": _places(ranking)}  # fmt: skip
 
 
-def _stands(counts: tuple[int, int, int, int], other: str) -> list[tuple[str, bool]]:
-    """How the headline's row stands to another, in words; every claim of "better" is beyond the noise."""
+def _stands(counts: tuple[int, int, int, int], other: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """How the headline's row stands to another, in words; every "better" and "worse" is beyond the noise."""
     better, undecided, worse, _ = counts
     total = better + undecided + worse
     if not better and not worse:
-        where = "on the one task that both have" if total == 1 else f"on any of the {total} tasks that both have"
-        return [("is not told from ", False), (other, True), (f" {where}", False)]
-    parts = [f"better than {{}} on {better}"] * bool(better) + [f"worse than {{}} on {worse}"] * bool(worse)
-    parts += [f"undecided on {undecided}"] * bool(undecided)
-    before, _, after = f"is {', '.join(parts)} of {_tasks(total)}, beyond the noise of seeds".partition("{}")
-    return [(before, False), (other, True), (after.replace(" than {}", ""), False)]
+        where = "on the one task that both have" if total == 1 else f"on any of {total} tasks"
+        return [("cannot be told from ", False), *other, (f" {where}", False)]
+    of = "the one task that both have" if total == 1 else f"{{}} of {_tasks(total)}"
+    first, second = ("better", better), ("worse", worse)
+    (word, count), (less, few) = (first, second) if better else (second, first)
+    said = f" on {of.format(count)}" + (f" and {less} on {few}" if few else "") + ", beyond the noise of seeds"
+    said += f" ({undecided} undecided)" if undecided else ""
+    return [(f"is {word} than ", False), *other, (said, False)]
 
 
 def _tasks(count: int) -> str:
@@ -321,11 +334,11 @@ def _facts(frame: pd.DataFrame, tables: Tables, places: Sequence[Place]) -> list
     shown = len(frame) - len(tables.hidden)
     said = [f"{len(frame)} run{'' if len(frame) == 1 else 's'}, {shown} of them on this page, {_tasks(len(places))}"]
     wanted = {run for block in tables.blocks for row in block.rows for cell in row.cells for _, _, run in cell.runs}
-    runs = frame[frame["id"].isin(wanted)] if len(frame) else frame
-    if len(runs) and (runs["preset"] != "").all():
+    runs = frame[frame["id"].isin(wanted)]
+    if (runs["preset"] != "").all():
         presets = ", ".join(sorted(runs["preset"].unique()))
         said.append(f"all by preset {presets}: they compare with each other, not with published numbers")
-    elif len(runs) and all(len(differences) for differences in runs["differences"]):
+    elif all(len(differences) for differences in runs["differences"]):
         said.append("none follows its protocol in full: they compare with each other, not with published numbers")
     return said
 
@@ -337,7 +350,7 @@ def _cautions(frame: pd.DataFrame, tables: Tables, problems: Sequence[Problem]) 
         said.append(f"{lost} file{' is' if lost == 1 else 's are'} not in what is shown: see Broken records.")
     elif problems:
         said.append("Something about these records looks wrong: see Broken records.")
-    dirty = int(frame["dirty"].sum()) if len(frame) else 0
+    dirty = int(frame["dirty"].sum())
     if dirty:
         said.append(f"{dirty} of {len(frame)} runs were made by code that no commit holds.")
     if tables.same:
@@ -368,8 +381,6 @@ class _Cells:
 
     def of(self, cell: Cell, row: str, block: Block, head: Head, parts: Any) -> dict[str, Any]:
         """What the template needs for a cell."""
-        if id(cell) in self._known:
-            return self._known[id(cell)]
         column = f"{head.group} {head.name}".strip()
         count = "single run" if cell.total == 1 else f"{cell.n} of {cell.total} seeds" if cell.n < cell.total else f"{cell.n} seeds"  # fmt: skip
         spread = f" ± {parts.std}" if parts.std else ""
@@ -389,15 +400,17 @@ class _Cells:
         self._kept.append(cell)
         return shown
 
+    def known(self, cell: Cell) -> dict[str, Any]:
+        """The same, of a cell that a table has."""
+        return self._known[id(cell)]
+
     def data(self) -> dict[str, Any]:
         """For the page's script."""
-        if not self.runs:
-            return {"cells": [], "runs": [], "shared": {}}
         found, shared = provenance.runs(self.frame, self.runs)
         return {"cells": self.items, "runs": found, "shared": shared}
 
 
-def _table(block: Block, frame: pd.DataFrame, cells: _Cells, tables: Tables) -> dict[str, Any]:
+def _table(block: Block, cells: _Cells, tables: Tables) -> dict[str, Any]:
     groups: list[list[Any]] = []
     for head in block.columns:
         if groups and groups[-1][0] == head.group:
@@ -421,7 +434,7 @@ def _table(block: Block, frame: pd.DataFrame, cells: _Cells, tables: Tables) -> 
     }
     alone = Tables((block,), (), tables.runs)
     return {"block": block, "groups": groups if any(name for name, _ in groups) else [], **parts,
-            "latex": latex(alone), "csv": tidy(alone).to_csv(index=False)}  # fmt: skip
+            "latex": latex(alone), "csv": long(alone).to_csv(index=False)}  # fmt: skip
 
 
 def _overview(
@@ -443,11 +456,9 @@ def _overview(
             if cell is None:
                 shown.append(None)
                 continue
-            row = Row("competitor", line.name, line.name, (), ())
-            known = cells.of(cell, row.name, place.block, place.head, None)
             shown.append(
                 {
-                    "cell": known,
+                    "cell": cells.known(cell),
                     "heat": None if number_ in line.differs else heat[number_].get(line.name),
                     "differs": number_ in line.differs,
                     "single": cell.n == 1,
@@ -481,7 +492,7 @@ def _compare(
         reach = [end for gap in each.gaps if gap is not None for end in gap.interval() or ()]
         scale = axis(reach, symmetric=True)
         rows = [None if gap is None else _gap(gap, told, scale) for gap, told in zip(each.gaps, each.told, strict=True)]
-        found[f"{first}-{second}"] = {"rows": rows, "ticks": scale.ticks, "counts": each.counts, "alone": each.alone}
+        found[f"{first}-{second}"] = {"rows": rows, "ticks": scale.ticks, "counts": each.counts, "alone": len(each.alone)}
     used = sorted({place for key in pairs for place in key})
     return {"names": {place: lines[place].name for place in used}, "pairs": found,
             "tasks": [_task(place) for place in places]}  # fmt: skip
