@@ -164,20 +164,25 @@ def _apart(places: Sequence[float]) -> list[float]:
     return [round(place, 2) for place in moved]
 
 
-def scatter(title: str, points: Sequence[tuple[float, float, str, str]], across: str, up: str) -> dict[str, Any]:
+def scatter(
+    title: str, points: Sequence[tuple[float, float, str, str]], across: str, up: str, level: tuple[float, str] | None
+) -> dict[str, Any]:
     """A panel of points, x on a logarithmic axis.
 
     Args:
         points: (x above 0, y, group, name of the point); at least one.
         across, up: what the axes show.
+        level: a height that all points are measured by, and its name.
     """
-    x, y = axis((each[0] for each in points), log=True), axis((each[1] for each in points), count=3)
+    heights = [each[1] for each in points] + ([level[0]] if level else [])
+    x, y = axis((each[0] for each in points), log=True), axis(heights, count=3)
     groups = list(dict.fromkeys(group for _, _, group, _ in points))
     return {
         "title": title,
         "across": across,
         "up": up,
         "groups": groups,
+        "level": (round(100 - y.place(level[0]), 2), level[1]) if level else None,
         "points": [(x.place(a), round(100 - y.place(b), 2), groups.index(group), name) for a, b, group, name in points],
         "x": x.ticks,
         "y": [(round(100 - place, 2), text) for place, text in y.ticks],

@@ -180,7 +180,7 @@ def context(
         "overview": _overview(lines, places, columns, ranking, cells),
         "compare": _compare(lines, places, pairs),
         "tables": shown_tables,
-        "dots": [_dots(lines, number, place, columns[number]) for number, place in enumerate(places)],
+        "dots": [_dots(lines, number, _task(place, places), place, columns[number]) for number, place in enumerate(places)],
         "rank": _rank(ranking, len(places)),
         "curves": found.curves,
         "health": found.health,
@@ -188,6 +188,7 @@ def context(
         "sheets": found.sheets,
         "data": cells.data(),
         "legend": _legend(tables.blocks),
+        "hidden": tables.hidden_line.partition(";")[0].replace("not", "Not", 1),
         "number": number,
         "signed": signed,
     }
@@ -295,10 +296,24 @@ def _answer(
     for number_, key in enumerate(chosen):
         said += [(", and " if number_ else " ", False), *_stands(pairs[key].counts, lines[key[1]].said)]
     tasks = better + undecided + worse
-    alone = [_task(places[n]) for n in pairs[chosen[0]].alone]
+    alone = [_task(places[n], places) for n in pairs[chosen[0]].alone]
     why = f"Against {lines[second].name}: better on {better}, worse on {worse}, undecided on {undecided} of {_tasks(tasks)}."
+    if leader == "undecided":
+        why = _undecided([gap for gap in pairs[chosen[0]].gaps if gap is not None])
     return {"said": [*said, (".", False)], "pair": chosen[0], "leader": leader, "why": why, "alone": alone,
             "rank": _places(ranking)}  # fmt: skip
+
+
+def _undecided(gaps: Sequence[Gap]) -> str:
+    """How large the gaps are, and how large the noise."""
+    sizes = sorted(abs(gap.difference) for gap in gaps)
+    reaches = sorted((high - low) / 2 for low, high in filter(None, (gap.interval() for gap in gaps)))
+    seeds = sorted({gap.n for gap in gaps})
+    span = [f"{number(each[0], 1)} to {number(each[-1], 1)}" if len(each) > 1 else number(each[0], 1) for each in (sizes, reaches)]
+    return (
+        f"Gaps of {span[0]} points; with {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds their 95 % intervals reach {span[1]} "
+        "points to either side."
+    )
 
 
 def _stands(counts: tuple[int, int, int, int], other: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
@@ -332,7 +347,7 @@ def _places(ranking: Ranking[str]) -> str:
 
 def _facts(frame: pd.DataFrame, tables: Tables, places: Sequence[Place]) -> list[str]:
     shown = len(frame) - len(tables.hidden)
-    said = [f"{len(frame)} run{'' if len(frame) == 1 else 's'}, {shown} of them on this page, {_tasks(len(places))}"]
+    said = [f"{len(frame)} run{'' if len(frame) == 1 else 's'}, {shown} of them compared, {_tasks(len(places))}"]
     wanted = {run for block in tables.blocks for row in block.rows for cell in row.cells for _, _, run in cell.runs}
     runs = frame[frame["id"].isin(wanted)]
     if (runs["preset"] != "").all():
@@ -357,8 +372,6 @@ def _cautions(frame: pd.DataFrame, tables: Tables, problems: Sequence[Problem]) 
         names = " and ".join(tables.same)
         verb = "stands" if len(tables.same) == 1 else "stand"
         said.append(f"{names} {verb} for several checkpoints, one a seed: --trainings makes them one row.")
-    if tables.hidden_line:
-        said.append(tables.hidden_line[0].upper() + tables.hidden_line[1:] + ".")
     return said
 
 
@@ -495,7 +508,7 @@ def _compare(
         found[f"{first}-{second}"] = {"rows": rows, "ticks": scale.ticks, "counts": each.counts, "alone": len(each.alone)}
     used = sorted({place for key in pairs for place in key})
     return {"names": {place: lines[place].name for place in used}, "pairs": found,
-            "tasks": [_task(place) for place in places]}  # fmt: skip
+            "tasks": [_task(place, places) for place in places]}  # fmt: skip
 
 
 def _gap(gap: Gap, told: bool, scale: Any) -> list[Any]:
@@ -505,17 +518,13 @@ def _gap(gap: Gap, told: bool, scale: Any) -> list[Any]:
             [scale.place(value) for value in (low, gap.difference, high)]]  # fmt: skip
 
 
-def _task(place: Place) -> str:
-    words = [_kind(place.block), f"{place.head.group} {place.head.name}".strip()]
-    words += [ENGINES[place.block.engine]] if place.block.engine in ENGINES and place.block.engine else []
-    return ", ".join(words)
+def _task(place: Place, places: Sequence[Place]) -> str:
+    return f"{_short(place.block, places)}, {f'{place.head.group} {place.head.name}'.strip()}"
 
 
-def _kind(block: Block) -> str:
-    return block.title.partition(":")[0]
-
-
-def _dots(lines: Sequence[Line], number_: int, place: Place, column: Column[str]) -> dict[str, Any]:
+def _dots(
+    lines: Sequence[Line], number_: int, title: str, place: Place, column: Column[str]
+) -> dict[str, Any]:
     """One task: every row's seeds, mean and interval, published numbers of its method, on one scale."""
     published: dict[str, list[tuple[float, str]]] = {}
     for row in place.block.of("published"):
@@ -530,7 +539,7 @@ def _dots(lines: Sequence[Line], number_: int, place: Place, column: Column[str]
     ends = {line.name: interval_of_mean(line.cells[number_], column, line.name) for line in shown}
     values += [end for each in ends.values() for end in each or ()]
     if not values:
-        return {"title": _task(place), "rows": [], "ticks": (), "band": None, "others": []}
+        return {"title": title, "rows": [], "ticks": (), "band": None, "others": []}
     scale = axis(values)
     tied = [line.cells[number_].mean for line in shown if line.cells[number_].mark == "≈"]
     rows = []
@@ -546,7 +555,7 @@ def _dots(lines: Sequence[Line], number_: int, place: Place, column: Column[str]
             "published": [(scale.place(value), text) for value, text in own[line.name]],
         })  # fmt: skip
     band = (scale.place(min(tied)), scale.place(max(tied))) if len(tied) > 1 else None
-    return {"title": _task(place), "rows": rows, "ticks": scale.ticks, "band": band,
+    return {"title": title, "rows": rows, "ticks": scale.ticks, "band": band,
             "others": [(scale.place(value), text) for value, text in others]}  # fmt: skip
 
 

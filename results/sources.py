@@ -140,7 +140,9 @@ def _ablations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         ]
         if points:
             title = f"{path.stem}: {len(points)} pretrainings of an ablation"
-            yield scatter(title, points, "effective rank", "kNN accuracy, %")
+            untrained = rows.loc[rows["method"] == "random", "knn"] if "method" in rows else rows["knn"][:0]
+            level = (float(untrained.mean()), f"random weights {untrained.mean():.1f}") if len(untrained) else None
+            yield scatter(title, points, "effective rank", "kNN accuracy, %", level)
 
 
 def _sheets(
