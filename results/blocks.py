@@ -10,171 +10,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from results import reference
 from results.frame import METRIC, metrics_of
 from results.layouts import LAYOUTS, Group, Layout, layout_of
-from results.statistics import LEVEL, Column, Values, holm, paired
+from results.model import LEGEND, Block, Cell, Head, Kind, Row, Tables
+from results.statistics import LEVEL, Column, holm, paired
 from results.words import ENGINES, Differences, against, architecture, data_name, few, own_data
 from transfer.errors import UserError
 
-Kind = Literal["competitor", "other recipe", "baseline", "published"]
-LEGEND = {
-    "*": "best, beyond the noise of seeds",
-    "+": "second, beyond it too",
-    "≈": "not told from the best",
-    "(n)": "seeds",
-    "(2/3)": "2 of 3 seeds finished",
-    "(1)": "single run, noise unknown",
-    "–": "not run",
-    "×": "failed",
-    "?": "weights not proven",
-    "†": "differs, not compared",
-}
-
-
-@dataclass(frozen=True)
-class Head:
-    """A column.
-
-    Attributes:
-        group: heading above it, "" for none; `name`: its own.
-        decimals: of its numbers: 1, or 0 where the noise is 1 or more.
-        first: whether its cells say the number of seeds for the columns of the same runs.
-        best: place of the best row, None if there is none.
-        undecided: whether several rows could be best.
-    """
-
-    task: str
-    task_version: int
-    data_id: str
-    metric: str
-    group: str
-    name: str
-    decimals: int = 1
-    first: bool = False
-    best: int | None = None
-    undecided: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A metric of a row.
-
-    Attributes:
-        mean: over the finished runs, in percent, full precision; `std`: sample standard deviation, None for one run.
-        n: finished runs that have the metric; `total`: runs that were tried.
-        mark: "*", "+", "≈" or "".
-        runs: (seed, value or None, run id), by seed.
-        text: of a published value, as printed in its source.
-    """
-
-    state: Literal["measured", "failed", "not run", "published"]
-    mean: float | None = None
-    std: float | None = None
-    n: int = 0
-    total: int = 0
-    mark: str = ""
-    runs: tuple[tuple[int, float | None, str], ...] = ()
-    text: str = ""
-
-    @property
-    def values(self) -> Values:
-        """Seed → value of the finished runs."""
-        return {seed: value for seed, value, _ in self.runs if value is not None}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A checkpoint, or several trainings of one method.
-
-    Attributes:
-        name: as shown, without marks; `label`: the checkpoint's own.
-        identities: trainings, as the frame's `identity`.
-        trainings: how many stand in this row together, 1 if it is one.
-        unproven: some run's record holds no proof that the weights arrived.
-        differs: another recipe than the block's.
-    """
-
-    kind: Kind
-    name: str
-    label: str
-    identities: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    trainings: int = 1
-    unproven: bool = False
-
-    @property
-    def differs(self) -> bool:
-        """Whether the row carries a †."""
-        return self.kind == "other recipe"
-
-    @property
-    def single(self) -> bool:
-        """Whether every number of it is of one run."""
-        return all(cell.n <= 1 for cell in self.cells)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One table.
-
-    Attributes:
-        key: no two blocks of a frame share it.
-        layout: the paper's table that it follows, see `results.layouts`.
-        sentence: which is better, and is it real.
-        setting: engine, preset and recipe of the measured rows, in few words.
-        published: the sources of the published rows, "" without any.
-        notes: what † and × stand for here.
-        legend: (mark, meaning) of the marks that occur.
-    """
-
-    key: str
-    layout: str
-    title: str
-    sentence: str
-    setting: str
-    engine: str
-    columns: tuple[Head, ...]
-    rows: tuple[Row, ...]
-    published: str = ""
-    notes: tuple[str, ...] = ()
-    legend: tuple[tuple[str, str], ...] = ()
-
-    def of(self, *kinds: Kind) -> list[Row]:
-        """The rows of these kinds."""
-        return [row for row in self.rows if row.kind in kinds]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """All blocks of a frame.
-
-    Attributes:
-        hidden: (run id, why it is not shown).
-        runs: of the frame.
-        same: labels that stand for several checkpoints, one a seed, which `trainings` would make one row.
-    """
-
-    blocks: tuple[Block, ...]
-    hidden: tuple[tuple[str, str], ...]
-    runs: int
-    same: tuple[str, ...] = field(default=())
-
-    @property
-    def hidden_line(self) -> str:
-        """One sentence on the runs that are not shown, "" if all are."""
-        if not self.hidden:
-            return ""
-        counts: dict[str, int] = {}
-        for _, reason in self.hidden:
-            counts[reason] = counts.get(reason, 0) + 1
-        why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        return f"not shown: {len(self.hidden)} of {self.runs} runs ({why}); --all shows them"
+_USED = [
+    "id", "task", "task_version", "engine", "label", "arch", "identity", "sha256", "baseline", "seed", "status",
+    "reason", "purpose", "protocol", "preset", "recipe", "differences", "primary", "data_id", "test", "test_sha256",
+    "proven",
+]  # fmt: skip
 
 
 def tables(
@@ -204,7 +57,8 @@ def tables(
     blocks: list[Block] = []
     hidden: list[tuple[str, str]] = []
     for layout in _layouts(frame):
-        runs = frame[frame["task"].isin({group.task for group in layout.groups})]
+        runs = frame.loc[frame["task"].isin({group.task for group in layout.groups})]
+        runs = runs[[*_USED, *(METRIC + name for name in metrics_of(runs))]].copy()
         own = pd.Series([own_data(differences) for differences in runs["differences"]], index=runs.index)
         for (_, other), members in runs.groupby([runs["engine"], own], sort=True):
             made, left = _of_layout(layout, members, bool(other), trainings, metrics, everything)
@@ -265,7 +119,7 @@ class _Variant:
         """Why it is no comparison, "" if it is one."""
         purpose = str(self.runs["purpose"].iloc[0])
         if purpose:
-            return {"overfitting": "overfitting tests", "0 iterations": "of 0 iterations"}.get(purpose, purpose)
+            return {"overfitting": "made to overfit", "0 iterations": "of 0 iterations"}.get(purpose, purpose)
         if len(self.labels) < 2:
             return "of one checkpoint alone"
         return ""
@@ -304,7 +158,7 @@ def _of_layout(
     for place, variants in sorted(places.items(), key=lambda item: (order[item[0][0]], item[0][1:])):
         compared = sorted((each for each in variants if not each.why_hidden), key=lambda each: each.score, reverse=True)
         shown = [each for number, each in enumerate(compared) if everything or not number or not each.single]
-        rest = [each for each in variants if each not in shown]
+        rest = sorted((each for each in variants if each not in shown), key=lambda each: each.score, reverse=True)
         for variant in rest:
             several = any(len(members) > 1 for members in variant.rows.values())
             if variant.runs["purpose"].iloc[0] == "" and shown and several:
@@ -312,7 +166,7 @@ def _of_layout(
             elif everything:
                 shown.append(variant)
             else:
-                reason = variant.why_hidden or "single runs of another recipe"
+                reason = variant.why_hidden or "single, of another recipe"
                 hidden += [(run, reason) for run in variant.runs["id"]]
         for level, variant in enumerate(shown):
             if level == len(levels):
@@ -386,7 +240,7 @@ def _block(
         columns=tuple(heads),
         rows=final,
         published=sources,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
         legend=_legend(heads, final),
     )
 

@@ -171,11 +171,24 @@ def _comparison(
     engine = f", {ENGINES.get(row['engine'], row['engine'])}" if row["engine"] else ""
     preset = f", preset {row['preset']}" if row["preset"] else ""
     where = f"{row['task']}{engine}, {data_name(row['test'], row['test_sha256'])}, protocol {row['protocol']}{preset}"
-    return (
-        Comparison(row["task"], where, tuple(metrics), tuple(_cautions(first, second, seeds, every)))
-        if metrics
-        else None
-    )
+    if not metrics:
+        return None
+    cautions = (*_cautions(first, second, seeds, every), *_by_rounding(row, metrics))
+    return Comparison(row["task"], where, tuple(metrics), cautions)
+
+
+def _by_rounding(row: pd.Series, metrics: Sequence[Metric]) -> list[str]:
+    """Gaps that rounding alone could have made."""
+    noise = repeat_noise(row["task"], row["engine"], row["test_sha256"])
+    limits = {metric.name: noise.reach(metric.name, metric.gap.n) if noise else None for metric in metrics}
+    within = [
+        f"{metric.name} {limit:.1f}"
+        for metric in metrics
+        if (limit := limits[metric.name]) is not None and abs(metric.gap.difference) <= limit
+    ]
+    if not within:
+        return []
+    return [f"Within the repeat noise: of rounding alone, two standard deviations are {', '.join(within)}."]
 
 
 def _cautions(first: pd.DataFrame, second: pd.DataFrame, seeds: Sequence[int], every: pd.DataFrame) -> list[str]:

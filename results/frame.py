@@ -130,8 +130,8 @@ def load(folders: str | Path | Sequence[str | Path] = (), tasks: Sequence[str] =
 
 def metrics_of(frame: pd.DataFrame) -> list[str]:
     """Names of the metrics that some run of the frame has, in the frame's order."""
-    columns = [name for name in frame.columns if name.startswith(METRIC)]
-    return [name.removeprefix(METRIC) for name in columns if frame[name].notna().any()]
+    some = frame[[name for name in frame.columns if name.startswith(METRIC)]].notna().any()
+    return [name.removeprefix(METRIC) for name in some.index[some]]
 
 
 def row_of(record: Record) -> dict[str, Any]:

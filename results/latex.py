@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from results.blocks import Block, Cell, Row, Tables
+from results.model import Block, Cell, Row, Tables
 from results.render import MINUS, Parts, all_parts
 from transfer.errors import printable
 

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from results.blocks import Block, Row, Tables
+from results.model import Block, Row, Tables
 from results.render import cell_parts, marked_name
 from transfer.atomic import write_atomically
 from transfer.errors import UserError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from results.blocks import Tables
+from results.model import Tables
 from results.statistics import RANKED_ROWS, RANKED_SHARE, Ranking, Values, rank
 
 

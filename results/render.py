@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from results.blocks import Block, Cell, Head, Row, Tables
+from results.model import Block, Cell, Head, Row, Tables
 from transfer.errors import printable
 
 MINUS = "−"
@@ -59,12 +59,15 @@ def all_parts(block: Block, row: Row) -> list[Parts]:
     return found
 
 
-def marked_name(row: Row) -> str:
-    """The name with its ? and †, isolated if it runs from right to left."""
-    name = printable(row.name)
-    if any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in name):
-        name = name.join(_ISOLATE)
-    return name + ("?" if row.unproven else "") + ("†" if row.differs else "")
+def marked_name(row: Row, escape: Callable[[str], str] = printable) -> str:
+    """The name, escaped, with its ? and †, isolated if it runs from right to left."""
+    return isolated(row.name, escape) + "?" * row.unproven + "†" * row.differs
+
+
+def isolated(plain: str, escape: Callable[[str], str] = printable) -> str:
+    """Text, escaped; what runs from right to left is kept from turning what stands beside it."""
+    turned = any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in plain)
+    return escape(plain).join(_ISOLATE) if turned else escape(plain)
 
 
 def width(text: str) -> int:
@@ -106,7 +109,7 @@ def _block_text(block: Block, columns: int, colour: bool) -> str:
     sizes = _sizes(block)
     lines = [_style(block.title, _BOLD, colour), *textwrap.wrap(printable(block.sentence), columns), ""]
     for number_, chosen in enumerate(_stacks(block, sizes, name_size, columns)):
-        lines += [""] * bool(number_) + _stack_text(block, chosen, sizes, name_size, colour)
+        lines += [""] * bool(number_) + _stack_text(block, chosen, sizes, name_size, columns, colour)
     lines += [line for note in block.notes for line in textwrap.wrap(printable(note), columns, subsequent_indent="  ")]
     lines += textwrap.wrap(
         "   ".join(f"{mark}\u00a0{meaning}".replace(" ", "\u00a0") for mark, meaning in block.legend), columns
@@ -160,7 +163,9 @@ def _cell_text(block: Block, row: Row, place: int, style: str) -> str:
     return f"{shown}{spread}{count}{cell.mark}"
 
 
-def _stack_text(block: Block, chosen: Sequence[int], sizes: Sequence[int], name_size: int, colour: bool) -> list[str]:
+def _stack_text(
+    block: Block, chosen: Sequence[int], sizes: Sequence[int], name_size: int, columns: int, colour: bool
+) -> list[str]:
     total = name_size + sum(sizes[place] + 2 for place in chosen)
     rule = "─" * total
     lines = []
@@ -177,7 +182,6 @@ def _stack_text(block: Block, chosen: Sequence[int], sizes: Sequence[int], name_
     lines += [_fill("checkpoint", name_size) + heads, rule]
 
     def line(row: Row) -> str:
-        grey = row.kind == "published"
         cells = ""
         for place in chosen:
             mark = row.cells[place].mark
@@ -185,21 +189,26 @@ def _stack_text(block: Block, chosen: Sequence[int], sizes: Sequence[int], name_
             cells += "  " + _cell_text(block, row, place, style) + " " * (
                 sizes[place] - width(_cell_text(block, row, place, ""))
             )  # fmt: skip
-        return _style(_fill(marked_name(row), name_size) + cells, _GREY if grey else "", colour)
+        return _style(
+            (_fill(marked_name(row), name_size) + cells).rstrip(), _GREY if row.kind == "published" else "", colour
+        )
 
     def any_cell(row: Row) -> bool:
         return any(row.cells[place].state != "not run" for place in chosen)
+
+    def grey(said: str) -> list[str]:
+        return [_style(each, _GREY, colour) for each in textwrap.wrap(said, columns, subsequent_indent="  ")]
 
     ours = [row for row in block.of("competitor", "other recipe") if any_cell(row)]
     scale = [row for row in block.of("baseline") if any_cell(row)]
     theirs = [row for row in block.of("published") if any_cell(row)]
     if ours or scale:
-        lines += [_style(f"measured · {printable(block.setting)}", _GREY, colour), *map(line, ours)]
+        lines += [*grey(f"measured · {printable(block.setting)}"), *map(line, ours)]
     if scale:
-        lines += [_style("· · · baselines, not ranked", _GREY, colour), *map(line, scale)]
+        lines += [*grey("· · · baselines, not ranked"), *map(line, scale)]
     if theirs:
         lines += [rule] * bool(ours or scale)
-        lines += [_style(f"published · {block.published}", _GREY, colour), *map(line, theirs)]
+        lines += [*grey(f"published · {block.published}"), *map(line, theirs)]
     return [*lines, rule]
 
 
@@ -239,7 +248,7 @@ def _block_markdown(block: Block) -> str:
             cells = [
                 _cell_markdown(cell, parts, wrap) for cell, parts in zip(row.cells, all_parts(block, row), strict=True)
             ]
-            lines.append("| " + " | ".join([wrap(escaped(marked_name(row))), *cells]) + " |")
+            lines.append("| " + " | ".join([wrap(marked_name(row, escaped)), *cells]) + " |")
 
     rows(block.of("competitor", "other recipe"), "")
     rows(block.of("baseline"), "baselines")

@@ -7,8 +7,8 @@ import html as markup
 import pandas as pd
 
 from results import latex as tex
-from results.blocks import Block, Head, Row, Tables
-from results.render import all_parts, escaped, marked_name, width
+from results.model import Block, Head, Row, Tables
+from results.render import all_parts, escaped, isolated, width
 from transfer.errors import printable
 
 _WORDS = {"*": "best", "+": "second", "≈": "not told from the best", "": ""}
@@ -61,7 +61,7 @@ def _line(block: Block, row: Row, place: int, head: Head) -> dict[str, object]:
 
 
 def grid(tables: Tables, layout: str) -> pd.DataFrame:
-    """The same as text, rounded, for people: every cell a string.
+    """The same rounded, for people: every cell plain text, not escaped.
 
     Args:
         tables: what to show.
@@ -74,7 +74,7 @@ def grid(tables: Tables, layout: str) -> pd.DataFrame:
             column = " ".join(word for word in (head.group, head.name) if word)
             spread = f"±{parts.std}" if parts.std else ""
             n = "" if row.kind == "published" else str(row.cells[place].n)
-            rows.append((block.title, column, marked_name(row), parts.mean, spread, n, _WORDS[row.cells[place].mark]))
+            rows.append((block.title, column, _name(row), parts.mean, spread, n, _WORDS[row.cells[place].mark]))
         return pd.DataFrame(rows, columns=["table", "column", "checkpoint", "mean", "std", "n", "mark"])
     cells: dict[str, dict[str, str]] = {}
     columns: dict[str, tuple[str, Head]] = {}
@@ -86,16 +86,20 @@ def grid(tables: Tables, layout: str) -> pd.DataFrame:
                 columns[heading] = (block.title, head)
             parts = all_parts(block, row)[place]
             shown = " ".join(part for part in (parts.mean, f"±{parts.std}" * bool(parts.std), parts.count) if part)
-            cells.setdefault(marked_name(row), {})[heading] = shown + row.cells[place].mark
+            cells.setdefault(_name(row), {})[heading] = shown + row.cells[place].mark
     rows_ = [[name, *(found.get(column, "–") for column in columns)] for name, found in cells.items()]
     return pd.DataFrame(rows_, columns=["checkpoint", *columns])
+
+
+def _name(row: Row) -> str:
+    return row.name + "?" * row.unproven + "†" * row.differs
 
 
 def show(found: pd.DataFrame, form: str) -> str:
     """A grid as text, markdown, LaTeX or HTML; every cell is plain text and is escaped for the form."""
     lines = [list(map(str, found.columns)), *(list(map(str, row)) for row in found.itertuples(index=False))]
     if form == "md":
-        made = ["| " + " | ".join(map(escaped, line)) + " |" for line in lines]
+        made = ["| " + " | ".join(isolated(cell, escaped) for cell in line) + " |" for line in lines]
         return "\n".join([made[0], "|" + " --- |" * len(lines[0]), *made[1:]]) + "\n"
     if form == "latex":
         safe = found.map(tex.escape).rename(columns=tex.escape)
@@ -103,6 +107,7 @@ def show(found: pd.DataFrame, form: str) -> str:
     if form == "html":
         safe = found.map(lambda text: markup.escape(printable(text))).rename(columns=markup.escape)
         return str(safe.style.hide(axis="index").set_uuid("grid").to_html(exclude_styles=True))
+    lines = [list(map(isolated, line)) for line in lines]
     sizes = [max(width(line[place]) for line in lines) for place in range(len(lines[0]))]
     shown = [
         "  ".join(cell + " " * (size - width(cell)) for cell, size in zip(line, sizes, strict=True)) for line in lines

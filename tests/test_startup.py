@@ -18,7 +18,7 @@ HEAVY = [
     "torchvision",
     "timm",
     "sklearn",
-    "scipy",
+    "scipy.stats",
     "matplotlib",
     "mmengine",
     "mmcv",
@@ -40,7 +40,7 @@ for words in commands:
             runpy.run_module(package, run_name="__main__", alter_sys=True)
         except SystemExit as end:
             status = end.code or 0
-    loaded = sorted(heavy & {name.partition(".")[0] for name in sys.modules})
+    loaded = sorted(heavy & set(sys.modules))
     found.append([" ".join(words), status, loaded, said.getvalue()[-300:]])
     if loaded or status:
         break

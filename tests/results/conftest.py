@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import sample_records
 
+import results
 from transfer.record import Record, write_record
 
 MakeRecord = Callable[..., Record]
@@ -29,3 +31,9 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "records"
 
     return write
+
+
+@pytest.fixture
+def frame(folder: Callable[..., Path]) -> Callable[..., pd.DataFrame]:
+    """The frame of some records."""
+    return lambda *records: results.load(folder(*records))

@@ -1,94 +1,88 @@
-"""Gaps and noise."""
+"""Gaps and noise, in words."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from sample_records import record
 
-from results.compare import compare, paired, sentence, student_quantile
-from results.layout import as_text
+from results.compare import compare, sentence, text
 from transfer.errors import UserError
 from transfer.record import Record
 
-MakeRecord = Callable[..., Record]
+Frame = Callable[..., pd.DataFrame]
 
 
-@pytest.mark.parametrize(
-    ("degrees", "value"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (29, 2.045), (1000, 1.962)],
-)
-def test_student_quantile_is_the_printed_table(degrees: int, value: float) -> None:
-    assert student_quantile(degrees) == pytest.approx(value, abs=6e-4)
-
-
-def test_paired_by_hand() -> None:
-    # differences 1, 2, 3: mean 2, standard deviation 1, standard error 1/√3; reach 4.3027/√3 = 2.4841
-    result = paired([41.0, 42.0, 43.0], [40.0, 40.0, 40.0])
-    assert (result.n, result.mean) == (3, 2.0)
-    assert result.error == pytest.approx(1 / math.sqrt(3))
-    assert result.low == pytest.approx(2 - 2.4841, abs=1e-3)
-    assert result.high == pytest.approx(2 + 2.4841, abs=1e-3)
-    assert result.exceeds_noise is False
-
-
-values = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=8)
-
-
-@settings(deadline=None)
-@given(values)
-def test_swapping_sides_changes_the_sign_alone(pairs: list[tuple[float, float]]) -> None:
-    first, second = zip(*pairs, strict=True)
-    one, other = paired(first, second), paired(second, first)
-    assert one.mean == -other.mean
-    assert one.error == other.error
-    assert one.exceeds_noise == other.exceeds_noise
-
-
-def test_the_interval_covers_no_gap_in_95_of_100_cases() -> None:
-    draw = np.random.default_rng(0).normal(size=(400, 2, 4))
-    false_alarms = sum(bool(paired(first, second).exceeds_noise) for first, second in draw)
-    assert 8 <= false_alarms <= 34  # 20 expected, standard deviation 4.4
-
-
-def runs(record: MakeRecord, label: str, values: dict[int, float | None], **changes: object) -> list[Record]:
+def runs(label: str, values: dict[int, float | None], **changes: object) -> list[Record]:
     return [record(label, seed, value, **changes) for seed, value in values.items()]
 
 
-def test_a_gap_beyond_the_noise_is_called_one(record: MakeRecord) -> None:
-    records = runs(record, "A", {0: 50.0, 1: 51.0, 2: 52.0}) + runs(record, "B", {0: 40.0, 1: 41.1, 2: 41.9})
-    (block,) = compare(records, "A", "B")
-    text = as_text([block])
-    assert "the gap exceeds the noise" in text
-    assert "A is 10.00 above B (mean of 3 pairs" in text
-    assert ("AP", "mean", " 51.00", " 41.00", "+10.00") in block.rows
-    below = as_text(compare(records, "B", "A", ["AP"]))
+def said(frame: pd.DataFrame, *words: str, **options: bool) -> str:
+    return " ".join(text(compare(frame, "A", "B", words, **options), "A", "B").split())
+
+
+def test_a_gap_beyond_the_noise_is_called_one(frame: Frame) -> None:
+    found = frame(*runs("A", {0: 50.0, 1: 51.0, 2: 52.0}), *runs("B", {0: 40.0, 1: 41.1, 2: 41.9}))
+    (comparison,) = compare(found, "A", "B")
+    gap = comparison.metrics[0].gap
+    assert gap.difference == pytest.approx(10.0)
+    shown = said(found)
+    assert "A is 10.00 above B (mean of 3 pairs, standard error 0.06; 95 % interval +9.75 to +10.25" in shown
+    assert "the gap exceeds the noise" in shown
+    assert "Of 1 task, by the primary metric: A is better in 1" in shown
+    below = " ".join(text(compare(found, "B", "A", ["AP"]), "B", "A").split())
     assert "B is 10.00 below A" in below
+    assert "A is better in 1" in below
     assert "AP50" not in below
 
 
-def test_a_gap_within_the_noise_is_called_none(record: MakeRecord) -> None:
-    records = runs(record, "A", {0: 50.0, 1: 41.0}) + runs(record, "B", {0: 40.0, 1: 45.0})
-    assert "does not exceed the noise" in as_text(compare(records, "A", "B"))
+def test_a_gap_within_the_noise_is_called_none_and_what_would_settle_it(frame: Frame) -> None:
+    shown = said(frame(*runs("A", {0: 50.0, 1: 41.0, 2: 47.0}), *runs("B", {0: 40.0, 1: 45.0, 2: 44.0})))
+    assert "does not exceed the noise" in shown
+    # differences 10, −4, 3: mean 3, sd 7.0; t(2) 4.3027 · 7 / √3 = 17.39
+    assert "3 seeds of this noise tell gaps from 17.4 on" in shown
+    assert "takes about 45" in shown  # pwr.t.test(d = 3 / 7, power = .8, type = "paired"): 44.7
 
 
-def test_one_pair_cannot_tell_and_moco_s_spread_is_quoted(record: MakeRecord) -> None:
-    text = " ".join(as_text(compare(runs(record, "A", {0: 50.0}) + runs(record, "B", {0: 40.0}), "A", "B")).split())
-    assert "One pair cannot tell a gap from noise" in text
-    assert "facebookresearch/moco, detection/README.md" in text
-    assert "exceeds" not in text
+def test_one_pair_cannot_tell_and_moco_s_spread_is_quoted(frame: Frame) -> None:
+    shown = said(frame(*runs("A", {0: 50.0}), *runs("B", {0: 40.0})))
+    assert "One pair cannot tell a gap from noise" in shown
+    assert "facebookresearch/moco, detection/README.md" in shown
+    assert "exceeds" not in shown
 
 
-def test_only_common_seeds_are_paired_and_the_rest_is_named(record: MakeRecord) -> None:
-    records = runs(record, "A", {0: 50.0, 1: 51.0, 5: 99.0}) + runs(record, "B", {0: 40.0, 1: 41.0, 2: None})
-    (block,) = compare(records, "A", "B")
-    assert "Left out, run on one side only: seed 5." in block.lines
-    assert "Left out, failed: B seed 2." in block.lines
-    assert [row[1] for row in block.rows if row[0] == "AP"] == ["0", "1", "mean"]
+def test_runs_that_do_not_depend_on_their_seed_say_nothing(frame: Frame) -> None:
+    shown = said(frame(*runs("A", {0: 50.0, 1: 50.0}), *runs("B", {0: 40.0, 1: 40.0})))
+    assert "says nothing of noise" in shown
+    assert "not told apart in 1" in shown
+
+
+def test_resampling_is_told_from_six_seeds_on(frame: Frame) -> None:
+    def found(n: int) -> str:
+        ours = {seed: 50.0 + seed % 3 for seed in range(n)}
+        return said(frame(*runs("A", ours), *runs("B", {seed: 45.0 + seed % 2 for seed in range(n)})), "AP")
+
+    assert "Sign flips" not in found(5)
+    assert "Sign flips: p 0.0" in found(6)
+
+
+def test_a_gap_that_does_not_survive_the_number_of_tasks_is_said(frame: Frame) -> None:
+    found = []
+    for task, theirs in (("t.one", [47.0, 49.2, 48.0]), ("t.two", [50.0, 48.0, 53.0]), ("t.three", [51.0, 48.0, 50.0])):
+        found += runs("A", {0: 50.0, 1: 50.5, 2: 50.2}, task=task) + runs("B", dict(enumerate(theirs)), task=task)
+    shown = said(frame(*found), "AP")
+    assert "Of 3 tasks, by the primary metric: not told apart in 3" in shown
+    assert "The interval of t.one excludes 0 by itself" in shown
+
+
+def test_only_common_seeds_are_paired_and_the_rest_is_named(frame: Frame) -> None:
+    found = frame(*runs("A", {0: 50.0, 1: 51.0, 5: 99.0}), *runs("B", {0: 40.0, 1: 41.0, 2: None}))
+    (comparison,) = compare(found, "A", "B")
+    assert "Left out, run on one side only: seed 5." in comparison.cautions
+    assert "Left out, failed: B seed 2." in comparison.cautions
+    assert list(comparison.metrics[0].first) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -96,31 +90,35 @@ def test_only_common_seeds_are_paired_and_the_rest_is_named(record: MakeRecord) 
     [{"engine": "detectron2"}, {"recipe": {"lr": 1.0}}, {"task_version": 2}, {"data": {}}, {"protocol": "vicreg"}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_runs_under_other_conditions_are_not_compared(record: MakeRecord, changes: dict[str, object]) -> None:
-    records = runs(record, "A", {0: 50.0}) + runs(record, "B", {0: 40.0}, **changes)
+def test_runs_under_other_conditions_are_not_compared(frame: Frame, changes: dict[str, object]) -> None:
     with pytest.raises(UserError, match="differ in the checkpoint alone") as caught:
-        compare(records, "A", "B")
+        compare(frame(*runs("A", {0: 50.0}), *runs("B", {0: 40.0}, **changes)), "A", "B")
     assert "seeds 0" in caught.value.found
 
 
-def test_pretrainings_of_several_seeds_are_paired_on_request(record: MakeRecord) -> None:
+def test_pretrainings_of_several_seeds_are_paired_on_request(frame: Frame) -> None:
     ours = [record("A", seed, 50.0 + seed, checkpoint_sha256=str(seed) * 64) for seed in range(3)]
-    (block,) = compare([*ours, *runs(record, "B", {0: 49.0, 1: 50.0, 2: 50.5})], "A", "B", trainings=True)
-    assert any("weights of its own" in line for line in block.lines)
-    assert [row[-1] for row in block.rows if row[0] == "AP"][:3] == [" +1.00", " +1.00", " +1.50"]
-    twice = record("A", 0, 51.0, checkpoint_sha256="9" * 64)
+    found = frame(*ours, *runs("B", {0: 49.0, 1: 50.0, 2: 50.5}))
+    (comparison,) = compare(found, "A", "B", ["AP"], trainings=True)
+    assert any("weights of its own" in line for line in comparison.cautions)
+    metric = comparison.metrics[0]
+    assert [metric.first[seed] - metric.second[seed] for seed in range(3)] == [1.0, 1.0, 1.5]
+    twice = frame(*ours, record("A", 0, 51.0, checkpoint_sha256="9" * 64), record("B"))
     with pytest.raises(UserError, match="two runs of seed 0"):
-        compare([*ours, twice, record("B")], "A", "B", trainings=True)
+        compare(twice, "A", "B", trainings=True)
 
 
-def test_labels_must_mean_one_checkpoint(record: MakeRecord) -> None:
-    records = [*runs(record, "A", {0: 50.0}), record("A", 1, 51.0, checkpoint_sha256="9" * 64), record("B")]
+def test_labels_must_mean_one_checkpoint(frame: Frame) -> None:
+    found = frame(*runs("A", {0: 50.0}), record("A", 1, 51.0, checkpoint_sha256="9" * 64), record("B"))
     with pytest.raises(UserError, match="'A' names 2 different checkpoints"):
-        compare(records, "A", "B")
+        compare(found, "A", "B")
     with pytest.raises(UserError, match="no record is of a checkpoint called 'C'") as caught:
-        compare(records, "C", "B")
+        compare(found, "C", "B")
     assert caught.value.found == "A, B"
+    with pytest.raises(UserError, match="with itself"):
+        compare(found, "B", "B")
 
 
-def test_equal_values_are_called_equal() -> None:
-    assert sentence("A", "B", paired([40.0, 41.0], [40.0, 41.0])).startswith("A and B are equal")
+def test_equal_values_are_called_equal(frame: Frame) -> None:
+    (found,) = compare(frame(*runs("A", {0: 40.0, 1: 41.0}), *runs("B", {0: 41.0, 1: 40.0})), "A", "B", ["AP"])
+    assert sentence(found.metrics[0], "A", "B").startswith("AP: A and B are equal (mean of 2 pairs")

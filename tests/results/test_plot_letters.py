@@ -7,16 +7,19 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_letters import NAMES
 
 from results import plots
-from results.rows import group
+from results.blocks import tables
 from transfer.record import Record
 
 
 @pytest.mark.parametrize("kind", ["metric", "curves"])
-def test_labels_of_any_script(kind: str, record: Callable[..., Record], tmp_path: Path) -> None:
+def test_labels_of_any_script(
+    kind: str, record: Callable[..., Record], frame: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
     labels = [name for name in NAMES if name.isprintable() or "\n" in name]  # a record is UTF-8
     runs = [record(label, seed=0, ap=40.0 + number) for number, label in enumerate(labels)]
     for run in runs:
@@ -29,7 +32,7 @@ def test_labels_of_any_script(kind: str, record: Callable[..., Record], tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if kind == "metric":
-            plots.plot_metric(group(runs), out)
+            plots.plot_metric(tables(frame(*runs)), out)
         else:
-            assert plots.plot_curves(group(runs), tmp_path / "work", out) == []
+            assert plots.plot_curves(frame(*runs), tmp_path / "work", out) == []
     assert out.stat().st_size > 10_000

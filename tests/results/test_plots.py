@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import pandas as pd
 import pytest
 
 from results import plots
-from results.rows import group
+from results.blocks import tables
 from transfer.errors import UserError
 from transfer.record import Record
 
 MakeRecord = Callable[..., Record]
+Frame = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture
@@ -32,16 +34,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return figures
 
 
-def test_every_seed_is_a_point_and_the_mean_a_bar(record: MakeRecord, tmp_path: Path, drawn: list[Any]) -> None:
+def test_every_seed_is_a_point_and_the_mean_a_bar(
+    record: MakeRecord, frame: Frame, tmp_path: Path, drawn: list[Any]
+) -> None:
     runs = [record(seed=0, ap=40.0), record(seed=1, ap=44.0), record("VICReg", ap=None)]
-    plots.plot_metric(group(runs), tmp_path / "plot.png")
+    plots.plot_metric(tables(frame(*runs)), tmp_path / "plot.png")
     (panel,) = drawn[0].axes
     lines = [list(line.get_xdata()) for line in panel.lines]
-    assert [42.0, 42.0] in lines
-    assert [40.0, 44.0] in lines
+    assert [62.0, 62.0] in lines
+    assert [60.0, 64.0] in lines
     texts = [text.get_text().strip() for text in panel.texts]
-    assert texts == ["42.0 ± 2.8 (n=2)", "failed (1)"]
-    assert [label.get_text().split("\n")[0] for label in panel.get_yticklabels()] == ["MSBReg", "VICReg"]
+    assert texts == ["62 ± 3 (2)", "failed (1)"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["MSBReg", "VICReg"]
     assert matplotlib.image.imread(tmp_path / "plot.png").std() > 0.05
 
 
@@ -55,10 +59,12 @@ def line(iteration: int, loss: float) -> str:
     return json.dumps({"iteration": iteration, "lr": 0.1, "loss": loss, "loss_rpn": 0.1}) + "\n"
 
 
-def test_curves_are_drawn_and_absent_ones_named(record: MakeRecord, tmp_path: Path, drawn: list[Any]) -> None:
+def test_curves_are_drawn_and_absent_ones_named(
+    record: MakeRecord, frame: Frame, tmp_path: Path, drawn: list[Any]
+) -> None:
     present, absent = record(seed=0), record(seed=1)
     write_curve(tmp_path, present, line(0, 4.0) + line(1, 3.0) + '{"iteration": 2, "lo')
-    said = plots.plot_curves(group([present, absent]), tmp_path, tmp_path / "curves.svg")
+    said = plots.plot_curves(frame(present, absent), tmp_path, tmp_path / "curves.svg")
     assert len(said) == 1
     assert absent.run_id in said[0]
     raw = drawn[0].axes[0].lines[0]
@@ -75,20 +81,20 @@ def test_evaluations_on_the_way_are_no_points_of_a_loss_curve(record: MakeRecord
 
 
 @pytest.mark.parametrize("text", ["nonsense\n", '{"iteration": 1}\n', '{"iteration": 1, "loss": null}\n', "[]\n", ""])
-def test_broken_curves_are_refused(record: MakeRecord, tmp_path: Path, text: str) -> None:
+def test_broken_curves_are_refused(record: MakeRecord, frame: Frame, tmp_path: Path, text: str) -> None:
     run = record()
     write_curve(tmp_path, run, text)
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        plots.plot_curves(group([run]), tmp_path, tmp_path / "curves.png")
+        plots.plot_curves(frame(run), tmp_path, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_what_cannot_be_drawn_is_said(record: MakeRecord, tmp_path: Path) -> None:
-    rows = group([record()])
+def test_what_cannot_be_drawn_is_said(record: MakeRecord, frame: Frame, tmp_path: Path) -> None:
+    found = frame(record())
     with pytest.raises(UserError, match=r"cannot draw .*plot\.gif"):
-        plots.plot_metric(rows, tmp_path / "plot.gif")
-    with pytest.raises(UserError, match=r"no finished run of .* has the metric mAP"):
-        plots.plot_metric(rows, tmp_path / "plot.png", "mAP")
+        plots.plot_metric(tables(found), tmp_path / "plot.gif")
+    with pytest.raises(UserError, match="no run has finished"):
+        plots.plot_metric(tables(found.assign(status="failed").drop(columns=found.columns[-3:])), tmp_path / "plot.png")
     with pytest.raises(UserError, match="none of these runs has a loss curve"):
-        plots.plot_curves(rows, tmp_path, tmp_path / "curves.png")
-    assert list(tmp_path.iterdir()) == []
+        plots.plot_curves(found, tmp_path, tmp_path / "curves.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]

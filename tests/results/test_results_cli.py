@@ -36,13 +36,50 @@ def test_table_prints_and_writes(record: MakeRecord, folder: Folder, results: Re
     files = ["--csv", tmp_path / "t.csv", "--markdown", tmp_path / "new" / "t.md"]
     status, out, err = results("table", "--records", records, "--metrics", "AP", "AP50", "--reference", *files)
     assert (status, err) == (0, "")
-    assert "41.0 ± 1.4" in out
+    assert "41 ±1 (2)" in out
     assert "AP75" not in out.split("Published:")[0]
-    own, published = out.split("Published:", 1)
-    assert "MoCo v2" not in own
-    assert "MoCo v2" in published
-    assert (tmp_path / "t.csv").read_text(encoding="utf-8").count("\n") == 3
-    assert "| MSBReg (resnet18) | mmdet | 2 | 41.0 ± 1.4 |" in (tmp_path / "new" / "t.md").read_text(encoding="utf-8")
+    assert "MoCo v2" in out.split("Published:", 1)[1]
+    lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert sum(",competitor," in line for line in lines) == 2
+    assert "| MSBReg | 41 ± 1 (2) | 61 ± 1 |" in (tmp_path / "new" / "t.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("layout", ["paper", "long", "wide"])
+def test_every_layout_in_every_form(layout: str, record: MakeRecord, folder: Folder, results: Results) -> None:
+    label = "a & b_<script>\u202e$%#{}"
+    records = folder(record(label, 0, 40.0), record("B", 0, 42.0))
+    for form, shown in {
+        "text": "a & b_<script>\\u202e$%#{}",
+        "md": "a &amp; b\\_\\<script\\>\\u202e$%\\#{}",
+        "csv": "a & b_<script>",
+        "latex": "a \\& b\\_\\textless{}script\\textgreater{}\\textbackslash{}u202e\\$\\%\\#\\{\\}",
+        "html": "a &amp; b_&lt;script&gt;\\u202e$%#{}",
+    }.items():
+        status, out, err = results("table", "--records", records, "--layout", layout, "--format", form)
+        assert (status, err) == (0, "")
+        assert shown in out, form
+        assert "<script>" not in out or form in ("text", "csv", "md")
+
+
+def test_rank_and_explain(record: MakeRecord, folder: Folder, results: Results) -> None:
+    runs = [record(name, seed, 40.0 + 5 * place + seed / 10) for place, name in enumerate("ABC") for seed in range(3)]
+    runs = [
+        record(run.label, run.seed, run.metrics["AP"] + 0.01 * place * run.seed * (run.label == "B"))
+        for place, run in enumerate(runs)
+    ]
+    records = folder(*runs)
+    status, out, _ = results("rank", "--records", records)
+    assert status == 0
+    assert [line.split()[:2] for line in out.splitlines()[3:6]] == [["C", "1.0"], ["B", "2.0"], ["A", "3.0"]]
+    status, out, _ = results("explain", runs[0].run_id[:8], "--records", records)
+    assert status == 0
+    assert f"python -m transfer reproduce {runs[0].run_id}" in out
+    assert "all 100 tensors arrived" in out
+    status, out, _ = results("explain", "detection-c4", "--records", records)
+    assert out.count("seed 0  AP 4") + out.count("seed 0  AP 5") == 3
+    status, _, err = results("explain", "nothing", "--records", records)
+    assert status == 2
+    assert "tables detection-c4" in err
 
 
 def test_a_broken_record_is_named_and_the_table_still_printed(
@@ -71,7 +108,7 @@ def test_compare_plot_curves_and_export(record: MakeRecord, folder: Folder, resu
     records = folder(one, record("A", 1, 51.0), record("B", 0, 40.0), record("B", 1, 41.5))
     status, out, _ = results("compare", "A", "B", "--records", records)
     assert status == 0
-    assert "A is 9.75 above B" in out
+    assert "AP: A is 9.75 above B" in " ".join(out.split())
     status, out, _ = results("plot", "--records", records, "--out", tmp_path / "p.png")
     assert (status, out.strip()) == (0, str(tmp_path / "p.png"))
     curve = tmp_path / "work" / one.task / one.run_id / "metrics.jsonl"
@@ -96,7 +133,7 @@ def test_errors_are_one_message_without_a_traceback(results: Results, tmp_path: 
 
 
 def test_the_default_folders_do_not_depend_on_where_one_stands(tmp_path: Path) -> None:
-    code = "from results.evidence import RECORD_FOLDERS, WORK_FOLDER; print(*RECORD_FOLDERS, WORK_FOLDER)"
+    code = "from results.frame import RECORD_FOLDERS, WORK_FOLDER; print(*RECORD_FOLDERS, WORK_FOLDER)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
