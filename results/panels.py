@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from results.blocks import Cell
+from results.model import Cell
 from results.render import MINUS
 from results.statistics import LEVEL, POOLED_FROM, STANDS_ALONE, Column, student_quantile
 
@@ -114,24 +114,24 @@ def curves(title: str, series: Mapping[str, Points], log: bool = False, floor: f
 
     Args:
         title: above it.
-        series: name → (x, y) in order; names may come from files. At least one, none empty.
-        log: of the y axis; values of 0 and below are left out.
+        series: name → finite (x, y) in order; names may come from files. At least one, none empty.
+        log: of the y axis, whose values are above 0.
         floor: a level below which things go wrong.
 
     Returns:
         What the template draws: `paths` in a box of 100 × 100, labels in percent from the top, both axes' ticks.
     """
-    shown = {name: _thinned([each for each in points if not log or each[1] > 0]) for name, points in series.items()}
-    shown = dict(list({name: points for name, points in shown.items() if points}.items())[:LINES])
+    shown = {name: _thinned(points) for name, points in list(series.items())[:LINES]}
     levels = [y for points in shown.values() for _, y in points] + ([floor] if floor is not None else [])
     across, up = axis(x for points in shown.values() for x, _ in points), axis(levels, log=log)
-    lines = []
-    for number, (name, points) in enumerate(shown.items()):
-        places = [(across.place(x), round(100 - up.place(y), 2)) for x, y in points]
-        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
-        lines.append({"name": name, "kind": number, "path": path, "end": places[-1][1]})
-    for line, place in zip(lines, _apart([line["end"] for line in lines]), strict=True):
-        line["label"] = place
+    places = {
+        name: [(across.place(x), round(100 - up.place(y), 2)) for x, y in points] for name, points in shown.items()
+    }
+    labels = apart([points[-1][1] for points in places.values()])
+    lines = [
+        {"name": name, "kind": number, "path": "M" + "L".join(f"{x:g} {y:g}" for x, y in points), "label": label}
+        for number, ((name, points), label) in enumerate(zip(places.items(), labels, strict=True))
+    ]
     return {
         "title": title,
         "lines": lines,
@@ -143,19 +143,18 @@ def curves(title: str, series: Mapping[str, Points], log: bool = False, floor: f
 
 
 def _thinned(points: Points) -> list[tuple[float, float]]:
-    """At most `POINTS` of them: means of runs of neighbours; what is not a number is left out."""
-    known = [each for each in points if math.isfinite(each[1])]
-    if len(known) <= POINTS:
-        return known
-    parts = np.array_split(np.array(known, dtype=float), POINTS)
+    """At most `POINTS` of them: means of runs of neighbours, at the last one's x."""
+    if len(points) <= POINTS:
+        return list(points)
+    parts = np.array_split(np.array(points, dtype=float), POINTS)
     return [(float(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
 
 
-def _apart(places: Sequence[float]) -> list[float]:
+def apart(places: Sequence[float]) -> list[float]:
     """Places in percent, moved so that neighbours keep the height of a line between them, in their order."""
     least = 100 * _LABEL / TALL
     order = sorted(range(len(places)), key=places.__getitem__)
-    moved = list(places)
+    moved: list[float] = list(places)
     for before, after in itertools.pairwise(order):
         moved[after] = max(moved[after], moved[before] + least)
     moved[order[-1]] = min(moved[order[-1]], 100.0)

@@ -38,7 +38,7 @@ class Shared:
 
 
 def grouped(differences: Iterable[tuple[str, str, str]]) -> list[list[Any]]:
-    """Differences from a protocol by what they are about: [group, [[what, protocol's, run's], …]] of those that occur."""
+    """Differences from a protocol by what they are about: [group, [[what, protocol's, run's], …]] each."""
     found: dict[str, list[list[str]]] = {name: [] for name in (*GROUPS, "other")}
     for what, protocol, run in differences:
         leaf = what.rpartition(".")[2]

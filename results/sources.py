@@ -1,9 +1,10 @@
-"""What the report shows beside numbers, from the files that are still there: curves, health of pretrainings, pictures."""
+"""What the report shows beside numbers, from files that are still there: curves, health of pretrainings, pictures."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from results.blocks import Block, Row
 from results.export import shortened
+from results.model import Block, Row
 from results.panels import curves, scatter
 from results.words import ENGINES
 from transfer import curve
@@ -61,9 +62,8 @@ def gather(
                 found.curves += _of_task(title, rows, work, found.problems)
     series = dict(_pretrainings(pretraining, found.problems))
     for name, (title, log, floor) in HEALTH.items():
-        points = {run: [(row["step"], row[name]) for row in rows if name in row] for run, rows in series.items()}
-        points = {run: each for run, each in points.items() if each and (not log or any(y > 0 for _, y in each))}
-        if points:
+        points = {run: _points(rows, name, above=0.0 if log else -math.inf) for run, rows in series.items()}
+        if points := {run: each for run, each in points.items() if each}:
             found.health.append(curves(title, points, log, floor))
     for folder in records:
         found.ablations += _ablations(folder, found.problems)
@@ -75,7 +75,9 @@ def gather(
 def _tasks(block: Block) -> Iterator[tuple[str, list[tuple[Row, str, str, str]]]]:
     """Tasks of a block: title → (row, task, metric, run id of the lowest finished seed)."""
     for place, head in enumerate(block.columns):
-        if head.first and not any(same.task == head.task and same.data_id == head.data_id for same in block.columns[:place]):
+        if head.first and not any(
+            same.task == head.task and same.data_id == head.data_id for same in block.columns[:place]
+        ):
             rows = []
             for row in block.of("competitor", "baseline"):
                 runs = [run for _, value, run in row.cells[place].runs if value is not None]
@@ -95,15 +97,20 @@ def _of_task(
         path = folder / curve.FILE
         path = path if path.is_file() else folder / "final" / curve.FILE  # of the last training of a search
         lines = _read(path, problems)
-        keys = (metric, f"test/{metric}")
-        if points := [(line["step"], line["loss"]) for line in lines if "loss" in line]:
+        if points := _points(lines, "loss"):
             loss[row.name] = points
-        if points := [(line["step"], line[key]) for line in lines for key in keys if key in line]:
+        if points := _points(lines, f"test/{metric}") or _points(lines, metric):
             scores[row.name] = points
     if loss:
         yield curves(f"Training loss: {title}", loss)
     if any(len(points) > 1 for points in scores.values()):
         yield curves(f"{rows[0][2]} during training: {title}", scores)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str, above: float = -math.inf) -> list[tuple[float, float]]:
+    """(step, value) of the lines that have a finite number of that name, above a bound."""
+    found = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+    return [(step, value) for step, value in found if math.isfinite(value) and value > above]
 
 
 def _read(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -120,7 +127,10 @@ def _pretrainings(folders: Sequence[Path], problems: list[str]) -> Iterator[tupl
         if not paths:
             raise UserError(f"no {curve.FILE} in {folder}", todo="give --pretraining the --out folder of a pretraining")
         for path in paths:
-            yield (path.parent.name if path.parent == folder else str(path.parent.relative_to(folder))), _read(path, problems)
+            yield (
+                (path.parent.name if path.parent == folder else str(path.parent.relative_to(folder))),
+                _read(path, problems),
+            )
 
 
 def _ablations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
@@ -135,7 +145,12 @@ def _ablations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
             continue
         known = rows[rows["effective_rank"].gt(0) & rows["knn"].notna()].sort_values("views")
         points = [
-            (row.effective_rank, row.knn, f"{row.views} views", f"{row.name_}: rank {row.effective_rank:.1f}, kNN {row.knn:.1f}")
+            (
+                row.effective_rank,
+                row.knn,
+                f"{row.views} views",
+                f"{row.name_}: rank {row.effective_rank:.1f}, kNN {row.knn:.1f}",
+            )
             for row in known.rename(columns={"name": "name_"}).itertuples()
         ]
         if points:
@@ -153,7 +168,9 @@ def _sheets(
     for block in blocks if work is not None else ():
         for title, rows in _tasks(block):
             paths |= {work / task / run / SHEET: f"{row.name}, {title}" for row, task, _, run in rows}  # type: ignore[operator]
-    paths |= {path: path.stem.replace("_", " ") for folder in records for path in sorted(folder.glob("*contact_sheet.*"))}
+    paths |= {
+        path: path.stem.replace("_", " ") for folder in records for path in sorted(folder.glob("*contact_sheet.*"))
+    }
     shown = {path: text for path, text in paths.items() if path.is_file()}
     for path, text in list(shown.items())[:SHEETS]:
         try:

@@ -49,8 +49,9 @@
     body.append(make("h3", "Seeds"), seeds(members, cell.metric));
     for (const run of members) if (run.reason) body.append(make("p", `seed ${run.seed}: ${run.reason}`, "failed"));
     const commands = unique(members, "command").map((place) => shared.command[place]);
-    body.append(make("h3", commands.length > 1 ? "Reproduce: the commands, as typed" : "Reproduce: the command, as typed"));
-    for (const command of commands) body.append(make("pre", command));
+    body.append(make("h3", "Reproduce: the command, as typed"), make("pre", commands[0]));
+    if (commands.length > 1)
+      body.append(make("details", "", "", make("summary", `of the other seeds: ${commands.length - 1} more`), ...commands.slice(1).map((command) => make("pre", command))));
     for (const place of unique(members, "differences")) body.append(...differences(...shared.differences[place]));
     body.append(make("h3", "Weights"));
     for (const place of unique(members, "weights")) {
@@ -79,7 +80,7 @@
     const names = [...new Set(members.flatMap((run) => Object.keys(run.metrics)))];
     names.sort((a, b) => (b === first) - (a === first));
     const head = make("tr", "", "", make("th", "seed"), ...members.map((run) => Object.assign(make("th", String(run.seed)), { scope: "col" })));
-    const rows = names.slice(0, 8).map((name) => make("tr", "", "", Object.assign(make("th", name), { scope: "row" }),
+    const rows = names.map((name) => make("tr", "", "", Object.assign(make("th", name), { scope: "row" }),
       ...members.map((run) => make("td", name in run.metrics ? run.metrics[name].toFixed(2) : "–"))));
     return make("div", "", "scroll", make("table", "", "", make("thead", "", "", head), make("tbody", "", "", ...rows)));
   }
