@@ -267,11 +267,90 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bundle(_Selection):
+    """Write records, their tables and curves to one zip, for another machine: no weights, no path of this one."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
+    """The zip."""
+    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.WORK_FOLDER
+    """Folder with <task>/<run id>/metrics.jsonl. Default: runs/work of this checkout."""
+
+    def show(self, found: pd.DataFrame) -> None:
+        """Write."""
+        from results.bundle import bundle
+
+        count = bundle(found, self.work, self.out)
+        print(
+            f"{count} record{'' if count == 1 else 's'} in {self.out}; there: python -m results merge {self.out.name}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Take in bundles of another machine: the same run twice is one, one with other numbers is shown and left out.
+
+    Exit status 1: something was left out.
+    """
+
+    bundles: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE …]")]]
+    """Zips that `python -m results bundle` wrote."""
+    to: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.RECORD_FOLDERS[0]
+    """Where the records go. Default: runs/records of this checkout."""
+    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.WORK_FOLDER
+    """Where the curves go. Default: runs/work of this checkout."""
+    debug: Flag = False
+    """Show tracebacks."""
+
+    def run(self) -> int:
+        """Take in one after the other."""
+        from results.bundle import merge
+
+        status = 0
+        for file in self.bundles:
+            found = merge(file, self.to, self.work)
+            print(printable(f"{file}: {found.line()}"))
+            for message in (*found.conflicts, *found.faults):
+                print(f"\n{printable(message)}", file=sys.stderr)
+                status = 1
+        return status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(_Selection):
+    """Print a section of a Hugging Face model card: model-index metadata and the checkpoint's tables."""
+
+    label: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="LABEL")]]
+    """Name of the checkpoint, as the table shows it."""
+
+    def show(self, found: pd.DataFrame) -> None:
+        """Print."""
+        from results.card import card
+
+        print(card(found, self.label), end="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readme:
+    """Write results/README.md anew from the published records."""
+
+    debug: Flag = False
+    """Show tracebacks."""
+
+    def run(self) -> int:
+        """Write."""
+        from results import readme
+
+        write_text(readme.FILE, readme.render_readme())
+        print(readme.FILE)
+        return 0
+
+
 def main() -> int:
     """Exit status: 0 done, 1 shown but some files are not records, 2 not done, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = tyro.cli(
-        Table | Compare | Rank | Explain | Report | Plot | Curves | Export,
+        Table | Compare | Rank | Explain | Report | Plot | Curves | Export | Bundle | Merge | Card | Readme,
         prog="python -m results",
         description="Tables, comparisons and plots of records; published numbers beside them.",
         config=(tyro.conf.FlagCreatePairsOff,),

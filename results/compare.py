@@ -234,7 +234,7 @@ def _cautions(first: pd.DataFrame, second: pd.DataFrame, seeds: Sequence[int], e
 
 def text(found: Sequence[Comparison], first: str, second: str) -> str:
     """What `python -m results compare` prints."""
-    parts = [f"{first} {MINUS} {second}", _summary(found, first, second), ""]
+    parts = [f"{first} {MINUS} {second}", summary(found, first, second), ""]
     for each in found:
         said = [f"· {sentence(each.metrics[0], first, second)}{_scale(each, each.metrics[0])}"]
         parts += [each.where, *_table(each, first, second)]
@@ -244,7 +244,7 @@ def text(found: Sequence[Comparison], first: str, second: str) -> str:
     return "\n".join(parts)
 
 
-def _summary(found: Sequence[Comparison], first: str, second: str) -> str:
+def summary(found: Sequence[Comparison], first: str, second: str) -> str:
     """Over all tasks, by their primary metrics, corrected for their number."""
     told = [
         each for each in found if (each.metrics[0].corrected or 0.0) <= LEVEL and each.metrics[0].corrected is not None
@@ -257,9 +257,11 @@ def _summary(found: Sequence[Comparison], first: str, second: str) -> str:
     )
     words += [f"not told apart in {len(found) - len(told)}"] * (len(found) > len(told))
     line = f"Of {tasks}, by the primary metric: {', '.join(words)} (Holm over tasks, 5 %)."
-    alone = [each.task for each in found if each not in told and each.metrics[0].gap.p <= LEVEL]
+    alone = [
+        each.where.partition(", protocol")[0] for each in found if each not in told and each.metrics[0].gap.p <= LEVEL
+    ]
     if alone:
-        line += f" The interval of {', '.join(alone)} excludes 0 by itself; over all tasks shown that is not enough."
+        line += f" The interval of {'; '.join(alone)} excludes 0 by itself; over all tasks shown that is not enough."
     return line
 
 
@@ -279,7 +281,7 @@ def _table(each: Comparison, first: str, second: str) -> list[str]:
                 signed(gap.difference),
                 shown,
                 "yes" if told else "no",
-                "" if told else _needed(gap),
+                "" if told else needed(gap),
             )
         )
     for seed, value in main.first.items():
@@ -294,7 +296,8 @@ def _table(each: Comparison, first: str, second: str) -> list[str]:
     ]
 
 
-def _needed(gap: Gap) -> str:
+def needed(gap: Gap) -> str:
+    """How many seeds a gap of this size and noise takes, in words."""
     if gap.error is None or not gap.difference:
         return "unknown"
     needed = seeds_to_settle(gap.difference, gap.error * math.sqrt(gap.n))
@@ -334,7 +337,7 @@ def sentence(metric: Metric, first: str, second: str) -> str:
     spread = gap.error * math.sqrt(gap.n)
     said += f" {gap.n} seeds of this noise tell gaps from {least_gap(spread, gap.n):.1f} on"
     if gap.difference:
-        said += f"; one as large as this, if it is real, takes {_needed(gap)} (power .8)"
+        said += f"; one as large as this, if it is real, takes {needed(gap)} (power .8)"
     return said + "."
 
 

@@ -62,7 +62,7 @@ def assert_light(commands: list[list[str]]) -> None:
     assert [(status, loaded) for _, status, loaded, _ in found] == [(0, [])] * len(commands), found[-1]
 
 
-VERBS = ["inspect", "convert", "formats", "tasks", "data", "recipe", "score", "toy"]
+VERBS = ["inspect", "convert", "formats", "tasks", "data", "recipe", "reproduce", "score", "toy"]
 
 
 def test_help_of_every_verb_and_the_list_of_tasks() -> None:
@@ -84,7 +84,7 @@ def test_protocols_of_a_task() -> None:
     assert_light([["transfer", "recipe", "detection.voc"], ["transfer", "recipe", "transfer.voc07_svm"]])
 
 
-@pytest.mark.parametrize("verb", ["table", "compare", "plot", "curves", "export"])
+@pytest.mark.parametrize("verb", ["table", "compare", "rank", "explain", "plot", "curves", "export"])
 def test_help_of_results(verb: str) -> None:
     assert_light([["results", verb, "--help"]])
 

@@ -8,7 +8,7 @@ from transfer.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt, say
 
 if __name__ == "__main__":
     # before the imports that take long
-    on_interrupt(GOES_ON if sys.argv[1:2] == ["run"] else NOTHING_CHANGED)
+    on_interrupt(GOES_ON if sys.argv[1:2] in (["run"], ["reproduce"]) else NOTHING_CHANGED)
 
 import io
 import logging
@@ -33,6 +33,7 @@ verbs:
   data [NAME …]                     list the classification sets: which are there, how to get the others
   recipe TASK                       every value of a task's protocol, and where it was read
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
+  reproduce RUN                     the line that repeats a run, if code, data and checkpoint are still the same
   score DETECTIONS.json …           AP of detections that were made elsewhere, without training
   toy FOLDER                        write small synthetic data sets for trying things out
 
@@ -210,6 +211,22 @@ def run(arguments: Sequence[str]) -> int:
     return run_command(arguments)
 
 
+def reproduce(arguments: Sequence[str]) -> int:
+    """`reproduce RUN`; exit status 1 if the repetition failed."""
+    from transfer.commands import run_command
+    from transfer.record import read_record
+    from transfer.reproduce import compared, reproduce_command
+
+    again = reproduce_command(arguments)
+    print(printable(again.line), flush=True)
+    if not again.go:
+        return 0
+    status = run_command(again.words)
+    for line in compared(again.record, read_record(again.path)):
+        print(printable(line))
+    return status
+
+
 def score(arguments: Sequence[str]) -> int:
     """`score DETECTIONS.json …`."""
     from transfer.score_command import score_command
@@ -235,6 +252,7 @@ VERBS = {
     "data": data,
     "recipe": recipe,
     "run": run,
+    "reproduce": reproduce,
     "score": score,
     "toy": toy,
 }
@@ -267,7 +285,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        return say(GOES_ON if arguments[0] == "run" else NOTHING_CHANGED)
+        return say(GOES_ON if arguments[0] in ("run", "reproduce") else NOTHING_CHANGED)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,22 @@ class RunOptions:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Parse `TASK CHECKPOINT … [options]`, do the runs, return the exit status (1 if any run failed)."""
+    typed = understood(arguments)
+    _check_machine(typed.device, typed.options.workers)
+    import torch
+
+    from transfer.world import world
+
+    with world(torch.device(typed.device)) as (together, _):
+        return _run_all(typed, together)
+
+
+def understood(arguments: Sequence[str]) -> Typed:
+    """What `TASK CHECKPOINT … [options]` says, before anything is read.
+
+    Raises:
+        UserError: no task, or no such task, protocol or preset.
+    """
     if not arguments or arguments[0].startswith("-"):
         raise UserError(
             "which task?", todo="python -m transfer run TASK CHECKPOINT; `python -m transfer tasks` lists them"
@@ -91,14 +107,7 @@ def run_command(arguments: Sequence[str]) -> int:
     )  # else the parser or a check says so
     starting = starting_recipe(task, protocol, preset, device, processes, typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
-    _check_machine(device, options.workers)
-    typed = _Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
-    import torch
-
-    from transfer.world import world
-
-    with world(torch.device(device)) as (together, _):
-        return _run_all(typed, together)
+    return Typed(name, task, protocol, options, data_options, recipe, device, shlex.join(arguments))
 
 
 def _protocol(name: str, task: Task, rest: list[str]) -> str:
@@ -109,12 +118,12 @@ def _protocol(name: str, task: Task, rest: list[str]) -> str:
         return first if typed == AUTO else typed
     # The recipe's defaults depend on the protocol, and the protocol on the checkpoints: they are looked at beforehand.
     options, _, _ = _parse(name, task, task.protocols[first], rest)
-    formats = {label: backbone.source.format for backbone, label in _read_backbones(options)}
+    formats = {label: backbone.source.format for backbone, label in read_backbones(options)}
     return protocol_of_all(formats, task.protocols)
 
 
 @dataclass(frozen=True, eq=False)
-class _Typed:
+class Typed:
     """What the command line says."""
 
     name: str
@@ -139,7 +148,7 @@ def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
     return typed or ("cuda" if torch.cuda.is_available() else "cpu"), world_size()
 
 
-def _run_all(typed: _Typed, processes: World) -> int:
+def _run_all(typed: Typed, processes: World) -> int:
     """Read checkpoints and data, do every run."""
     from transfer.engines.choose import choose_engine
     from transfer.runner import Plan, run
@@ -148,7 +157,7 @@ def _run_all(typed: _Typed, processes: World) -> int:
     if not processes.leads:
         logging.getLogger("transfer").setLevel(logging.ERROR)
     logger.info("computes with: %s", settle(typed.device, options.threads).line())
-    backbones = _read_backbones(options)
+    backbones = read_backbones(options)
     archs = {backbone.arch for backbone, _ in backbones}
     engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
     if engine:
@@ -252,7 +261,12 @@ def _peek(arguments: Sequence[str], option: str) -> str | None:
     return value  # the last one counts, as with the parser
 
 
-def _read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
+def read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
+    """The checkpoints, each with its name in tables.
+
+    Raises:
+        UserError: none, two of one name or of the same weights, or one that cannot be read.
+    """
     if not options.checkpoints:
         raise UserError("which checkpoint?", todo="name one or more files, or random:resnet50")
     if options.labels and len(options.labels) != len(options.checkpoints):

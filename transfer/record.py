@@ -35,6 +35,7 @@ __all__ = [
     "differences_on_reuse",
     "git_state",
     "package_versions",
+    "parse_record",
     "read_record",
     "read_records",
     "run_id",
@@ -195,9 +196,20 @@ def read_record(path: Path) -> Record:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        content = path.read_bytes()
     except OSError as error:
         raise RecordError(f"cannot read the record {path}", found=error.strerror or str(error)) from error
+    return parse_record(content, path)
+
+
+def parse_record(text: bytes, path: Path) -> Record:
+    """A record from what its file holds; `path` is for the message.
+
+    Raises:
+        RecordError: as `read_record`.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RecordError(
             f"{path} is not a whole JSON file",

@@ -74,7 +74,7 @@ def test_a_gap_that_does_not_survive_the_number_of_tasks_is_said(frame: Frame) -
         found += runs("A", {0: 50.0, 1: 50.5, 2: 50.2}, task=task) + runs("B", dict(enumerate(theirs)), task=task)
     shown = said(frame(*found), "AP")
     assert "Of 3 tasks, by the primary metric: not told apart in 3" in shown
-    assert "The interval of t.one excludes 0 by itself" in shown
+    assert "The interval of t.one, MMDetection, BCCD excludes 0 by itself" in shown
 
 
 def test_only_common_seeds_are_paired_and_the_rest_is_named(frame: Frame) -> None:
