@@ -332,7 +332,7 @@ class Card(_Selection):
 
 @dataclass(frozen=True, kw_only=True)
 class Readme:
-    """Write results/README.md anew from the published records."""
+    """Write results/README.md and the picture of the report anew from the published records; needs a Chromium."""
 
     debug: Flag = False
     """Show tracebacks."""
@@ -343,6 +343,8 @@ class Readme:
 
         write_text(readme.FILE, readme.render_readme())
         print(readme.FILE)
+        readme.draw_report()
+        print(readme.PICTURE)
         return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,10 @@ import pandas as pd
 
 from results.model import Block, Cell, Head
 from results.render import number
-from results.statistics import LEVEL, Column, Gap, Ranking, holm, paired
+from results.statistics import LEVEL, Column, Gap, Ranking, holm, paired, seeds_to_settle
 from results.words import ENGINES
 
+MANY = 1000  # seeds; `seeds_to_settle` looks no further
 HEATS = 5  # steps of colour in the overview
 Said = list[tuple[str, bool]]  # a sentence as (text, whether it is bold)
 
@@ -215,7 +217,15 @@ def _undecided(both: Pair) -> str:
     sizes = _span([abs(gap.difference) for gap, _ in known], 1)
     reaches = _span([(interval[1] - interval[0]) / 2 for _, interval in known if interval], 1)
     seeds = _span([gap.n for gap, _ in known], 0)
-    return f"Gaps of {sizes} points; with {seeds} seeds their 95 % intervals reach {reaches} points to either side."
+    found = [
+        seeds_to_settle(gap.difference, gap.error * math.sqrt(gap.n)) for gap, _ in known if gap.error and gap.n > 1
+    ]
+    needed = [each or MANY for each in found]
+    said = f"Gaps of {sizes} points; with {seeds} seeds their 95 % intervals reach {reaches} points to either side."
+    if not needed:
+        return said
+    takes = _span(needed, 0).replace(str(MANY), f"over {MANY}")
+    return f"{said} If gaps of this size are real, it takes about {takes} seeds to tell."
 
 
 def _span(values: Sequence[float], decimals: int) -> str:

@@ -49,9 +49,8 @@
     body.append(make("h3", "Seeds"), seeds(members, cell.metric));
     for (const run of members) if (run.reason) body.append(make("p", `seed ${run.seed}: ${run.reason}`, "failed"));
     const commands = unique(members, "command").map((place) => shared.command[place]);
-    body.append(make("h3", "Reproduce: the command, as typed"), make("pre", commands[0]));
-    if (commands.length > 1)
-      body.append(make("details", "", "", make("summary", `of the other seeds: ${commands.length - 1} more`), ...commands.slice(1).map((command) => make("pre", command))));
+    body.append(make("h3", "Reproduce"), make("pre", members.map((run) => `python -m transfer reproduce ${run.id}`).join("\n")));
+    body.append(make("details", "", "", make("summary", "as typed then"), ...commands.map((command) => make("pre", command))));
     for (const place of unique(members, "differences")) body.append(...differences(...shared.differences[place]));
     body.append(make("h3", "Weights"));
     for (const place of unique(members, "weights")) {
