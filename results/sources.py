@@ -82,8 +82,8 @@ def _tasks(block: Block) -> Iterator[tuple[str, list[tuple[Row, str, str, str]]]
             for row in block.of("competitor", "baseline"):
                 runs = [run for _, value, run in row.cells[place].runs if value is not None]
                 rows += [(row, head.task, head.metric, runs[0])] if runs else []
-            engine = ENGINES.get(block.engine, block.engine)
-            yield ", ".join(word for word in (head.group or block.title, engine) if word), rows
+            words = (block.title.partition(":")[0], head.group, ENGINES.get(block.engine, block.engine))
+            yield ", ".join(word for word in words if word), rows
 
 
 def _of_task(

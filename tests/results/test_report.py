@@ -435,7 +435,8 @@ def test_curves_health_and_pictures_are_taken_in_where_they_are(make: Make, tmp_
     made = make(*records, work=tmp_path / "work", pretraining=[tmp_path / "pretraining"])
     (curves,) = made.page.all("section", id="curves")
     assert [each.words for each in curves.all("figcaption")] == [
-        "Training loss: VOC07+12", "AP50 during training: VOC07+12",
+        "Training loss: Detection and segmentation, R50-C4, VOC07+12",
+        "AP50 during training: Detection and segmentation, R50-C4, VOC07+12",
     ]  # fmt: skip
     loss, scores = curves.all("figure")
     assert [each.words for each in loss.all("bdi")] == ["A"]  # B's is no curve, and that is said
@@ -448,7 +449,9 @@ def test_curves_health_and_pictures_are_taken_in_where_they_are(make: Make, tmp_
     ]
     assert [each.words for each in shown.all("bdi")] == ["run-7", "run-7"]
     pictures = [each.attributes for each in made.page.all("img")]
-    assert [each["alt"] for each in pictures] == [f"{name}, VOC07+12: ground truth beside detections" for name in "AB"]
+    assert [each["alt"] for each in pictures] == [
+        f"{name}, Detection and segmentation, R50-C4, VOC07+12: ground truth beside detections" for name in "AB"
+    ]
     assert all(each["src"].startswith("data:image/jpeg;base64,") for each in pictures)
     assert not make(*records, work=tmp_path / "work", pictures=False).page.all("img")
     with pytest.raises(UserError, match=r"no metrics\.jsonl"):
