@@ -194,7 +194,7 @@ class Plot(_Selection):
         from results import plots  # matplotlib takes half a second, which a table need not wait for
 
         metrics = (self.metric,) if self.metric else ()
-        plots.plot_metric(blocks.tables(found, self.trainings, metrics, everything=True), self.out)
+        plots.plot_metric(blocks.tables(found, self.trainings, metrics), self.out)
         print(self.out)
 
 

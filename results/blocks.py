@@ -24,9 +24,9 @@ from results.words import ENGINES, Differences, against, architecture, data_name
 from transfer.errors import UserError
 
 _USED = [
-    "id", "task", "task_version", "engine", "label", "arch", "identity", "sha256", "baseline", "seed", "status",
-    "reason", "purpose", "protocol", "preset", "recipe", "differences", "primary", "data_id", "test", "test_sha256",
-    "proven",
+    "id", "task", "task_version", "engine", "label", "arch", "identity", "sha256", "branch", "baseline", "seed",
+    "status", "reason", "purpose", "protocol", "preset", "recipe", "differences", "primary", "data_id", "test",
+    "test_sha256", "proven",
 ]  # fmt: skip
 
 
@@ -301,8 +301,9 @@ def _row(
     label = str(first["label"])
     name = label
     if first["baseline"] != "random" and key[1]:
-        twins = every[every["label"] == label]["identity"].nunique()
-        name += f" {first['sha256'][:6]}" if twins > 1 else ""
+        twins = every[every["label"] == label]
+        name += f" {first['sha256'][:6]}" if twins["identity"].nunique() > 1 else ""
+        name += f" {first['branch']}" if twins[twins["sha256"] == first["sha256"]]["branch"].nunique() > 1 else ""
     if archs > 1:
         name += f" ({architecture(first['arch'])})"
     if len(identities) > 1:
@@ -443,11 +444,11 @@ def _sentence(heads: Sequence[Head], competitors: Sequence[Row], baselines: Sequ
             if head.best is not None:
                 won[head.best] = won.get(head.best, 0) + 1
         if not won:
-            return f"No column of {len(heads)} is decided: the gaps are within the noise."
+            return f"No column of {len(tested)} is decided: the gaps are within the noise."
         first, *rest = sorted(won.items(), key=lambda item: (-item[1], item[0]))
         said = [f"{competitors[first[0]].name} is best in {first[1]} of {columns}, beyond the noise"]
         said += [f"{competitors[place].name} in {count}" for place, count in rest]
-        undecided = len(heads) - sum(won.values())
+        undecided = sum(head.undecided for head in heads)
         return "; ".join([*said, *([f"{undecided} undecided"] if undecided else [])]) + "."
     several = [row for row in competitors if not row.single]
     if len(several) == 1 and any(not row.single for row in baselines):

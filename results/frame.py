@@ -184,12 +184,13 @@ def row_of(record: Record) -> dict[str, Any]:
 def baseline(label: str, form: str = "") -> str:
     """What a checkpoint gives the scale of: "random", "supervised", or "" for one that competes.
 
-    By the file's format where the weights are random, else by the first word of its name in tables.
+    By the file's format where the weights are random; else by its name in tables, if that is "random", "scratch" or
+    "supervised", alone or before a colon, comma or bracket. "Supervised contrastive" competes.
     """
-    first = re.split(r"[^a-z]", label.casefold(), maxsplit=1)[0]
-    if form == "random" or first in ("random", "scratch"):
+    found = re.fullmatch(r"(random|scratch|supervised)(\s*[:,(].*)?", label.strip().casefold(), re.DOTALL)
+    if form == "random":
         return "random"
-    return "supervised" if first == "supervised" else ""
+    return "" if found is None else "supervised" if found[1] == "supervised" else "random"
 
 
 def _reason(record: Record) -> str:

@@ -71,6 +71,7 @@ def _block_latex(block: Block) -> str:
         caption=_caption(block), label=f"tab:{block.key}",
     )  # fmt: skip
     lines = written.replace("\\centering\n", "\\centering\\small\n", 1).splitlines()
+    lines.insert(lines.index(f"\\label{{tab:{block.key}}}") + 1, "\\smallskip")
     return "\n".join(_with_rules(lines, block, groups, len(order))) + "\n"
 
 

@@ -38,7 +38,6 @@ _VOC = (("AP50", "AP50"), ("AP", "AP"), ("AP75", "AP75"))
 _APS = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"))
 _BOXES: Metrics = tuple((f"box_{metric}", name) for metric, name in _APS)
 _MASKS: Metrics = tuple((f"mask_{metric}", name) for metric, name in _APS)
-_COCO: Metrics = (*_APS, ("coco_AP", "COCO AP"), ("coco_AP50", "COCO AP50"))
 _SETS = (
     ("cub200", "CUB-200", "top1"), ("cars196", "Cars", "top1"), ("aircraft", "Aircraft", "mean_per_class"),
     ("pets", "Pets", "mean_per_class"), ("flowers102", "Flowers", "mean_per_class"), ("dtd", "DTD", "top1"),

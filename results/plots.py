@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def plot_metric(tables: Tables, out: Path) -> None:
         raise UserError("no run has finished", todo="choose others by --task")
     labels = list(dict.fromkeys(row.label for block, _ in panels_of for row in block.rows))
     colours = {label: COLOURS[position % len(COLOURS)] for position, label in enumerate(labels)}
-    heights = [1.0 + 0.55 * len(_measured(block, place)) for block, place in panels_of]
+    heights = [1.4 + 0.55 * len(_measured(block, place)) for block, place in panels_of]
     figure, panels = plt.subplots(
         len(panels_of), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
@@ -72,7 +73,8 @@ def _metric_panel(panel: Any, block: Block, place: int, colours: Mapping[str, An
         said = " ".join(part for part in (parts.mean, f"± {parts.std}" * bool(parts.std), parts.count) if part)
         above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         panel.annotate(said + cell.mark, (cell.mean, position - 0.3), fontsize=8, color="0.3", **above)
-    panel.set_title(plottable(f"{block.title}\n{block.setting}"), loc="left", fontsize=9)
+    heading = [block.title, *textwrap.wrap(block.setting, 88)]
+    panel.set_title("\n".join(map(plottable, heading)), loc="left", fontsize=9)
     panel.set_yticks(range(len(rows)), [plottable(marked_name(row)) for row in rows], fontsize=9)
     panel.tick_params(axis="y", length=0)
     panel.set_ylim(len(rows) - 0.5, -0.8)

@@ -117,8 +117,8 @@ class Column(Generic[R]):
 
     Simulated (tests/benchmarks/bench_marks.py), three seeds, eight rows: a false best in .001 of columns of equal rows,
     .04 where two equal ones stand far above the rest; a true gap of four standard deviations is found in .83 (by pairs
-    alone with Holm: .04). The price: where those two are three times as noisy as the rest, a false best in .13 (without
-    the guard .26, by pairs alone .05). Who doubts that the noise is alike compares the two by themselves: `compare`.
+    alone with Holm: .04). The price: where those two are three times as noisy as the rest, a false best in about .12
+    (without the guard .24, by pairs alone .05). Who doubts that the noise is alike compares the two by themselves.
 
     Args:
         rows: row → seed → value. Rows of fewer than two runs take no part.

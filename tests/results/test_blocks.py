@@ -230,3 +230,10 @@ def test_the_order_of_records_changes_nothing(data: st.DataObject) -> None:
                 write_record(one, Path(folder) / str(place % 2))
             found.append(tables(results.load(folder), everything=True))
     assert found[0] == found[1]
+
+
+def test_two_networks_of_one_file_have_two_names(frame: Frame) -> None:
+    block = only(tables(frame(record("A"), record("A", 1, 42.0, checkpoint_branch="target"))))
+    names = [row.name for row in block.of("competitor")]
+    assert len(set(names)) == 2
+    assert {name.rpartition(" ")[2] for name in names} == {"online", "target"}

@@ -14,7 +14,7 @@ from sample_records import record
 
 import results
 from results import index
-from results.frame import COLUMNS
+from results.frame import COLUMNS, baseline
 from transfer.errors import UserError
 from transfer.record import Record, read_record, write_record
 
@@ -211,3 +211,21 @@ def test_an_empty_folder_gives_an_empty_frame_and_a_missing_one_an_error(tmp_pat
     assert list(frame.columns) == list(COLUMNS)
     with pytest.raises(UserError, match="there is no folder"):
         results.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("label", "form", "kind"),
+    [
+        ("random", "", "random"),
+        ("mine", "random", "random"),
+        ("Scratch", "", "random"),
+        ("random:resnet18", "", "random"),
+        ("Supervised (90 epochs)", "torchvision", "supervised"),
+        ("supervised, R18", "", "supervised"),
+        ("supervised contrastive", "", ""),
+        ("random-erasing", "", ""),
+        ("msbreg", "msbreg", ""),
+    ],
+)
+def test_what_gives_the_scale_and_what_competes(label: str, form: str, kind: str) -> None:
+    assert baseline(label, form) == kind

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from results import __main__ as command
-from transfer.record import Record
+from transfer.record import Record, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRecord = Callable[..., Record]
@@ -101,6 +101,21 @@ def test_a_broken_record_is_named_and_the_table_still_printed(
     for words in (["compare", "A", "B"], ["plot", "--out", records / "x.png"]):
         assert results(*words, "--records", records)[0] == 1
     assert not (records / "x.png").exists()
+
+
+def test_a_conflict_is_named_and_a_caution_stops_nothing(record: MakeRecord, results: Results, tmp_path: Path) -> None:
+    write_record(record("a", 0, 40.0), tmp_path / "1")
+    write_record(record("a", 0, 41.0), tmp_path / "2")
+    status, _, err = results("table", "--records", tmp_path / "1", tmp_path / "2")
+    assert status == 1
+    assert "hold other numbers" in err
+    assert "1 file is not in what is shown" in err
+    write_record(record("A", 0, 42.0, utc="2999-01-01T00:00:00Z"), tmp_path / "1")
+    status, _, err = results("table", "--records", tmp_path / "1")
+    assert status == 0
+    assert "differ only in their letters' case" in err
+    assert "ended in the future" in err
+    assert "not in what is shown" not in err
 
 
 def test_compare_plot_curves_and_export(record: MakeRecord, folder: Folder, results: Results, tmp_path: Path) -> None:
