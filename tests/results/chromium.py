@@ -73,7 +73,7 @@ class Page:
         elif event.get("method") == "Network.requestWillBeSent":
             self.requested.append(values["request"]["url"])
 
-    def open(self, file: Path, width: int = 1440, height: int = 900, dark: bool = False, scripts: bool = True) -> None:
+    def show(self, file: Path, width: int = 1440, height: int = 900, dark: bool = False, scripts: bool = True) -> None:
         """Show a file in a window of this size."""
         mobile = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)

@@ -103,7 +103,7 @@ def opened(page: chromium.Page, file: Path) -> Iterator[chromium.Page]:
     """The page in a wide window; whatever a test does, nothing is complained of and nothing else is asked for."""
     page.said.clear()
     page.requested.clear()
-    page.open(file)
+    page.show(file)
     yield page
     assert page.value("1 + 1") == 2
     assert page.said == []
@@ -115,7 +115,7 @@ def test_the_test_hears_errors_and_requests(page: chromium.Page, tmp_path: Path)
     broken.write_text(
         '<img src="https://example.org/x.png"><script>console.log("said"); nothing()</script>', encoding="utf-8"
     )
-    page.open(broken)
+    page.show(broken)
     assert "https://example.org/x.png" in page.requested
     assert any("said" in each for each in page.said)
     assert any("nothing is not defined" in each for each in page.said)
@@ -253,7 +253,7 @@ def test_where_copying_is_not_allowed_the_text_is_shown_and_selected(opened: chr
 @THEMES
 @pytest.mark.parametrize("width", [1440, 390])
 def test_text_can_be_read(opened: chromium.Page, file: Path, dark: bool, width: int) -> None:
-    opened.open(file, width=width, dark=dark)
+    opened.show(file, width=width, dark=dark)
     opened.value("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     found = opened.value(CONTRAST)
     opened.value("document.querySelector('.cell').click()")
@@ -273,7 +273,7 @@ def test_the_button_turns_the_page_dark_and_back(opened: chromium.Page) -> None:
 
 
 def test_nothing_scrolls_the_page_sideways_on_a_phone(opened: chromium.Page, file: Path) -> None:
-    opened.open(file, width=390, height=844)
+    opened.show(file, width=390, height=844)
     size = "[document.documentElement.scrollWidth, innerWidth]"
     assert opened.value(size) == [390, 390]
     shown = "[...document.querySelectorAll('.cell, .button, nav a')].filter((each) => each.checkVisibility())"
@@ -289,9 +289,9 @@ def test_without_scripts_numbers_and_plots_are_there(opened: chromium.Page, file
     shown = "['[data-v]', '.strip circle', '.panel path', '.js'].map((selector) => " \
             "[...document.querySelectorAll(selector)].filter((each) => each.checkVisibility()).length)"  # fmt: skip
     before = opened.value(shown)
-    opened.open(file, scripts=False)
+    opened.show(file, scripts=False)
     after = opened.value(shown)
     assert after[:3] == before[:3]
     assert min(after[:3]) > 10
     assert (before[3] > 5, after[3]) == (True, 0)
-    opened.open(file)
+    opened.show(file)
