@@ -217,6 +217,30 @@ class Curves(_Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report(_Selection):
+    """Write one HTML file with the answer, tables, plots and what is behind every number. It needs no network."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=("-o",), help_behavior_hint="")] = (
+        frame.ROOT / "runs" / "report.html"
+    )
+    """Default: runs/report.html of this checkout."""
+    trainings: Flag = False
+    """Several checkpoints of one name, one a seed, are one row."""
+    work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.WORK_FOLDER
+    """Folder with <task>/<run id>/, for learning curves and pictures. Default: runs/work of this checkout."""
+    pretraining: Folders = ()
+    """Folders of pretrainings (their --out), for the health of their embeddings."""
+    no_pictures: Flag = False
+    """Leave contact sheets out: each takes about 100 kB."""
+
+    def show(self, found: pd.DataFrame) -> None:
+        """Write."""
+        from results import report
+
+        print(report.write(found, self.out, self.trainings, self.work, self.pretraining, not self.no_pictures))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """Copy chosen records to results/records, as evidence that is published with the code.
 
@@ -308,7 +332,7 @@ class Card(_Selection):
 
 @dataclass(frozen=True, kw_only=True)
 class Readme:
-    """Write results/README.md anew from the published records."""
+    """Write results/README.md and the picture of the report anew from the published records; needs a Chromium."""
 
     debug: Flag = False
     """Show tracebacks."""
@@ -319,6 +343,8 @@ class Readme:
 
         write_text(readme.FILE, readme.render_readme())
         print(readme.FILE)
+        readme.draw_report()
+        print(readme.PICTURE)
         return 0
 
 
@@ -326,7 +352,7 @@ def main() -> int:
     """Exit status: 0 done, 1 shown but some files are not records, 2 not done, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = tyro.cli(
-        Table | Compare | Rank | Explain | Plot | Curves | Export | Bundle | Merge | Card | Readme,
+        Table | Compare | Rank | Explain | Report | Plot | Curves | Export | Bundle | Merge | Card | Readme,
         prog="python -m results",
         description="Tables, comparisons and plots of records; published numbers beside them.",
         config=(tyro.conf.FlagCreatePairsOff,),

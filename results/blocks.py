@@ -467,16 +467,16 @@ def _sentence(heads: Sequence[Head], competitors: Sequence[Row], baselines: Sequ
 
 
 def _against_baselines(row: Row, baselines: Sequence[Row], columns: int) -> str:
-    """One competitor: how it stands to each baseline, by paired t tests over common seeds, Holm over the baselines."""
+    """One competitor: how it stands to each baseline, by paired t over common seeds, Holm over all that is said."""
+    gaps = [
+        (other.name, paired(row.cells[number].values, other.cells[number].values))
+        for other in baselines
+        for number in range(columns)
+        if row.cells[number].n > 1 and other.cells[number].n > 1
+    ]
     counts = {other.name: {"above": 0, "below": 0, "not told from": 0} for other in baselines}
-    for number in range(columns):
-        gaps = [
-            (other.name, paired(row.cells[number].values, other.cells[number].values))
-            for other in baselines
-            if row.cells[number].n > 1 and other.cells[number].n > 1
-        ]
-        for (name, gap), p in zip(gaps, holm([gap.p for _, gap in gaps]), strict=True):
-            counts[name]["not told from" if p > LEVEL else "above" if gap.difference > 0 else "below"] += 1
+    for (name, gap), p in zip(gaps, holm([gap.p for _, gap in gaps]), strict=True):
+        counts[name]["not told from" if p > LEVEL else "above" if gap.difference > 0 else "below"] += 1
     said = []
     for name, found in counts.items():
         total = sum(found.values())

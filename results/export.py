@@ -74,17 +74,17 @@ def without_machine(record: Record) -> Record:
     return dataclasses.replace(
         record,
         checkpoint=checkpoint,
-        command=_command(record.command),
-        **{name: _shortened(getattr(record, name)) for name in texts},
+        command=command_without_machine(record.command),
+        **{name: shortened(getattr(record, name)) for name in texts},
     )
 
 
-def _command(command: str) -> str:
-    """Word by word, so that quoted paths with spaces in them are found whole."""
+def command_without_machine(command: str) -> str:
+    """A command line with its absolute paths cut; word by word, so that quoted paths with spaces are found whole."""
     try:
         words = shlex.split(command)
     except ValueError:  # an unclosed quote: not a shell's command line, so treat it as text
-        return str(_shortened(command))
+        return str(shortened(command))
     return " ".join(_word(word) for word in words)
 
 
@@ -93,15 +93,16 @@ def _word(word: str) -> str:
     if path.startswith(("/", "~/")) and Path(path).name:
         path = f"…/{Path(path).name}"
         return before + (path if re.fullmatch(_SAFE, path) else shlex.quote(path))
-    word = str(_shortened(word))
+    word = str(shortened(word))
     return word if re.fullmatch(_SAFE, word) else shlex.quote(word)
 
 
-def _shortened(value: Any) -> Any:
+def shortened(value: Any) -> Any:
+    """Plain values with every absolute path in their texts cut to "…/" and its last part."""
     if isinstance(value, str):
         return _ABSOLUTE.sub(lambda found: "…/" + found.group().rstrip("/").rsplit("/", 1)[-1], value)
     if isinstance(value, list):
-        return [_shortened(item) for item in value]
+        return [shortened(item) for item in value]
     if isinstance(value, dict):
-        return {key: _shortened(item) for key, item in value.items()}
+        return {key: shortened(item) for key, item in value.items()}
     return value

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 
-from results import blocks, compare, render
+from results import blocks, compare, picture, render, report
 from results.export import PUBLISHED
 from results.frame import load
 from results.model import Block, Tables
 from results.statistics import LEVEL
 
 FILE = PUBLISHED.parent / "README.md"
+PICTURE = PUBLISHED.parent / "report.png"
 _COMMENT = re.compile(r"<!-- records ([0-9a-f]{64}) -->")
 
 
@@ -50,6 +52,8 @@ def render_readme(folder: Path = PUBLISHED) -> str:
         "Small data, small networks and short trainings on a CPU: they show how the harness tells a gap from noise, "
         "and nothing about methods at their published length. Where a row says *3 trainings*, each seed has weights of "
         "its own; in no case is the choice of test images covered.",
+        f"`python -m results report --records results/records --trainings` writes them as a page:\n\n"
+        f"![The first screen of the report of these records]({PICTURE.name})",
         *(f"## {block.title}\n\n```text\n{_text(block)}\n```" for block in tables.blocks),
         tables.hidden_line.replace("--all", "`--all`"),
         "## msbreg − random\n\n" + _compared(frame),
@@ -78,3 +82,10 @@ def _compared(frame: pd.DataFrame) -> str:
             "| " + " | ".join([*map(render.escaped, cells), "" if alone else compare.needed(metric.gap)]) + " |"
         )
     return "\n".join(lines)
+
+
+def draw_report(out: Path = PICTURE, folder: Path = PUBLISHED) -> None:
+    """Take the picture of the records' report; see `results.picture.take`."""
+    with tempfile.TemporaryDirectory() as made:
+        page = report.write(load(folder), Path(made) / "report.html", trainings=True, pictures=False)
+        picture.take(page, out, records_hash(folder))
