@@ -55,7 +55,7 @@ def step_of(name, **changes):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("msbreg", "swav") else pytest.mark.slow) for name in method_names()],
+    [pytest.param(name, marks=() if name == "swav" else pytest.mark.slow) for name in method_names()],
 )
 def test_a_pretraining_step_stays_on_its_device(name):
     with fake_gpu("(failed > 0)") as waits:

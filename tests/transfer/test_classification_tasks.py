@@ -139,10 +139,11 @@ def test_semi_supervised_on_the_official_lists(tmp_path):
 @pytest.mark.parametrize(
     ("task", "write"),
     [
-        pytest.param("transfer.imagenet_finetune", write_imagenet, marks=pytest.mark.slow),
+        ("transfer.imagenet_finetune", write_imagenet),
         ("finegrained.inat18_finetune", write_inat18),
     ],
 )
+@pytest.mark.slow
 def test_full_fine_tuning_in_the_official_layouts(task, write, tmp_path):
     write(tmp_path)
     tiny = ["--sgd.batch", "3", "--sgd.crop", "32", "--sgd.resize", "32", "--sgd.processes", "1"]

@@ -54,7 +54,8 @@ def check(engine: str, arch: str, stride_in_1x1: bool, neck: str, folder: Path) 
         assert len(verification.by_part) == 2
 
 
-@pytest.mark.parametrize("neck", ["c4", pytest.param("fpn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("neck", ["c4", "fpn"])
 @pytest.mark.parametrize(("arch", "stride_in_1x1"), QUICK)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_tensor_arrives(engine, arch, stride_in_1x1, neck, tmp_path):

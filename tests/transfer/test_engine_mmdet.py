@@ -77,7 +77,10 @@ def test_versions_name_the_kernels():
     ("arch", "recipe", "parts"),
     [
         ("resnet18", TINY, {"backbone": 100}),
-        ("resnet34", replace(TINY_C4, extra_norm=False), {"backbone": 145, "roi_head.shared_head": 35}),
+        pytest.param(
+            *("resnet34", replace(TINY_C4, extra_norm=False), {"backbone": 145, "roi_head.shared_head": 35}),
+            marks=pytest.mark.slow,
+        ),
         ("resnet18", replace(TINY_C4, norm="FrozenBN"), {"backbone": 75, "roi_head.shared_head": 25}),
         # 265 tensors: stem and three stages 215, the last stage 50.
         ("resnet50", TINY_C4, {"backbone": 215, "roi_head.shared_head": 50}),

@@ -122,9 +122,7 @@ def test_rules_are_anchored_at_the_beginning():
     "arch",
     ["resnet18", *(pytest.param(f"resnet{depth}", marks=pytest.mark.slow) for depth in (34, 50, 101))],
 )
-@pytest.mark.parametrize(
-    "to", [pytest.param(to, marks=() if to in ("mmdet", "detectron2") else pytest.mark.slow) for to in TARGETS]
-)
+@pytest.mark.parametrize("to", [pytest.param(to, marks=() if to == "mmdet" else pytest.mark.slow) for to in TARGETS])
 def test_conversion_keeps_every_bit_and_the_input(arch, to, tmp_path):
     if arch == "resnet18":
         state = files.real_state(arch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -80,6 +81,7 @@ def commands(page: Path) -> list[str]:
 
 
 def options_of(module, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])  # what main sets up writes into this test's stream
     monkeypatch.setattr(sys, "argv", [module, *arguments, "--help"])
     main = import_module(f"{module}.__main__").main
     with pytest.raises(SystemExit):

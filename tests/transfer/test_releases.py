@@ -40,8 +40,8 @@ def of_their_own() -> list[str]:
     return sorted(first_of_each_format() | set(others))
 
 
-# What the quick tests take: a single network and several branches, numpy arrays of another order of channels.
-FEW = ("moco_v2", "dino_full", "msbreg", "caffe2_supervised", "vissl_supervised", "lightly_dino")
+# What the quick tests take: several branches of equal and of unequal names, numpy arrays of another order of channels.
+FEW = ("moco_v2", "dino_full", "msbreg", "caffe2_supervised")
 few = pytest.mark.parametrize(
     "which", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in all_releases()]
 )
