@@ -43,7 +43,8 @@ demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whol
 	bash detection/run_voc.sh $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random $(VOC)
 	$(PY) -m results table --records $(DEMO)/records --csv $(DEMO)/table.csv --markdown $(DEMO)/table.md
 	$(PY) -m results plot --records $(DEMO)/records --out $(DEMO)/plot.png
-	@echo; echo "pictures: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
+	$(PY) -m results report --records $(DEMO)/records -o $(DEMO)/report.html
+	@echo; echo "page: $(DEMO)/report.html, pictures: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
 
 # One process a core, one thread each: tests of small tensors gain nothing from threads that wait for each other.
 # Who has nothing left takes tests from the others: some take minutes.
