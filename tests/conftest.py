@@ -1,5 +1,6 @@
 """Puts the checkout's root first on the import path: the project is run from its folder, not installed."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of `tests/gpu`; they stand here because pytest reads them before it looks into folders."""
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where the tests of tests/gpu compute")
     parser.addoption("--evidence", type=Path, help="where they keep what they saw; on a GPU tests/gpu/evidence.json")
+
+
+@pytest.fixture(autouse=True)
+def _logs_end_with_the_test():
+    """A command's `main` logs into the stream of its test, which is closed afterwards."""
+    before = list(logging.root.handlers)
+    yield
+    for handler in list(logging.root.handlers):
+        if handler not in before and type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

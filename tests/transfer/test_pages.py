@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shlex
@@ -81,7 +80,6 @@ def commands(page: Path) -> list[str]:
 
 
 def options_of(module, arguments, monkeypatch, capsys):
-    monkeypatch.setattr(logging.root, "handlers", [])  # what main sets up writes into this test's stream
     monkeypatch.setattr(sys, "argv", [module, *arguments, "--help"])
     main = import_module(f"{module}.__main__").main
     with pytest.raises(SystemExit):
