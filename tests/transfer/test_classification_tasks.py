@@ -193,6 +193,7 @@ def test_voc07_svm_by_both_solvers(voc, tmp_path):
     assert ours.metrics["mAP"] == pytest.approx(theirs.metrics["mAP"], abs=0.3)
 
 
+@pytest.mark.slow
 def test_voc07_lowshot_reports_the_mean_over_draws_and_keeps_what_is_published(voc, tmp_path):
     options = [*voc, "--ks", "1", "8", "--draws", "2", "--costs", "0.1", "10"]
     (record,) = run("transfer.voc07_lowshot", RANDOM, *options, runs=tmp_path)

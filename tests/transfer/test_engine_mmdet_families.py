@@ -47,7 +47,9 @@ def assert_equal_states(one, other):
 # -- what is built
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "mask_rcnn c4" else ()) for name in FAMILIES]
+)
 def test_weights_arrive_and_every_key_is_read(name):
     model = detector(FAMILIES[name])
     verification = verify_detector(model, BACKBONE)

@@ -368,7 +368,9 @@ def test_logistic_regressions_end_to_end_are_the_source_s_by_scikit_learn(
     assert not any("not converged" in note for note in record.notes)
 
 
-@pytest.mark.parametrize(("more", "images"), [(["--val", "val"], 24), (["--holdout", "0.25"], 10)])
+@pytest.mark.parametrize(
+    ("more", "images"), [(["--val", "val"], 24), pytest.param(["--holdout", "0.25"], 10, marks=pytest.mark.slow)]
+)
 def test_an_own_set_has_the_validation_split_that_is_named_or_a_part_held_out(
     more: list[str], images: int, toy_voc: list[str], tmp_path: Path
 ) -> None:
