@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pretrain.methods import Method, Outputs
 from pretrain.recipe import Recipe
+from transfer.running_statistics import batch_norms, statistics_left
 from transfer.world import World
 
 Parts = Sequence[list[Tensor]]  # the views of each part of this process's share, normalised, on the device
@@ -118,7 +119,7 @@ class Step:
         size = graphs[0][0].shape[1]
         first = self.world.rank * len(parts) * size
         for number, views in enumerate(parts):
-            with self._frozen_statistics() if len(parts) > 1 else nullcontext():
+            with statistics_left(batch_norms(self.method)) if len(parts) > 1 else nullcontext():
                 outputs = self._forward(views) if len(parts) > 1 else graphs[0]
                 here = slice(first + number * size, first + (number + 1) * size)
                 pairs = [
@@ -127,22 +128,6 @@ class Step:
                     if gradient is not None and output.requires_grad
                 ]
                 torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
-
-    @contextmanager
-    def _frozen_statistics(self) -> Iterator[None]:
-        """The second pass over a part must not count in running statistics again."""
-        layers = [layer for layer in self.method.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-        kept = [layer.momentum for layer in layers]
-        counts = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer in layers]
-        for layer in layers:
-            layer.momentum = 0.0
-        try:
-            yield
-        finally:
-            for layer, momentum, count in zip(layers, kept, counts, strict=True):
-                layer.momentum = momentum
-                if layer.num_batches_tracked is not None and count is not None:
-                    layer.num_batches_tracked.copy_(count)
 
     def _update(self, number: int) -> bool:
         """Whether the update was left out because fp16 gradients overflowed (the scale is then halved)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +12,7 @@ from results.layouts import LAYOUTS, layout_of
 from results.noise import about_conditions, repeat_noise
 from results.words import ENGINES
 from transfer.errors import UserError, printable
+from transfer.record import begins_run_id
 
 
 def explain(frame: pd.DataFrame, name: str) -> str:
@@ -25,7 +25,7 @@ def explain(frame: pd.DataFrame, name: str) -> str:
     Raises:
         UserError: it is none of these, or stands for several runs.
     """
-    if re.fullmatch("[0-9a-f]{4,16}", name):
+    if begins_run_id(name):
         runs = frame[frame["id"].str.startswith(name)]
         if len(runs) > 1:
             raise UserError(f"{name} begins several run ids", found=", ".join(runs["id"]), todo="type more of it")

@@ -11,7 +11,7 @@ from typing import Any
 
 from results.frame import RECORD_FOLDERS, ROOT
 from transfer.errors import UserError
-from transfer.record import Record, read_record, write_record
+from transfer.record import Record, files_of_run, read_record, write_record
 
 PUBLISHED = ROOT / "results" / "records"
 
@@ -54,7 +54,7 @@ def _find(name: str) -> Path:
     if path.suffix == ".json" or path.exists():
         return path
     folder = RECORD_FOLDERS[0]
-    found = sorted(folder.glob(f"*/{name}*.json")) if re.fullmatch("[0-9a-f]{4,16}", name) else []
+    found = files_of_run(name, [folder])
     if len(found) != 1:
         raise UserError(
             f"{name} is neither a record file nor the id of one run in {folder}",

@@ -15,7 +15,7 @@ import pandas as pd
 
 from results.index import read_folder
 from transfer.errors import UserError
-from transfer.record import Record, content_hash
+from transfer.record import Record, content_hash, leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_FOLDERS = (ROOT / "runs" / "records", ROOT / "results" / "records")
@@ -204,19 +204,11 @@ def _reason(record: Record) -> str:
 
 def _purpose(recipe: Mapping[str, Any]) -> str:
     """Whether the run was made to compare checkpoints, or to see that a training works."""
-    values = dict(_leaves(recipe))
+    values = dict(leaves(recipe))
     if any(name.rpartition(".")[2] == "overfit" and value for name, value in values.items()):
         return "overfitting"
     detector = values.get("detector.iterations", values.get("iterations"))
     return "0 iterations" if detector == 0 else ""
-
-
-def _leaves(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _preset(command: str) -> str:

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -29,15 +29,16 @@ __all__ = [
     "SCHEMA",
     "Record",
     "RecordError",
-    "RecordsFound",
+    "begins_run_id",
     "content_hash",
     "device_name",
     "differences_on_reuse",
+    "files_of_run",
     "git_state",
+    "leaves",
     "package_versions",
     "parse_record",
     "read_record",
-    "read_records",
     "run_id",
     "utc_now",
     "write_record",
@@ -240,23 +241,25 @@ def parse_record(text: bytes, path: Path) -> Record:
     return _from_content(path, content)
 
 
-@dataclass(frozen=True)
-class RecordsFound:
-    """What a records folder holds: the records, and one problem per file that is none."""
-
-    records: tuple[Record, ...]
-    problems: tuple[RecordError, ...]
+def begins_run_id(name: str) -> bool:
+    """Whether a run may be meant: an id, or at least 4 characters of its beginning."""
+    return re.fullmatch("[0-9a-f]{4,16}", name) is not None
 
 
-def read_records(folder: Path) -> RecordsFound:
-    """Read every `*.json` under `folder`, in order of path; a folder that does not exist holds none."""
-    records, problems = [], []
-    for path in sorted(Path(folder).rglob("*.json")):
-        try:
-            records.append(read_record(path))
-        except RecordError as error:
-            problems.append(error)
-    return RecordsFound(tuple(records), tuple(problems))
+def files_of_run(name: str, folders: Sequence[Path]) -> list[Path]:
+    """Records below `folders` whose id begins with `name`, in the folders' order; none if it is no beginning."""
+    if not begins_run_id(name):
+        return []
+    return [file for folder in folders for file in sorted(folder.glob(f"*/{name}*.json"))]
+
+
+def leaves(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a recorded recipe by their dotted name, as `transfer.protocol.flatten` names them."""
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def differences_on_reuse(

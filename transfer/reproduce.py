@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,9 +103,7 @@ def find(name: str, folders: Sequence[Path]) -> Record:
     """
     if name.endswith(".json"):
         return read_record(Path(name))
-    files: list[Path] = []
-    if re.fullmatch("[0-9a-f]{4,16}", name):
-        files = [file for folder in folders for file in sorted(folder.glob(f"*/{name}*.json"))]
+    files = records.files_of_run(name, folders)
     named = {file.stem: file for file in reversed(files)}
     if len(named) != 1:
         raise UserError(
@@ -215,7 +212,7 @@ def _recipe(record: Record, typed: Typed) -> Iterator[str]:
     if typed.task.version != record.task_version:
         yield f"code: version {record.task_version} of {record.task}, here {typed.task.version}"
     ours = plain(flatten(typed.recipe))
-    theirs = dict(_leaves(record.recipe))
+    theirs = dict(records.leaves(record.recipe))
     names = [name for name in dict.fromkeys((*theirs, *ours)) if theirs.get(name, _NONE) != ours.get(name, _NONE)]
     for name in names[:8]:
         yield f"recipe: {name} {theirs.get(name, _NONE)}, here {ours.get(name, _NONE)}"
@@ -229,14 +226,6 @@ _NONE = "absent"
 def plain(value: Any) -> Any:
     """As a record's file gives it back: lists for tuples."""
     return json.loads(json.dumps(value))
-
-
-def _leaves(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in recipe.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _data(record: Record, typed: Typed) -> Iterator[str]:

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from results.index import read_folder
 from transfer import record as records
 from transfer.errors import UserError
-from transfer.record import Record, RecordError, read_record, read_records, run_id, write_record
+from transfer.record import Record, RecordError, read_record, run_id, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,12 @@ DECISIVE: dict[str, Any] = {
     "data_fingerprints": {"train": {"name": "t", "sha256": "cd" * 32, "images": 3, "boxes": 9}},
     "seed": 0,
 }
+
+
+def read(folder: Path) -> tuple[list[Record], list[str]]:
+    """The records below a folder, and a message for each file that is none, as tables find them."""
+    columns, faults = read_folder(folder, lambda record: {"record": record})
+    return columns.get("record", []), [message for _, message in faults]
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -174,7 +181,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory: pytest.TempPathFactor
     path = write_record(record, folder)
     assert path == folder / "detection.voc" / f"{record.run_id}.json"
     assert read_record(path) == record
-    assert read_records(folder).records == (record,)
+    assert read(folder) == ([record], [])
     assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 3
 
 
@@ -275,11 +282,11 @@ def test_a_truncated_file_is_reported_never_skipped(tmp_path_factory: pytest.Tem
     other = write_record(Record(**fields(seed=1)), folder)
     whole = path.read_bytes().rstrip()
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    found = read_records(folder)
-    assert [record.seed for record in found.records] == [1]
-    assert len(found.problems) == 1
-    assert str(path) in str(found.problems[0])
-    assert str(other) not in str(found.problems[0])
+    found, problems = read(folder)
+    assert [record.seed for record in found] == [1]
+    assert len(problems) == 1
+    assert str(path) in problems[0]
+    assert str(other) not in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -287,9 +294,11 @@ def test_a_truncated_file_is_reported_never_skipped(tmp_path_factory: pytest.Tem
 )
 def test_files_that_are_no_records_are_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
-    found = read_records(tmp_path)
-    assert found.records == ()
-    assert [type(problem) for problem in found.problems] == [RecordError]
+    found, problems = read(tmp_path)
+    assert found == []
+    assert len(problems) == 1
+    with pytest.raises(RecordError):
+        read_record(tmp_path / "x.json")
 
 
 def test_infinity_hidden_in_an_exponent_is_refused(tmp_path: Path) -> None:
@@ -297,10 +306,6 @@ def test_infinity_hidden_in_an_exponent_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("41.25", "1e999"), encoding="utf-8")
     with pytest.raises(RecordError, match="not a valid record"):
         read_record(path)
-
-
-def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
-    assert read_records(tmp_path / "none") == records.RecordsFound((), ())
 
 
 # -- writing
@@ -326,7 +331,7 @@ def test_an_unreadable_file_in_the_place_of_a_record_is_kept_beside_it(tmp_path:
     assert write_record(record, tmp_path) == path
     assert read_record(path) == record
     assert path.with_name(path.name + ".unreadable").read_text(encoding="utf-8") == '{"schema": 1, "cut'
-    assert read_records(tmp_path) == records.RecordsFound((record,), ())
+    assert read(tmp_path) == ([record], [])
 
 
 def test_a_full_disk_leaves_the_old_record_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

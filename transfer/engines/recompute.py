@@ -5,12 +5,14 @@ Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from transfer.running_statistics import batch_norms, statistics_left
 
 
 def recompute_blocks(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
@@ -29,30 +31,14 @@ def recompute_blocks(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> in
 
 
 def _recomputed(block: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(block)
 
     def again(x: Tensor) -> Tensor:
         if not (block.training and torch.is_grad_enabled()):
             return forward(x)
         out: Tensor = checkpoint(
-            forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_left(norms))
+            forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_left(norms))
         )
         return out
 
     return again
-
-
-@contextmanager
-def _statistics_left(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Momentum 0 leaves running statistics as they are, in every kind of batch norm here; the counter is put back."""
-    momenta = [norm.momentum for norm in norms]
-    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None and count is not None:
-                norm.num_batches_tracked.copy_(count)
