@@ -27,8 +27,8 @@ def build_encoder(network: Network, *, zero_init_residual: bool | None = None) -
     """
     if zero_init_residual is None:
         zero_init_residual = network.arch in ("resnet50", "resnet101")
-    if network.arch == "resnet18_half":  # timm's names are torchvision's
-        widths = (32, 64, 128, 256)
+    if network.arch == "resnet18_quarter":  # timm's names are torchvision's
+        widths = (16, 32, 64, 128)
         encoder = timm.create_model("resnet18", num_classes=0, channels=widths, zero_init_last=zero_init_residual)
         features: int = encoder.num_features
     else:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transfer.errors import UserError
 
-Arch = Literal["resnet18_half", "resnet18", "resnet34", "resnet50", "resnet101"]
+Arch = Literal["resnet18_quarter", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["imagenet", "cifar"]
 AugmentationName = Literal["vicreg", "byol", "moco", "simclr", "swav", "wmse", "crop"]
 
@@ -30,8 +30,8 @@ class Network:
     """Which encoder a method is built around.
 
     Attributes:
-        arch: the ResNet. "resnet18_half" has half the channels in its stages (the stem keeps its 64): for studies on a
-            CPU, it converts to nothing.
+        arch: the ResNet. "resnet18_quarter" has a quarter of the channels in its stages (the stem keeps its 64): for studies
+            on a CPU, it converts to nothing.
         stem: "imagenet": 7×7 convolution of stride 2 and max-pooling, which detectors have too. "cifar": 3×3
             convolution of stride 1 and no pooling, for images of 32 pixels (Chen et al., SimCLR, 2020, appendix B.9).
         classes: number of classes of the labelled images, for methods that need labels.
@@ -48,7 +48,7 @@ class Recipe:
     length: google-deepmind/deepmind-research, byol/configs/byol.py) with VICReg's symmetrised views.
 
     Attributes:
-        arch: the ResNet; resnet18_half is for studies on a CPU and converts to nothing.
+        arch: the ResNet; resnet18_quarter is for studies on a CPU and converts to nothing.
         stem: imagenet, or cifar (3x3, no pooling) for 32-pixel images; only imagenet converts to detectors.
         crop: side of a view in pixels.
         augmentation: whose random views; methods start from their own paper's.

@@ -43,13 +43,13 @@ def test_the_cifar_stem_keeps_the_resolution_and_the_other_names() -> None:
     assert sizes == [(1, 64, 32, 32)]
 
 
-def test_the_half_network_has_half_the_channels() -> None:
-    encoder, features = networks.build_encoder(Network("resnet18_half"))
+def test_the_quarter_network_has_a_quarter_of_the_channels() -> None:
+    encoder, features = networks.build_encoder(Network("resnet18_quarter"))
     usual = dict(networks.build_encoder(Network("resnet18"))[0].named_parameters())
-    assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, features) == (2, 256)
+    assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, features) == (2, 128)
     for name, weight in encoder.named_parameters():
         if name.startswith("layer") and "layer1.0.downsample" not in name:
-            assert usual[name].shape[0] == 2 * len(weight)
+            assert usual[name].shape[0] == 4 * len(weight)
         if "bn2.weight" in name:
             assert weight.eq(1).all()
 
