@@ -30,8 +30,8 @@ class Network:
     """Which encoder a method is built around.
 
     Attributes:
-        arch: the ResNet. "resnet18_quarter" has a quarter of the channels in its stages (the stem keeps its 64): for studies
-            on a CPU, it converts to nothing.
+        arch: the ResNet. "resnet18_quarter" has a quarter of the channels in its stages (the stem keeps its 64): for
+            studies on a CPU, it converts to nothing.
         stem: "imagenet": 7×7 convolution of stride 2 and max-pooling, which detectors have too. "cifar": 3×3
             convolution of stride 1 and no pooling, for images of 32 pixels (Chen et al., SimCLR, 2020, appendix B.9).
         classes: number of classes of the labelled images, for methods that need labels.
