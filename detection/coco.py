@@ -6,10 +6,10 @@ A column each, because their numbers must not be compared with each other's. The
 
 from __future__ import annotations
 
-from transfer.detection_data import official_coco
-from transfer.detection_presets import cpu_presets
-from transfer.detection_protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, Detector, two_times
-from transfer.detection_task import detection_task
+from detection.data import official_coco
+from detection.presets import cpu_presets
+from detection.protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, Detector, two_times
+from detection.task import detection_task
 from transfer.task import Task
 
 

@@ -7,10 +7,10 @@ reports the mean of 5 runs with a standard deviation of about 0.2 / 0.2 / 0.4 (A
 
 from __future__ import annotations
 
-from transfer.detection_data import official_voc
-from transfer.detection_presets import cpu_presets
-from transfer.detection_protocols import VOC_07_C4, VOC_C4, ssl_transfer
-from transfer.detection_task import detection_task
+from detection.data import official_voc
+from detection.presets import cpu_presets
+from detection.protocols import VOC_07_C4, VOC_C4, ssl_transfer
+from detection.task import detection_task
 
 MOCO = VOC_C4
 # Barlow Twins and VICReg as MoCo, with a higher rate and a longer warm-up.

@@ -5,7 +5,7 @@ were measured with VISSL; without that head people found 10 instead of 47 (faceb
 is the layer alone.
 """
 
-from transfer.linear_classification import linear_task, vissl
+from transfer.classification.linear import linear_task, vissl
 from transfer.protocol import OURS
 
 _CONFIG = "facebookresearch/vissl: eval_resnet_8gpu_transfer_inaturalist18_linear.yaml"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transfer.interrupts import GOES_ON, on_interrupt, say
+from transfer.runtime.interrupts import GOES_ON, on_interrupt, say
 
 if __name__ == "__main__":
     # before the imports that take long
@@ -23,8 +23,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 from pretrain.machine import Machine
 from pretrain.presets import find_presets, method_names
 from pretrain.recipe import Recipe
-from transfer.errors import UserError
-from transfer.shared_memory import demand_shared_memory, out_of_shared_memory
+from transfer.runtime.errors import UserError
+from transfer.runtime.shared_memory import demand_shared_memory, out_of_shared_memory
 
 logger = logging.getLogger("pretrain")
 S = TypeVar("S")

@@ -27,11 +27,11 @@ from pretrain.forces import Centroid, Direction, Forces, SingularForm
 from pretrain.machine import Machine, prepare
 from pretrain.presets import find_presets
 from pretrain.recipe import Recipe
-from transfer.atomic import write_json
-from transfer.conditions import differences as other_conditions
-from transfer.curve import FILE, read
-from transfer.errors import TrainingError, UserError
-from transfer.interrupts import children_left_alone
+from transfer.runtime.conditions import differences as other_conditions
+from transfer.runtime.curve import FILE, read
+from transfer.runtime.errors import TrainingError, UserError
+from transfer.runtime.files import write_json
+from transfer.runtime.interrupts import children_left_alone
 
 logger = logging.getLogger(__name__)
 Study = Literal["singular", "covariance", "brownian", "scale", "centroid", "compare", "both", "factors", "methods"]

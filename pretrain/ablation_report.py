@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transfer.atomic import write_atomically, write_text
+from transfer.runtime.files import write_atomically, write_text
 
 METRICS = {"knn": "kNN accuracy, %", "linear": "linear accuracy, %"}
 SETTINGS = (

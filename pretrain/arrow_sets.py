@@ -16,7 +16,7 @@ from PIL import Image
 
 from transfer.datasets.image_index import digest, some
 from transfer.datasets.images import read_image
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 ROWS = 1000  # per read of names, sizes and labels

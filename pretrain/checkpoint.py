@@ -23,8 +23,8 @@ from pretrain.methods import Method
 from pretrain.recipe import BEFORE
 from pretrain.step import Step
 from pretrain.views import MEAN, STD
-from transfer.errors import TrainingError
-from transfer.torch_files import save_torch
+from transfer.runtime.errors import TrainingError
+from transfer.runtime.torch_files import save_torch
 
 FORMAT, VERSION = "msbreg-checkpoint", 1
 FILE = "checkpoint.pth"
@@ -38,7 +38,7 @@ def save(path: Path, step: Step, config: Mapping[str, Any], progress: Mapping[st
         step: method, optimiser and gradient scaler.
         config: `recipe` (with `arch` and `stem`), `method`, `settings`, `data`: plain values.
         progress: `step`, `steps` and `epoch`, counted as finished; `unreadable` images so far; `conditions`, a
-            list of those it was trained under (`transfer.conditions`).
+            list of those it was trained under (`transfer.runtime.conditions`).
 
     Raises:
         UserError: no space left or no right to write; the previous checkpoint is kept.

@@ -1,4 +1,4 @@
-"""Progress and curve of a pretraining: a line of `transfer.curve` now and then, a bar on a terminal, or log lines."""
+"""Progress and curve of a pretraining: lines of `transfer.runtime.curve`, a bar on a terminal, or log lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from transfer.curve import Curve, read
+from transfer.runtime.curve import Curve, read
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Curves:
     """Writes the curve of a run, with speed and waiting.
 
     Args:
-        path, start, total, every: see `transfer.curve.Curve`.
+        path, start, total, every: see `transfer.runtime.curve.Curve`.
         images: images per step.
     """
 

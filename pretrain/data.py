@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from pretrain.sources import Source
 from pretrain.views import Draw, Views
-from transfer.errors import DataError
-from transfer.loader import Loader
+from transfer.runtime.errors import DataError
+from transfer.runtime.loader import Loader
 
 Place = tuple[int, int]  # (index of the image, number of the draw: 0, 1, 2, … over the whole training)
 TRIES = 20  # other images tried in the place of an unreadable one

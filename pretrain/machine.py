@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.recipe import Recipe, at_least
-from transfer.conditions import THREADS, Conditions, settle
-from transfer.errors import UserError
+from transfer.runtime.conditions import THREADS, Conditions, settle
+from transfer.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch

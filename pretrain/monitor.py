@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from pretrain.sources import Source, open_source
 from pretrain.views import as_tensor, to_network
-from transfer.errors import DataError
-from transfer.loader import Loader
-from transfer.probes import accuracy, knn, linear_probe, standard_error
-from transfer.world import World
+from transfer.classification.probes.knn import accuracy, knn, linear_probe, standard_error
+from transfer.runtime.errors import DataError
+from transfer.runtime.loader import Loader
+from transfer.runtime.world import World
 
 NEIGHBOURS = 20
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the linear probe's regulariser; the best on held-out images is taken

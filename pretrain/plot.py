@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transfer.atomic import write_atomically
-from transfer.curve import FILE, read
-from transfer.errors import UserError
+from transfer.runtime.curve import FILE, read
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_atomically
 
 Rows = Sequence[dict[str, Any]]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 Arch = Literal["resnet18_quarter", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["imagenet", "cifar"]

@@ -14,7 +14,7 @@ from PIL import Image
 from pretrain.arrow_sets import ArrowSet, is_saved_set
 from pretrain.tar_shards import expand_braces, open_shards
 from transfer.datasets.image_files import open_folder, open_list, walk
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 LISTS = (".txt", ".lst")
 KINDS = (

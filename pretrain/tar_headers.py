@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 CHUNK = 1 << 20

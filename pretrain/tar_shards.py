@@ -25,7 +25,7 @@ from PIL import Image
 from pretrain.tar_headers import Member, members
 from transfer.datasets.image_index import Names, digest, number_labels, some
 from transfer.datasets.images import ENDINGS, is_image_name, read_image
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
 BRACES = re.compile(r"\{([^{}]*)\}")

@@ -18,7 +18,6 @@ from torch import Tensor
 from pretrain import checkpoint, data
 from pretrain.curves import Curves
 from pretrain.device_views import colour_batch
-from pretrain.distributed import sync_batchnorm
 from pretrain.health import collapse_warning, force_report, health
 from pretrain.machine import Machine, check_precision, prepare
 from pretrain.methods import Method, Outputs, find_method
@@ -28,12 +27,13 @@ from pretrain.recipe import Recipe
 from pretrain.sources import Source, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
-from transfer.conditions import Conditions
-from transfer.conditions import differences as other_conditions
-from transfer.curve import FILE
-from transfer.errors import DataError, TrainingError, UserError
-from transfer.locks import locked
-from transfer.world import World, world
+from transfer.runtime.conditions import Conditions
+from transfer.runtime.conditions import differences as other_conditions
+from transfer.runtime.curve import FILE
+from transfer.runtime.errors import DataError, TrainingError, UserError
+from transfer.runtime.locks import locked
+from transfer.runtime.sync_batchnorm import sync_batchnorm
+from transfer.runtime.world import World, world
 
 logger = logging.getLogger(__name__)
 LISTED = 20  # unreadable images named in a message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transfer.interrupts import NOTHING_CHANGED, on_interrupt, say
+from transfer.runtime.interrupts import NOTHING_CHANGED, on_interrupt, say
 
 if __name__ == "__main__":
     # before the imports that take long
@@ -23,8 +23,8 @@ import pandas as pd
 import tyro
 
 from results import blocks, compare, explain, export, frame, ranking, render
-from transfer.atomic import write_text
-from transfer.errors import UserError, printable
+from transfer.runtime.errors import UserError, printable
+from transfer.runtime.files import write_text
 
 # An empty hint keeps "(default: )" and "(default: None)" out of the help: the text says what happens by default.
 Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR …]", help_behavior_hint="")]

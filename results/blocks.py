@@ -21,7 +21,7 @@ from results.layouts import LAYOUTS, Group, Layout, layout_of
 from results.model import LEGEND, Block, Cell, Head, Kind, Row, Tables
 from results.statistics import LEVEL, Column, holm, paired
 from results.words import ENGINES, Differences, against, architecture, data_name, few, own_data
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 _USED = [
     "id", "task", "task_version", "engine", "label", "arch", "identity", "sha256", "branch", "baseline", "seed",

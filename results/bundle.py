@@ -18,10 +18,10 @@ import pandas as pd
 
 from results import blocks, latex, render, tidy
 from results.export import without_machine
-from transfer.atomic import write_atomically, write_text
-from transfer.curve import read as read_curve
-from transfer.errors import UserError
 from transfer.record import SCHEMA, Record, RecordError, parse_record, read_record, write_record
+from transfer.runtime.curve import read as read_curve
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_atomically, write_text
 
 MANIFEST = "bundle.json"
 LARGEST = 64 << 20  # bytes of one member, unpacked: no record and no curve comes near it

@@ -15,7 +15,7 @@ from results import blocks, render
 from results.frame import METRIC, metrics_of
 from results.model import Tables
 from results.words import data_name, few
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 _KINDS = (
     ("segmentation.", "image-segmentation"),

@@ -16,7 +16,7 @@ from results.noise import about_conditions, repeat_noise
 from results.render import MINUS, number, width
 from results.statistics import LEVEL, Gap, Resampled, holm, least_gap, paired, resampled, seeds_to_settle
 from results.words import ENGINES, data_name
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 # Expected standard deviation between fine-tuning runs of the full VOC07+12 protocol, means of 5 trials:
 # facebookresearch/moco, detection/README.md, the note below its table.

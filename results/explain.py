@@ -11,8 +11,8 @@ from results.frame import METRIC, metrics_of
 from results.layouts import LAYOUTS, layout_of
 from results.noise import about_conditions, repeat_noise
 from results.words import ENGINES
-from transfer.errors import UserError, printable
 from transfer.record import begins_run_id
+from transfer.runtime.errors import UserError, printable
 
 
 def explain(frame: pd.DataFrame, name: str) -> str:

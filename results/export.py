@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from results.frame import RECORD_FOLDERS, ROOT
-from transfer.errors import UserError
 from transfer.record import Record, files_of_run, read_record, write_record
+from transfer.runtime.errors import UserError
 
 PUBLISHED = ROOT / "results" / "records"
 

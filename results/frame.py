@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from results.index import read_folder
-from transfer.errors import UserError
 from transfer.record import Record, content_hash, leaves
+from transfer.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_FOLDERS = (ROOT / "runs" / "records", ROOT / "results" / "records")
@@ -50,7 +50,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "data_id": ("str", "hash of `data`: equal data, equal hash"),
     "test": ("str", "name of the test split's images"),
     "test_sha256": ("str", "of the test split"),
-    "conditions": ("object", "dict: threads, instructions, …, see transfer.conditions; {} if not recorded"),
+    "conditions": ("object", "dict: threads, instructions, …, see transfer.runtime.conditions; {} if not recorded"),
     "proven": ("bool", "whether the record proves that every tensor of the checkpoint arrived"),
     "verification": ("object", "dict: that proof"),
     "commit": ("str", 'of the code; "unknown" outside a repository'),

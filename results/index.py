@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from transfer import record as records
-from transfer.atomic import write_atomically
-from transfer.errors import UserError
 from transfer.record import Record, RecordError, read_record
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from results.model import Block, Cell, Row, Tables
 from results.render import MINUS, Parts, all_parts
-from transfer.errors import printable
+from transfer.runtime.errors import printable
 
 PREAMBLE = (
     "% \\usepackage{booktabs,xcolor}",

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transfer.conditions import NAMES
+from transfer.runtime.conditions import NAMES
 
 FILE = Path(__file__).with_name("repeat_noise.csv")
 _ABOUT = ("task", "engine", "test_sha256", "seed", "conditions", "source")

@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from transfer.atomic import write_atomically
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_atomically
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEY = "records"  # of the text in the picture

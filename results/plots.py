@@ -17,9 +17,9 @@ import pandas as pd
 
 from results.model import Block, Row, Tables
 from results.render import cell_parts, marked_name
-from transfer.atomic import write_atomically
-from transfer.errors import UserError
-from transfer.letters import plottable
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_atomically
+from transfer.runtime.letters import plottable
 
 COLOURS = plt.get_cmap("tab10").colors
 FORMATS = ("png", "pdf", "svg")
@@ -151,7 +151,7 @@ def read_curve(path: Path) -> pd.DataFrame:
     Raises:
         UserError: a whole line is none of a curve, or none has a loss; the message has its number.
     """
-    from transfer.curve import not_a_line, read  # tables need no curves
+    from transfer.runtime.curve import not_a_line, read  # tables need no curves
 
     rows = []
     for number, row in enumerate(read(path), start=1):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 COLUMNS = ("method", "epochs", "task", "metric", "value", "protocol", "source")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from results.model import Block, Cell, Head, Row, Tables
-from transfer.errors import printable
+from transfer.runtime.errors import printable
 
 MINUS = "−"
 _BOLD, _UNDER, _GREY, _END = "\x1b[1m", "\x1b[4m", "\x1b[90m", "\x1b[0m"

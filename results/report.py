@@ -38,8 +38,8 @@ from results.standing import (
 from results.statistics import Column, Gap, Ranking
 from results.tidy import long
 from results.words import ENGINES
-from transfer.atomic import write_text
-from transfer.errors import UserError, printable
+from transfer.runtime.errors import UserError, printable
+from transfer.runtime.files import write_text
 
 PAGE = Path(__file__).resolve().parent / "page"
 WORDS = {

@@ -16,8 +16,8 @@ from results.export import shortened
 from results.model import Block, Row
 from results.panels import curves, scatter
 from results.words import ENGINES
-from transfer import curve
-from transfer.errors import UserError
+from transfer.runtime import curve
+from transfer.runtime.errors import UserError
 
 SHEET = "contact_sheet.png"  # of a detection run, in its work folder
 SHEETS = 12  # pictures on a page

@@ -9,7 +9,7 @@ import pandas as pd
 from results import latex as tex
 from results.model import Block, Head, Row, Tables
 from results.render import all_parts, escaped, isolated, width
-from transfer.errors import printable
+from transfer.runtime.errors import printable
 
 _WORDS = {"*": "best", "+": "second", "≈": "not told from the best", "": ""}
 

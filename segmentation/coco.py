@@ -6,10 +6,10 @@ The C4 columns of the MoCo, SimSiam and Barlow Twins papers are `segmentation.co
 
 from __future__ import annotations
 
-from transfer.detection_data import official_coco
-from transfer.detection_presets import cpu_presets
-from transfer.detection_protocols import COCO_C4, COCO_FPN, Detector, two_times, with_masks
-from transfer.detection_task import detection_task
+from detection.data import official_coco
+from detection.presets import cpu_presets
+from detection.protocols import COCO_C4, COCO_FPN, Detector, two_times, with_masks
+from detection.task import detection_task
 from transfer.protocol import OURS
 from transfer.task import Task
 

@@ -43,7 +43,7 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """The toy sets, made once; tests that change something copy `toy / "voc"` first."""
-    from transfer.toy import ToySizes, make_toy
+    from transfer.datasets.toy import ToySizes, make_toy
 
     folder = tmp_path_factory.mktemp("toy") / "toy"
     # the classification images that no test looks at take half of the time

@@ -31,8 +31,8 @@ import coco_runs  # noqa: E402
 import voc_runs  # noqa: E402
 
 from transfer.__main__ import main  # noqa: E402
+from transfer.datasets.toy import ToySizes, make_toy  # noqa: E402
 from transfer.record import Record, read_record  # noqa: E402
-from transfer.toy import ToySizes, make_toy  # noqa: E402
 
 STORED = Path(__file__).with_name("stored_runs.json")
 # Of losses and sums of features made under other conditions; what follows from them (AP, choices) may move at will.
@@ -221,7 +221,7 @@ def store(name: str, record: Record, found: Mapping[str, float]) -> str:
 
 def renew(names: Sequence[str]) -> None:
     """Do the runs of these names, or all whose engine is installed, and keep their numbers."""
-    from transfer.engines.choose import load_engine
+    from detection.engines.choose import load_engine
 
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder))

@@ -10,8 +10,8 @@ sys.path.append(str(Path(__file__).parent))
 import stored_runs
 from stored_runs import RUNS, conditions_of, do, exactly, make_data, numbers, read_stored, roughly, store
 
-from transfer.conditions import differences
-from transfer.engines.choose import load_engine
+from detection.engines.choose import load_engine
+from transfer.runtime.conditions import differences
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from transfer.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt, say
+from transfer.runtime.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt, say
 
 if __name__ == "__main__":
     # before the imports that take long
@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from transfer.errors import UserError, printable
+from transfer.runtime.errors import UserError, printable
 
 HELP = """usage: python -m transfer VERB …
 
@@ -110,7 +110,7 @@ class Toy:
 def inspect(arguments: Sequence[str]) -> int:
     """`inspect FILE`; exit status 1 if there is no backbone in it."""
     options = tyro.cli(Inspect, args=arguments, prog="python -m transfer inspect")
-    from transfer.inspect import examine
+    from transfer.checkpoints.inspect import examine
 
     _one_thread()
     found = examine(
@@ -129,7 +129,7 @@ def inspect(arguments: Sequence[str]) -> int:
 def convert(arguments: Sequence[str]) -> int:
     """`convert FILE --to WHOM -o OUT`."""
     options = tyro.cli(Convert, args=arguments, prog="python -m transfer convert")
-    from transfer.convert import convert as write
+    from transfer.checkpoints.write import convert as write
 
     _one_thread()
     text = write(
@@ -157,7 +157,7 @@ def formats(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print("usage: python -m transfer formats\n\nlist the checkpoint formats that are read, and their branches")
         return 0
-    from transfer.formats import all_formats, title_of
+    from transfer.checkpoints.formats import all_formats, title_of
 
     for name, form in all_formats().items():
         branches = f"  [{', '.join(form.branches)}]" if form.branches else ""
@@ -206,14 +206,14 @@ def recipe(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """`run TASK FILE …`."""
-    from transfer.commands import run_command
+    from transfer.cli import run_command
 
     return run_command(arguments)
 
 
 def reproduce(arguments: Sequence[str]) -> int:
     """`reproduce RUN`; exit status 1 if the repetition failed."""
-    from transfer.commands import run_command
+    from transfer.cli import run_command
     from transfer.record import read_record
     from transfer.reproduce import compared, reproduce_command
 
@@ -229,7 +229,7 @@ def reproduce(arguments: Sequence[str]) -> int:
 
 def score(arguments: Sequence[str]) -> int:
     """`score DETECTIONS.json …`."""
-    from transfer.score_command import score_command
+    from detection.score.command import score_command
 
     print(printable(score_command(arguments)))
     return 0
@@ -237,7 +237,7 @@ def score(arguments: Sequence[str]) -> int:
 
 def toy(arguments: Sequence[str]) -> int:
     """`toy FOLDER`."""
-    from transfer.toy import make_toy
+    from transfer.datasets.toy import make_toy
 
     options = tyro.cli(Toy, args=arguments, prog="python -m transfer toy")
     print(make_toy(options.folder, seed=options.seed, overwrite=options.overwrite))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 AUTO = "auto"
-# Format of a checkpoint (`transfer/formats/`) → what the protocols of its authors are called.
+# Format of a checkpoint (`transfer/checkpoints/formats/`) → what the protocols of its authors are called.
 AUTHORS: Mapping[str, str] = {
     "barlow_twins": "barlowtwins",
     "byol_deepmind": "byol",

@@ -10,9 +10,9 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from transfer.datasets.catalogue import CATALOGUE, Entry, data_root, entry_of, missing_parts, read_set
+from transfer.datasets.labels.catalogue import CATALOGUE, Entry, data_root, entry_of, missing_parts, read_set
 from transfer.datasets.layouts import KNOWN, layouts, recognise
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import tyro
 from tyro.conf import Positional
 
-from transfer.architectures import architecture
-from transfer.commands import starting_recipe
-from transfer.errors import UserError
+from transfer.checkpoints.architectures import architecture
+from transfer.cli import starting_recipe
 from transfer.protocol import flatten, recipe_differences
+from transfer.runtime.errors import UserError
 from transfer.task import ROOT, Task, load_task
 
 

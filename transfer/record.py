@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from transfer import conditions as computing
-from transfer.atomic import write_json
-from transfer.errors import UserError
-from transfer.provenance import device_name, git_state, package_versions, utc_now
+from transfer.runtime import conditions as computing
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_json
+from transfer.runtime.provenance import device_name, git_state, package_versions, utc_now
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Record:
         git_commit: "unknown" outside a repository.
         git_dirty: True if files differ from that commit, or nothing vouches for them.
         versions: package → version.
-        conditions: with what it was computed, see `transfer.conditions`; empty if that was not recorded.
+        conditions: with what it was computed, see `transfer.runtime.conditions`; empty if that was not recorded.
         device: for people, with the model's name.
         seconds: wall-clock duration.
         utc: end of the run, "2026-01-31T12:00:00Z".

@@ -18,10 +18,10 @@ import tyro
 from tyro.conf import Positional
 
 from transfer import record as records
-from transfer.commands import Typed, read_backbones, understood
-from transfer.errors import UserError
+from transfer.cli import Typed, read_backbones, understood
 from transfer.protocol import flatten
 from transfer.record import Record, read_record
+from transfer.runtime.errors import UserError
 from transfer.task import ROOT
 
 logger = logging.getLogger(__name__)

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detection.engines.choose import load_engine
 from transfer import record as records
-from transfer.atomic import write_json
-from transfer.backbone import Backbone
-from transfer.conditions import THREADS, Conditions, differences, observed, settle
-from transfer.engines.choose import load_engine
-from transfer.errors import UserError
-from transfer.locks import locked
+from transfer.checkpoints.backbone import Backbone
 from transfer.protocol import Difference, recipe_differences
 from transfer.record import Record
-from transfer.shared_memory import out_of_shared_memory
+from transfer.runtime.conditions import THREADS, Conditions, differences, observed, settle
+from transfer.runtime.errors import UserError
+from transfer.runtime.files import write_json
+from transfer.runtime.locks import locked
+from transfer.runtime.shared_memory import out_of_shared_memory
+from transfer.runtime.world import World
 from transfer.task import RunContext, Task, TaskOutcome
-from transfer.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Plan:
         data_differences: how the data differ from the protocol's.
         label: the checkpoint's name in tables.
         command: as typed.
-        threads: of PyTorch on the CPU; stands in the record and not in the run id, see `transfer.conditions`.
+        threads: of PyTorch on the CPU; stands in the record and not in the run id, see `transfer.runtime.conditions`.
         authors_own: see `Record`; not in the run id.
         recompute: see `RunContext`; not in the run id, because it moves no number beyond rounding.
     """

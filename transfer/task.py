@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.errors import UserError
 from transfer.protocol import Difference, Protocol
+from transfer.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from transfer.backbone import Backbone
-    from transfer.world import World
+    from transfer.checkpoints.backbone import Backbone
+    from transfer.runtime.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
@@ -38,7 +38,7 @@ class RunContext:
         workers: data-loading processes.
         cache: folder that all runs share, for what several of them need (features of a checkpoint).
         world: this process among those that `torchrun` started.
-        recompute: whether a detector's blocks are computed again in the backward pass (`transfer.engines.recompute`).
+        recompute: whether a detector's blocks are computed again in the backward pass (`detection.engines.recompute`).
     """
 
     backbone: Backbone

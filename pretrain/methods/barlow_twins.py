@@ -15,7 +15,7 @@ from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.barlow_twins import PRESETS as PRESETS
 from pretrain.presets.barlow_twins import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 EPSILON = 1e-5  # added to a variance, as in BatchNorm, with which the authors standardise
 

@@ -12,7 +12,7 @@ from pretrain.methods.msbreg import OnlineAndTarget
 from pretrain.presets.byol import PRESETS as PRESETS
 from pretrain.presets.byol import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 class BYOL(OnlineAndTarget):

@@ -15,7 +15,7 @@ from pretrain.networks import Branch, build_encoder, follow, slow_copy
 from pretrain.presets.mocov2 import PRESETS as PRESETS
 from pretrain.presets.mocov2 import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 def companions(n: int, groups: int, device: torch.device | None = None, first_row: int = 0) -> tuple[Tensor, Tensor]:

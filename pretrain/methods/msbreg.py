@@ -15,7 +15,7 @@ from pretrain.networks import Branch, build_encoder, decay_at, follow, mlp, slow
 from pretrain.presets.msbreg import PRESETS as PRESETS
 from pretrain.presets.msbreg import Settings as Settings
 from pretrain.recipe import Network, at_least
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 class OnlineAndTarget(Method):

@@ -14,7 +14,7 @@ from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.simclr import PRESETS as PRESETS
 from pretrain.presets.simclr import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 def projector(features: int, d: int) -> nn.Sequential:

@@ -14,7 +14,7 @@ from pretrain.networks import build_encoder, perceptron
 from pretrain.presets.simsiam import PRESETS as PRESETS
 from pretrain.presets.simsiam import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 class Siamese(nn.Module):

@@ -14,7 +14,7 @@ from pretrain.networks import Branch, build_encoder
 from pretrain.presets.supervised import PRESETS as PRESETS
 from pretrain.presets.supervised import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 NEEDS_LABELS = True
 

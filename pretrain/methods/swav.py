@@ -16,7 +16,7 @@ from pretrain.networks import build_encoder
 from pretrain.presets.swav import PRESETS as PRESETS
 from pretrain.presets.swav import Settings as Settings
 from pretrain.recipe import Network, at_least
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 class MultiCrop(nn.Module):

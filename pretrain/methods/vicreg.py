@@ -15,7 +15,7 @@ from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.vicreg import PRESETS as PRESETS
 from pretrain.presets.vicreg import Settings as Settings
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 EPSILON = 1e-4  # under the root of the standard deviation, whose gradient is else without bound at collapse
 

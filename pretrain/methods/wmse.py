@@ -17,7 +17,7 @@ from pretrain.networks import build_encoder
 from pretrain.presets.wmse import PRESETS as PRESETS
 from pretrain.presets.wmse import Settings as Settings
 from pretrain.recipe import Network, at_least
-from transfer.errors import TrainingError, UserError
+from transfer.runtime.errors import TrainingError, UserError
 
 ROUNDINGS = 8  # a dimension must have more of its own than so many rounding errors of its values
 

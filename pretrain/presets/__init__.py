@@ -17,7 +17,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 def method_names() -> list[str]:

@@ -25,7 +25,7 @@ import checkpoint_files as files  # noqa: E402 - found by the line above
 import torch  # noqa: E402
 from releases import all_releases, moco  # noqa: E402
 
-from transfer.convert import TARGETS, usual_suffix  # noqa: E402
+from transfer.checkpoints.write import TARGETS, usual_suffix  # noqa: E402
 
 COMMON = """
 import re, sys, time
@@ -42,8 +42,8 @@ OURS = COMMON.format(
         (
             "import torch, tyro",
             "torch.set_num_threads(1)  # as the command line does",
-            "from transfer.convert import convert",
-            "from transfer.inspect import describe",
+            "from transfer.checkpoints.write import convert",
+            "from transfer.checkpoints.inspect import describe",
         )
     ),
     work="describe(path) if job == 'inspect' else convert(path, job, out)",

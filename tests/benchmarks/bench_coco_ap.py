@@ -31,10 +31,10 @@ from unittest import mock
 
 import numpy as np
 
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.datasets.masks import Mask
-from transfer.metrics.coco_ap import CocoApOptions, Kind, evaluate_coco
-from transfer.metrics.voc_ap import VocApOptions, evaluate_voc
+from detection.score.coco_ap import CocoApOptions, Kind, evaluate_coco
+from detection.score.voc_ap import VocApOptions, evaluate_voc
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.boxes.masks import Mask
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 80
 Numbers = dict[str, float]

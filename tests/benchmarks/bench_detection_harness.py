@@ -29,11 +29,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from transfer.backbone import random_backbone
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.detection_presets import CPU_FPN
-from transfer.detector import DetectionJob
-from transfer.engines.choose import load_engine
+from detection.engines.choose import load_engine
+from detection.presets import CPU_FPN
+from detection.recipe import DetectionJob
+from transfer.checkpoints.backbone import random_backbone
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 
 _names = itertools.count()
 
@@ -67,9 +67,9 @@ class Clock:
 
 
 def ours_detectron2(job: DetectionJob) -> float:
-    from transfer.engines.detectron2.config import build_cfg
-    from transfer.engines.detectron2.model import build_verified_model
-    from transfer.engines.detectron2.training import train
+    from detection.engines.detectron2.config import build_cfg
+    from detection.engines.detectron2.model import build_verified_model
+    from detection.engines.detectron2.training import train
 
     cfg = build_cfg(job)
     model, _ = build_verified_model(cfg, job.backbone, job.seed)
@@ -83,9 +83,9 @@ def theirs_detectron2(job: DetectionJob) -> float:
     from detectron2.engine import SimpleTrainer, default_writers, hooks
     from detectron2.solver import build_lr_scheduler, build_optimizer
 
-    from transfer.engines.detectron2.config import build_cfg
-    from transfer.engines.detectron2.data import dataset_dict
-    from transfer.engines.detectron2.model import build_verified_model
+    from detection.engines.detectron2.config import build_cfg
+    from detection.engines.detectron2.data import dataset_dict
+    from detection.engines.detectron2.model import build_verified_model
 
     cfg = build_cfg(job)
     model, _ = build_verified_model(cfg, job.backbone, job.seed)
@@ -110,9 +110,9 @@ def theirs_detectron2(job: DetectionJob) -> float:
 
 
 def ours_mmdet(job: DetectionJob) -> float:
-    from transfer.engines.mmdet.config import build_config
-    from transfer.engines.mmdet.model import build_detector
-    from transfer.engines.mmdet.training import train
+    from detection.engines.mmdet.config import build_config
+    from detection.engines.mmdet.model import build_detector
+    from detection.engines.mmdet.training import train
 
     config = build_config(job.recipe, job.backbone, job.train.classes)
     model = build_detector(config, job.backbone, job.seed)
@@ -124,9 +124,9 @@ def ours_mmdet(job: DetectionJob) -> float:
 def theirs_mmdet(job: DetectionJob) -> float:
     from mmengine.runner import Runner
 
-    from transfer.engines.mmdet.config import build_config
-    from transfer.engines.mmdet.data import collate, training_pipeline
-    from transfer.engines.mmdet.model import build_detector
+    from detection.engines.mmdet.config import build_config
+    from detection.engines.mmdet.data import collate, training_pipeline
+    from detection.engines.mmdet.model import build_detector
 
     config = build_config(job.recipe, job.backbone, job.train.classes)
     model = build_detector(config, job.backbone, job.seed)

@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor
 from turns import measured, spread, take_turns
 
-from transfer.backbone import random_backbone
-from transfer.datasets.labelled import LabelledImages
-from transfer.feature_cache import Store
-from transfer.features import extract
-from transfer.transforms import WholeView, as_tensor, to_network
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification.feature_cache import Store
+from transfer.classification.features import extract
+from transfer.classification.views import WholeView, as_tensor, to_network
+from transfer.datasets.labels.labelled import LabelledImages
 
 
 class InMemory:

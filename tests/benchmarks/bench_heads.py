@@ -19,10 +19,10 @@ from collections.abc import Callable
 import torch
 from turns import measured, spread, take_turns
 
-from transfer.backbone import random_backbone
-from transfer.heads import Bank, Head, Rule, train_on_features
-from transfer.sgd_recipe import SgdSchedule
-from transfer.trunk import Trunk
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification.sgd.bank import Bank, Head, Rule, train_on_features
+from transfer.classification.sgd.recipe import SgdSchedule
+from transfer.classification.trunk import Trunk
 
 CLASSES = 64
 CPU = torch.device("cpu")

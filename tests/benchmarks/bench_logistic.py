@@ -32,8 +32,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from tests.benchmarks.turns import measured
-from transfer.logistic import Fit, logistic_path
-from transfer.search_grids import PENALTIES
+from transfer.classification.probes.grids import PENALTIES
+from transfer.classification.probes.logistic import Fit, logistic_path
 
 Fitted = tuple[np.ndarray, np.ndarray, int]  # weight, bias, iterations
 

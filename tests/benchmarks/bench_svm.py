@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from transfer import svm_selection as selection
-from transfer.metrics.classification import average_precisions
-from transfer.search_grids import COSTS
-from transfer.svm import TOLERANCE, fit_svms
-from transfer.svm_selection import SvmProbe, svm_one_vs_all
+from transfer.classification.probes import svm_costs as selection
+from transfer.classification.probes.grids import COSTS
+from transfer.classification.probes.svm import TOLERANCE, fit_svms
+from transfer.classification.probes.svm_costs import SvmProbe, svm_one_vs_all
+from transfer.classification.score import average_precisions
 
 WEIGHTS = (2.0, 1.0)
 FOLDS = 3

@@ -15,7 +15,7 @@ import time
 import torch
 import torchvision
 
-from transfer.conditions import settle
+from transfer.runtime.conditions import settle
 
 
 def step(network: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:

@@ -26,9 +26,9 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from transfer.datasets.detection import DetectionDataset, Detections
-from transfer.datasets.voc import VOC_CLASSES, read_voc
-from transfer.metrics.voc_ap import VocResult, evaluate_voc
+from detection.score.voc_ap import VocResult, evaluate_voc
+from transfer.datasets.boxes.detection import DetectionDataset, Detections
+from transfer.datasets.boxes.voc import VOC_CLASSES, read_voc
 
 
 def make_voc(root: Path, images: int, seed: int = 0) -> None:

@@ -7,9 +7,9 @@ import torch
 from voc_runs import records, script, tiny
 
 from transfer.__main__ import main
-from transfer.commands import _peek
+from transfer.checkpoints.torchvision_resnet import build_resnet
+from transfer.cli import _peek
 from transfer.record import read_record
-from transfer.torchvision_resnet import build_resnet
 
 
 @pytest.fixture

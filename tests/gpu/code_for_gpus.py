@@ -25,23 +25,23 @@ CROPS = "test_5_probes.py::test_sgd_on_crops"
 # File → the tests that run its lines on a GPU. None: it takes two GPUs.
 TESTS: dict[str, tuple[str, ...]] = {
     "pretrain/data.py": (VIEWS,),
-    "pretrain/distributed.py": (),
+    "transfer/runtime/sync_batchnorm.py": (),
     "pretrain/machine.py": (VIEWS,),
     "pretrain/nuclear.py": (VIEWS,),
     "pretrain/step.py": (SCALING,),
     "pretrain/train.py": (VIEWS, COMPILED),
-    "transfer/conditions.py": (VOC, VIEWS),
-    "transfer/detection_task.py": (VOC,),
-    "transfer/engines/detectron2/training.py": (MASKS,),
-    "transfer/engines/mmdet/optimiser.py": (MASKS,),
-    "transfer/engines/verify.py": (VOC, MASKS),
-    "transfer/features.py": (FEATURES,),
-    "transfer/provenance.py": (VOC,),
-    "transfer/sgd_data.py": (CROPS,),
-    "transfer/world.py": (NCCL,),
+    "transfer/runtime/conditions.py": (VOC, VIEWS),
+    "detection/task.py": (VOC,),
+    "detection/engines/detectron2/training.py": (MASKS,),
+    "detection/engines/mmdet/optimiser.py": (MASKS,),
+    "transfer/checkpoints/verify.py": (VOC, MASKS),
+    "transfer/classification/features.py": (FEATURES,),
+    "transfer/runtime/provenance.py": (VOC,),
+    "transfer/classification/sgd/data.py": (CROPS,),
+    "transfer/runtime/world.py": (NCCL,),
 }
 # They name a GPU to refuse it or to speak of it: a CPU reaches these lines.
-ON_A_CPU = ("pretrain/recipe.py", "transfer/commands.py", "transfer/detector.py", "transfer/detector_checks.py")
+ON_A_CPU = ("pretrain/recipe.py", "transfer/cli.py", "detection/recipe.py", "detection/checks.py")
 
 
 def reached() -> dict[str, tuple[str, ...]]:

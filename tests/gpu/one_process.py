@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from pretrain import train
 from pretrain.__main__ import main
-from transfer import world
-from transfer.world import World
+from transfer.runtime import world
+from transfer.runtime.world import World
 
 
 class Joined(World):
@@ -37,7 +37,7 @@ class Joined(World):
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """`transfer.world.world` as several processes enter it, for a group of one."""
+    """`transfer.runtime.world.world` as several processes enter it, for a group of one."""
     port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[1]}
     os.environ |= port | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     world.world_size = lambda: 2

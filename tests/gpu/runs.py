@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from transfer.__main__ import main
-from transfer.engines.progress import TrainingLog
+from transfer.datasets.toy import ToySizes, make_toy
 from transfer.record import read_record
-from transfer.toy import ToySizes, make_toy
+from transfer.runtime.progress import TrainingLog
 
 ROOT = Path(__file__).resolve().parents[2]
 # The protocols resize images to 480 … 800 pixels, so small pictures cost a GPU as much as large ones.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import pictures, program
 
-from transfer.checkpoint import read_backbone
+from transfer.checkpoints.read import read_backbone
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

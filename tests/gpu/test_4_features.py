@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer.backbone import random_backbone
-from transfer.datasets.labelled import LabelledImages
-from transfer.features import extract
-from transfer.transforms import WholeView, as_tensor, to_network
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification.features import extract
+from transfer.classification.views import WholeView, as_tensor, to_network
+from transfer.datasets.labels.labelled import LabelledImages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from runs import SIZES, run
 
-from transfer.heads import Head, train_on_features
-from transfer.logistic import logistic_path
-from transfer.probes import knn, linear_probe
-from transfer.sgd_recipe import SgdSchedule
-from transfer.svm_selection import svm_one_vs_all
-from transfer.toy import make_toy
+from transfer.classification.probes.knn import knn, linear_probe
+from transfer.classification.probes.logistic import logistic_path
+from transfer.classification.probes.svm_costs import svm_one_vs_all
+from transfer.classification.sgd.bank import Head, train_on_features
+from transfer.classification.sgd.recipe import SgdSchedule
+from transfer.datasets.toy import make_toy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 CLASSES = 10

@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import coco_set, run
 
-from transfer.engines import mmcv_ops
+from detection.engines import mmcv_ops
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

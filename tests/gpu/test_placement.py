@@ -13,6 +13,7 @@ from evidence import lines, read
 from fake_gpu import GPU, fake_gpu
 from report import OUT, rendered
 
+from detection.engines import mmcv_ops
 from pretrain.device_views import colour_batch
 from pretrain.forces import Forces
 from pretrain.health import force_report, health
@@ -23,14 +24,13 @@ from pretrain.presets import method_names
 from pretrain.recipe import Network
 from pretrain.step import Step
 from pretrain.views import Draw, to_network
-from transfer.backbone import random_backbone
-from transfer.engines import mmcv_ops
-from transfer.heads import Bank, Head, Rule
-from transfer.sgd_data import Batch
-from transfer.sgd_learners import FineTuned, FineTuner
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification.sgd.bank import Bank, Head, Rule
+from transfer.classification.sgd.data import Batch
+from transfer.classification.sgd.learners import FineTuned, FineTuner
+from transfer.classification.trunk import Trunk
+from transfer.runtime.world import ALONE
 from transfer.task import load_task
-from transfer.trunk import Trunk
-from transfer.world import ALONE
 
 SMALL = {"hidden": 16, "dimensions": 4, "width": 16, "prototypes": 12, "queue": 16, "groups": 2, "whitening_size": 8}
 # pretrain/step.py asks once a step whether the loss is finite, before the update. What else waits is the method's own.

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pretrain.sources import Source, open_source
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["ape", "bee", "cow"]

@@ -26,7 +26,7 @@ from pretrain.methods import find_method
 from pretrain.presets import method_names
 from pretrain.recipe import Recipe
 from pretrain.views import Views
-from transfer.errors import TrainingError, UserError
+from transfer.runtime.errors import TrainingError, UserError
 
 ROWS = [
     {"seed": seed, "singular": s, "knn": knn, "linear": knn + 1, "name": f"{s}-{seed}", "effective_rank": 9.0}

@@ -19,7 +19,7 @@ from image_sets import (
 )
 
 from pretrain.sources import open_source
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pretrain.methods import Method, Outputs, byol, find_method, mocov2, msbreg,
 from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 NAMES = ("byol", "simsiam", "simclr", "mocov2")
 SMALL: dict[str, Any] = {

@@ -21,8 +21,8 @@ from pretrain.machine import Machine
 from pretrain.methods import find_method
 from pretrain.presets import method_names
 from pretrain.train import pretrain
-from transfer.checkpoint import read_backbone
-from transfer.curve import read
+from transfer.checkpoints.read import read_backbone
+from transfer.runtime.curve import read
 
 ROOT = Path(__file__).parents[2]
 METHODS = method_names()

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from transfer.datasets.images import ENDINGS, is_image_name, read_image
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 GREY = np.array([[0, 100, 255], [7, 8, 9]], dtype=np.uint8)
 

@@ -13,7 +13,7 @@ from small_methods import LABELS, NAMES, make, numbers, some_views
 from pretrain.forces import Forces
 from pretrain.methods import find_method
 from pretrain.views import AUGMENTATIONS
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("name", NAMES)

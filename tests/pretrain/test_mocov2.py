@@ -18,7 +18,7 @@ from pretrain.methods import Outputs, mocov2
 from pretrain.optimizers import build_optimizer
 from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 SETTINGS = mocov2.Settings(dimensions=6, ema=0.9, queue=20, groups=2)
 

@@ -20,7 +20,7 @@ from pretrain import train
 from pretrain.__main__ import main, parse
 from pretrain.forces import Forces
 from pretrain.methods.msbreg import PRESETS
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 def test_options_change_a_preset() -> None:

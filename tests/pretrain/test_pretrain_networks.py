@@ -20,7 +20,7 @@ from pretrain.networks import Branch, decay_at, follow, mlp, slow_copy
 from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.presets import method_names
 from pretrain.recipe import Network, Recipe
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])

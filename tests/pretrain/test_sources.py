@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.sources import Source, open_source
 from transfer.datasets.image_index import Names, number_labels
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 every_kind = pytest.mark.parametrize("kind", WRITERS)
 

@@ -11,7 +11,7 @@ from small_methods import LABELS, make, numbers, some_views
 
 from pretrain.methods import supervised
 from pretrain.recipe import Network
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 
 def test_supervised_is_cross_entropy(tiny: None) -> None:

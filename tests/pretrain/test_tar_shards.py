@@ -28,7 +28,7 @@ from PIL import Image
 from pretrain.sources import Source, open_source
 from pretrain.tar_headers import members
 from pretrain.tar_shards import expand_braces, sample_key
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 
 @pytest.fixture

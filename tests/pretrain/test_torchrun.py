@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from transfer.curve import read
+from transfer.runtime.curve import read
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [

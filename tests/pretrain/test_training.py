@@ -22,10 +22,10 @@ from pretrain.machine import Machine
 from pretrain.methods.msbreg import Settings
 from pretrain.recipe import Recipe
 from pretrain.train import pretrain
-from transfer.checkpoint import read_backbone
-from transfer.curve import read
-from transfer.errors import CheckpointError, DataError, TrainingError, UserError
-from transfer.locks import locked
+from transfer.checkpoints.read import read_backbone
+from transfer.runtime.curve import read
+from transfer.runtime.errors import CheckpointError, DataError, TrainingError, UserError
+from transfer.runtime.locks import locked
 
 RECIPE = Recipe(arch="resnet18", crop=32, steps=6, warmup_steps=1, batch=4, optimizer="sgd", lr=0.5)
 SETTINGS = Settings(views=2, hidden=16, dimensions=8)

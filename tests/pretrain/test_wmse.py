@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_methods import make, numbers, some_views
 
 from pretrain.methods import wmse
-from transfer.errors import TrainingError, UserError
+from transfer.runtime.errors import TrainingError, UserError
 
 
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(1e-3, 1e3))

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pretrain.distributed import sync_batchnorm
 from pretrain.forces import Forces
 from pretrain.methods import Method, find_method
 from pretrain.optimizers import build_optimizer
 from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
-from transfer.world import world
+from transfer.runtime.sync_batchnorm import sync_batchnorm
+from transfer.runtime.world import world
 
 
 class SmallEncoder(nn.Module):

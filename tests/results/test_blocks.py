@@ -16,8 +16,8 @@ from sample_records import record
 import results
 from results.blocks import published, tables
 from results.model import Block, Row, Tables
-from transfer.errors import UserError
 from transfer.record import Record, write_record
+from transfer.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 Frame = Callable[..., pd.DataFrame]

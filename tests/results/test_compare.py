@@ -9,8 +9,8 @@ import pytest
 from sample_records import record
 
 from results.compare import compare, sentence, text
-from transfer.errors import UserError
 from transfer.record import Record
+from transfer.runtime.errors import UserError
 
 Frame = Callable[..., pd.DataFrame]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from results import export
-from transfer.errors import UserError
 from transfer.record import Record, read_record, write_record
+from transfer.runtime.errors import UserError
 
 MakeRecord = Callable[..., Record]
 

@@ -15,8 +15,8 @@ from sample_records import record
 import results
 from results import index
 from results.frame import COLUMNS, baseline
-from transfer.errors import UserError
 from transfer.record import Record, read_record, write_record
+from transfer.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 Folder = Callable[..., Path]

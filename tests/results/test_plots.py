@@ -13,8 +13,8 @@ import pytest
 
 from results import plots
 from results.blocks import tables
-from transfer.errors import UserError
 from transfer.record import Record
+from transfer.runtime.errors import UserError
 
 MakeRecord = Callable[..., Record]
 Frame = Callable[..., pd.DataFrame]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from results import picture, readme
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 TODO = "python -m results readme"
 

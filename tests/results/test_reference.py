@@ -10,7 +10,7 @@ import pytest
 from results import reference
 from results.blocks import published
 from results.layouts import LAYOUTS
-from transfer.errors import UserError
+from transfer.runtime.errors import UserError
 
 FILES = sorted(path.name for path in reference.FOLDER.glob("*.csv"))
 

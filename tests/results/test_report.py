@@ -27,8 +27,8 @@ from results.model import Cell
 from results.provenance import grouped
 from results.statistics import Column
 from results.tidy import long
-from transfer.errors import UserError
 from transfer.record import Record, write_record
+from transfer.runtime.errors import UserError
 
 
 @dataclass

@@ -14,8 +14,8 @@ from sample_records import record
 import results
 from results.bundle import MANIFEST, bundle, merge
 from results.card import card
-from transfer.errors import UserError
 from transfer.record import Record, read_record, write_record
+from transfer.runtime.errors import UserError
 
 Frame = Callable[..., pd.DataFrame]
 

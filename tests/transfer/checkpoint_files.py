@@ -17,12 +17,12 @@ import pytest
 import torch
 import torchvision
 
-from transfer.architectures import stage_channels
-from transfer.backbone import Backbone
-from transfer.checkpoint import backbone_from, read_backbone
-from transfer.container import Contents
-from transfer.errors import CheckpointError
-from transfer.torchvision_resnet import build_resnet
+from transfer.checkpoints.architectures import stage_channels
+from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.container import Contents
+from transfer.checkpoints.read import backbone_from, read_backbone
+from transfer.checkpoints.torchvision_resnet import build_resnet
+from transfer.runtime.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
 Tree = dict[str, Any]

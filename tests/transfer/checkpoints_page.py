@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer")]
 
 from releases import Release, all_refusals, all_releases  # noqa: E402 - found by the line above
 
-from transfer.architectures import ARCHITECTURES  # noqa: E402
+from transfer.checkpoints.architectures import ARCHITECTURES  # noqa: E402
 
 PAGE = ROOT / "docs" / "checkpoints.md"
 BEGIN, END = "<!-- checkpoints: made by tests/transfer/checkpoints_page.py -->", "<!-- end of checkpoints -->"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transfer.datasets.coco import read_coco
-from transfer.datasets.detection import DetectionDataset
+from transfer.datasets.boxes.coco import read_coco
+from transfer.datasets.boxes.detection import DetectionDataset
 
 SQUARE = [[10, 10, 30, 10, 30, 20, 10, 20]]  # 20 × 10 pixels
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer.backbone import Backbone, random_backbone
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.masks import Mask
-from transfer.detector import DenseRecipe, DetectionJob, DetectorRecipe
-from transfer.world import World, world
+from detection.recipe import DenseRecipe, DetectionJob, DetectorRecipe
+from transfer.checkpoints.backbone import Backbone, random_backbone
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.world import World, world
 
 TINY = DetectorRecipe(
     neck="fpn",
@@ -137,11 +137,11 @@ class Interruption(Exception):
 
 def trained(job: DetectionJob, stop_after: int | None = None) -> Any:
     """The model after training and PreciseBN; or killed when `stop_after` iterations are logged."""
-    from transfer.engines.detectron2.config import build_cfg
-    from transfer.engines.detectron2.model import build_verified_model
-    from transfer.engines.detectron2.statistics import renew_statistics
-    from transfer.engines.detectron2.training import train
-    from transfer.engines.progress import TrainingLog
+    from detection.engines.detectron2.config import build_cfg
+    from detection.engines.detectron2.model import build_verified_model
+    from detection.engines.detectron2.statistics import renew_statistics
+    from detection.engines.detectron2.training import train
+    from transfer.runtime.progress import TrainingLog
 
     def interrupted(log: TrainingLog, iteration: int, *rest: Any) -> None:
         step(log, iteration, *rest)
@@ -201,9 +201,9 @@ def two_process_jobs(folder: Path, processes: World) -> dict[str, DetectionJob]:
 
 def states(folder: Path, processes: World) -> dict[str, Any]:
     """Everything that `main` has done, for `test_two_processes_train_as_one`."""
-    from transfer.engines.detectron2 import ENGINE
-    from transfer.engines.detectron2.checkpoint import loss_normalizer
-    from transfer.errors import TrainingError
+    from detection.engines.detectron2 import ENGINE
+    from detection.engines.detectron2.checkpoint import loss_normalizer
+    from transfer.runtime.errors import TrainingError
 
     jobs = two_process_jobs(folder, processes)
     found: dict[str, Any] = {"untrained": ENGINE.run(jobs["untrained"]).detections.to_coco(jobs["untrained"].test)}

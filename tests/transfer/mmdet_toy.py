@@ -16,18 +16,18 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer.backbone import random_backbone
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.masks import Mask
-from transfer.detector import DetectionJob, DetectorRecipe
-from transfer.engines.mmdet import ENGINE
-from transfer.world import ALONE, World, world
+from detection.engines.mmdet import ENGINE
+from detection.recipe import DetectionJob, DetectorRecipe
+from transfer.checkpoints.backbone import random_backbone
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.world import ALONE, World, world
 
 if ENGINE.missing():
     pytest.skip(f"MMDetection: {ENGINE.missing()}", allow_module_level=True)
 
-from transfer.engines.mmdet.config import build_config
-from transfer.engines.mmdet.model import build_detector
+from detection.engines.mmdet.config import build_config
+from detection.engines.mmdet.model import build_detector
 
 CLASSES = ("red", "green")
 TINY = DetectorRecipe(

@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from transfer.detection_protocols import NOT_READ  # noqa: E402 - found by the line above
+from detection.protocols import NOT_READ  # noqa: E402 - found by the line above
 from transfer.protocol import flatten  # noqa: E402
 from transfer.recipe_command import as_text  # noqa: E402
 from transfer.task import Task, load_task, task_names  # noqa: E402

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from transfer.backbone import InputSpec, Source
-from transfer.datasets.labelled import LabelledImages
-from transfer.errors import DataError
-from transfer.heads import Head
-from transfer.sgd import FineTuned, LinearFit, Machine, fine_tune, fit_linear
-from transfer.sgd_recipe import SgdRecipe
-from transfer.world import World, world
+from transfer.checkpoints.backbone import InputSpec, Source
+from transfer.classification.sgd.bank import Head
+from transfer.classification.sgd.fit import FineTuned, LinearFit, Machine, fine_tune, fit_linear
+from transfer.classification.sgd.recipe import SgdRecipe
+from transfer.datasets.labels.labelled import LabelledImages
+from transfer.runtime.errors import DataError
+from transfer.runtime.world import World, world
 
 CLASSES = ("red", "green", "blue")
 GRID = [Head(0.3, 1e-4, "avg"), Head(0.03, 0.0, "avg"), Head(0.1, 1e-3, "max")]

@@ -7,9 +7,9 @@ from releases import all_releases
 
 from transfer.__main__ import main
 from transfer.authors import AUTHORS, advice, own_protocol, protocol_of_all
-from transfer.errors import UserError
-from transfer.formats import all_formats
+from transfer.checkpoints.formats import all_formats
 from transfer.record import read_record
+from transfer.runtime.errors import UserError
 from transfer.task import load_task
 
 LINEAR = load_task("transfer.imagenet_linear").protocols

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from transfer.architectures import (
+from transfer.checkpoints.architectures import (
     ARCHITECTURES,
     closest_architecture,
     expected_shapes,
     gmacs_by_stage,
     stage_channels,
 )
-from transfer.backbone import Backbone, InputSpec, Source, random_backbone
-from transfer.errors import CheckpointError
-from transfer.torchvision_resnet import build_resnet
+from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
+from transfer.checkpoints.torchvision_resnet import build_resnet
+from transfer.runtime.errors import CheckpointError
 
 SOURCE = Source("weights.pth", "0" * 64, "test")
 

@@ -12,9 +12,9 @@ import torch
 from releases import all_releases
 from releases.lightning_files import lightning
 
-from transfer.backbone_family import origin
-from transfer.checkpoint import read_backbone
-from transfer.errors import CheckpointError
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.toolkits import origin
+from transfer.runtime.errors import CheckpointError
 
 BACKBONE = files.under("backbone.", files.without_fc(files.cheap_state("resnet18")))
 META = {"mmengine_version": "0.10.7"}

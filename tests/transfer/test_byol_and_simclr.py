@@ -11,9 +11,9 @@ import torch
 from checkpoint_files import in_memory
 from releases import all_releases, byol_deepmind
 
-from transfer.checkpoint import read_backbone
-from transfer.errors import CheckpointError
-from transfer.unpickle import JAX
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.unpickle import JAX
+from transfer.runtime.errors import CheckpointError
 
 STATE = files.cheap_state("resnet50")
 

@@ -12,10 +12,10 @@ from releases import Release, all_releases
 from releases.caffe2 import blob
 from releases.detectron1 import MSRA
 
-from transfer.backbone import Backbone
-from transfer.checkpoint import read_backbone
-from transfer.errors import CheckpointError
-from transfer.export.detectron2 import detectron2_name
+from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.to_detectron2 import detectron2_name
+from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
 

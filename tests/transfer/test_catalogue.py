@@ -17,8 +17,8 @@ from official_layouts import (
     write_voc_labels,
 )
 
-from transfer.datasets.catalogue import CATALOGUE, ClassificationData, data_differences, entry_of, load, read_set
-from transfer.errors import DataError
+from transfer.datasets.labels.catalogue import CATALOGUE, ClassificationData, data_differences, entry_of, load, read_set
+from transfer.runtime.errors import DataError
 
 
 def refusal(act: Callable[[], object]) -> str:

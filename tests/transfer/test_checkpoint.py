@@ -20,10 +20,10 @@ import pytest
 import torch
 from checkpoint_files import refused, zipped
 
-import transfer.container
-from transfer.checkpoint import read_backbone
-from transfer.container import read_contents
-from transfer.inspect import describe
+import transfer.checkpoints.container
+from transfer.checkpoints.container import read_contents
+from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.read import read_backbone
 
 torch.set_num_threads(1)
 CHEAP = files.cheap_state("resnet18")
@@ -306,7 +306,7 @@ def test_a_flipped_bit_in_a_tensor_of_a_zip_is_found(tmp_path):
 
 
 def test_a_gzip_bomb_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer.container, "MAX_UNPACKED", 3 * 2**20)
+    monkeypatch.setattr(transfer.checkpoints.container, "MAX_UNPACKED", 3 * 2**20)
     bomb = io.BytesIO()
     torch.save({"x": torch.zeros(2**21)}, bomb)
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(bomb.getvalue(), mtime=0))

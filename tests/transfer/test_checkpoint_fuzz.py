@@ -20,11 +20,11 @@ import pytest
 import torch
 from releases import Release, all_releases
 
-from transfer.architectures import expected_shapes, is_optional
-from transfer.backbone import Backbone
-from transfer.checkpoint import read_backbone
-from transfer.errors import CheckpointError
-from transfer.inspect import describe
+from transfer.checkpoints.architectures import expected_shapes, is_optional
+from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.read import read_backbone
+from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
 CHEAP = files.cheap_state("resnet18")

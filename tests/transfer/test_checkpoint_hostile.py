@@ -19,10 +19,10 @@ import pytest
 import torch
 from checkpoint_files import refused, with_changes, zipped
 
-from transfer.checkpoint import read_backbone
-from transfer.convert import convert
-from transfer.errors import CheckpointError
-from transfer.inspect import describe
+from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.write import convert
+from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
 CHEAP = files.cheap_state("resnet18")
@@ -116,7 +116,7 @@ def test_handwritten_pickles_are_refused(code, tmp_path):
 
 
 def test_pickles_cannot_change_the_readers_tables(tmp_path):
-    from transfer.unpickle import NUMPY, PLAIN
+    from transfer.checkpoints.unpickle import NUMPY, PLAIN
 
     before = {name: repr(value) for name, value in (NUMPY | PLAIN).items()}
     for target in (b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\nscalar\n", b"ccollections\nOrderedDict\n"):
@@ -249,7 +249,7 @@ def test_a_normalisation_that_is_no_number_is_refused(changed, tmp_path):
 
 
 def test_numbers_in_a_config_that_are_no_numbers_are_not_read():
-    from transfer.formats.mmdet_detector import _config
+    from transfer.checkpoints.formats.mmdet_detector import _config
 
     said = _config({"cfg": "mean=[1.2.3, 2, 3], std=[1,,2], bgr_to_rgb=True"})
     assert [lint.code for lint in said[2]] == ["assumed-input", "assumed-stride"]

@@ -14,9 +14,9 @@ import torchvision
 from checkpoint_files import refused, with_changes
 from releases import all_releases
 
-from transfer.checkpoint import read_backbone
-from transfer.convert import TARGETS, convert, usual_suffix
-from transfer.errors import UserError
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.write import TARGETS, convert, usual_suffix
+from transfer.runtime.errors import UserError
 
 torch.set_num_threads(1)
 CHEAP = files.cheap_state("resnet18")
@@ -145,8 +145,8 @@ def test_batch_counters_of_other_kinds_become_integers(tmp_path):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from transfer.convert import convert, usual_suffix
-from transfer.inspect import describe
+from transfer.checkpoints.write import convert, usual_suffix
+from transfer.checkpoints.inspect import describe
 # not getrusage: its maximum is inherited from the process that started this one, the test runner
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 path, job = sys.argv[1:]

@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, top_k_accuracy_score
 
-from transfer.datasets.labelled import Level
-from transfer.errors import UserError
-from transfer.metrics.classification import (
+from transfer.classification.score import (
     at_level,
     average_precisions,
     classification_metrics,
@@ -19,6 +17,8 @@ from transfer.metrics.classification import (
     per_class,
     top_k,
 )
+from transfer.datasets.labels.labelled import Level
+from transfer.runtime.errors import UserError
 
 seeds = st.integers(0, 2**32 - 1)
 

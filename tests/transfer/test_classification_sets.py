@@ -31,12 +31,12 @@ from official_layouts import (
     write_voc_labels,
 )
 
-from transfer.datasets import imagenet, torchvision_sets
-from transfer.datasets.catalogue import CATALOGUE
-from transfer.datasets.imagenet import read_imagenet
-from transfer.datasets.labelled import ImageSplits, LabelledImages
-from transfer.datasets.voc_labels import read_voc_labels
-from transfer.errors import DataError
+from transfer.datasets.labels import imagenet, torchvision_sets
+from transfer.datasets.labels.catalogue import CATALOGUE
+from transfer.datasets.labels.imagenet import read_imagenet
+from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
+from transfer.datasets.labels.voc_labels import read_voc_labels
+from transfer.runtime.errors import DataError
 
 
 def rows(split: LabelledImages) -> list[tuple[str, str]]:

@@ -12,14 +12,14 @@ from classification_runs import CLASSES, SMALL, TINY_SGD, run, write_csv, write_
 from official_layouts import write_imagenet, write_inat18, write_places205
 
 from transfer.__main__ import main
-from transfer.backbone import random_backbone
-from transfer.datasets.own_images import read_image_folder
-from transfer.probes import knn
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification.probes.knn import knn
+from transfer.classification.trunk import Trunk
+from transfer.classification.views import WholeView
+from transfer.datasets.labels.own_images import read_image_folder
 from transfer.record import read_record
 from transfer.task import ROOT
 from transfer.tasks.voc07_lowshot import draw
-from transfer.transforms import WholeView
-from transfer.trunk import Trunk
 
 RANDOM = "random:resnet18"
 

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.datasets.coco import read_coco
-from transfer.datasets.coco_masks import run_lengths
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.datasets.masks import Mask
-from transfer.errors import DataError, EngineError, UserError
-from transfer.metrics.coco_ap import CocoApOptions, CocoResult, evaluate_coco
-from transfer.metrics.detections import mask_areas
+from detection.score.coco_ap import CocoApOptions, CocoResult, evaluate_coco
+from detection.score.detections import mask_areas
+from transfer.datasets.boxes.coco import read_coco
+from transfer.datasets.boxes.coco_masks import run_lengths
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.errors import DataError, EngineError, UserError
 
 Kind = Literal["bbox", "segm"]
 PUBLISHED = Path(__file__).parent / "published" / "coco_val2014_fake100.json.gz"
@@ -314,7 +314,7 @@ def area_by_reader(counts: bytes) -> int | None:
 
 
 def test_pycocotools_is_imported_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, transfer.metrics.coco_ap; sys.exit('pycocotools' in sys.modules)"
+    code = "import sys, detection.score.coco_ap; sys.exit('pycocotools' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)

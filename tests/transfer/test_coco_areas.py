@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from coco_files import CocoFolder, annotation
 
-from transfer.datasets.coco_areas import AreaCheck
-from transfer.datasets.masks import Mask
+from transfer.datasets.boxes.coco_areas import AreaCheck
+from transfer.datasets.boxes.masks import Mask
 
 
 @pytest.fixture

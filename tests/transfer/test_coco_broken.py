@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transfer.datasets.coco import read_coco
-from transfer.errors import DataError
+from transfer.datasets.boxes.coco import read_coco
+from transfer.runtime.errors import DataError
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ import pytest
 from coco_files import CocoFolder, annotation
 from PIL import Image
 
-from transfer.datasets.coco import read_coco
-from transfer.datasets.detection import DetectionDataset
-from transfer.datasets.detection_account import account
-from transfer.errors import DataError
+from transfer.datasets.boxes.account import account
+from transfer.datasets.boxes.coco import read_coco
+from transfer.datasets.boxes.detection import DetectionDataset
+from transfer.runtime.errors import DataError
 
 
 @pytest.fixture

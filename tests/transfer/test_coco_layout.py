@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from transfer.datasets.coco import coco_splits, read_coco
-from transfer.errors import DataError
+from transfer.datasets.boxes.coco import coco_splits, read_coco
+from transfer.runtime.errors import DataError
 
 SMALL = {
     "info": {},

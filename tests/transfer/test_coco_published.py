@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.datasets.masks import Mask
-from transfer.metrics import coco_ap
-from transfer.metrics.coco_ap import CocoApOptions, evaluate_coco
-from transfer.metrics.voc_ap import evaluate_voc
+from detection.score import coco_ap
+from detection.score.coco_ap import CocoApOptions, evaluate_coco
+from detection.score.voc_ap import evaluate_voc
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.boxes.masks import Mask
 
 Kind = Literal["bbox", "segm"]
 PUBLISHED = Path(__file__).parent / "published" / "coco_val2014_fake100.json.gz"

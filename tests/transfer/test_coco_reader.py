@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transfer.datasets.coco import read_coco
-from transfer.datasets.detection import DetectionDataset, Detections
-from transfer.errors import DataError
-from transfer.toy import CLASSES, ToySizes, make_toy
+from transfer.datasets.boxes.coco import read_coco
+from transfer.datasets.boxes.detection import DetectionDataset, Detections
+from transfer.datasets.toy import CLASSES, ToySizes, make_toy
+from transfer.runtime.errors import DataError
 
 
 @pytest.fixture

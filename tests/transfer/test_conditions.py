@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from transfer.conditions import THREADS, differences, observed, settle
-from transfer.errors import UserError
+from transfer.runtime.conditions import THREADS, differences, observed, settle
+from transfer.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
-from transfer.conditions import observed, settle
+from transfer.runtime.conditions import observed, settle
 print(json.dumps((settle("cpu", int(sys.argv[1])) if len(sys.argv) > 1 else observed("cpu")).plain()))
 """
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer import contact_sheet
-from transfer.contact_sheet import draw_contact_sheet
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.datasets.masks import Mask
-from transfer.errors import DataError, UserError
-from transfer.sheet_panels import MARGIN, MASK_ALPHA, PANEL, class_colour
+from detection.pictures import contact_sheet
+from detection.pictures.contact_sheet import draw_contact_sheet
+from detection.pictures.panels import MARGIN, MASK_ALPHA, PANEL, class_colour
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.errors import DataError, UserError
 
 GROUND = (20, 70, 110)  # no grey: text has every grey
 

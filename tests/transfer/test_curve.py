@@ -14,9 +14,9 @@ from classification_runs import TINY_SGD, run, write_images
 from pretrain.curves import Curves
 from results.__main__ import main
 from results.plots import read_curve
-from transfer.curve import Curve, read
-from transfer.engines.progress import TrainingLog
-from transfer.errors import UserError
+from transfer.runtime.curve import Curve, read
+from transfer.runtime.errors import UserError
+from transfer.runtime.progress import TrainingLog
 
 
 @pytest.fixture(scope="module")

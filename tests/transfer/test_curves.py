@@ -11,10 +11,10 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from transfer.errors import UserError
-from transfer.metrics import curves
-from transfer.metrics.coco_ap import CocoResult, Kind
-from transfer.metrics.curves import draw_curves
+from detection.pictures import curves
+from detection.pictures.curves import draw_curves
+from detection.score.coco_ap import CocoResult, Kind
+from transfer.runtime.errors import UserError
 
 
 def result_of(at_50: list[float], at_75: list[float], kind: Kind = "bbox") -> CocoResult:

@@ -8,7 +8,7 @@ import pytest
 from official_layouts import write_birdsnap, write_pets
 
 from transfer.__main__ import HELP, main
-from transfer.datasets.catalogue import CATALOGUE
+from transfer.datasets.labels.catalogue import CATALOGUE
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from transfer.detection_protocols import NOT_READ
-from transfer.detector import unread
+from detection.protocols import NOT_READ
+from detection.recipe import unread
 from transfer.protocol import flatten, recipe_differences
 from transfer.task import load_task, task_names
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detection.recipe import DetectorRecipe, unread
+from detection.scaling import expectation, fitted, images_normalised, norm_differences, rescaled
+from detection.task import check_detector
 from transfer.__main__ import main
-from transfer.commands import starting_recipe
-from transfer.detection_scaling import expectation, fitted, images_normalised, norm_differences, rescaled
-from transfer.detection_task import check_detector
-from transfer.detector import DetectorRecipe, unread
-from transfer.errors import UserError
+from transfer.cli import starting_recipe
 from transfer.protocol import flatten
 from transfer.recipe_command import recipe_command
+from transfer.runtime.errors import UserError
 from transfer.task import load_task, task_names
 
 MOCO = load_task("detection.voc").protocols["moco"].detector
@@ -106,7 +106,7 @@ def test_a_typed_batch_takes_rate_and_schedule_with_it(device):
 def test_the_batch_is_read_from_the_command_line(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(
-        "transfer.commands.starting_recipe", lambda *given: seen.append(given[-1]) or starting_recipe(*given)
+        "transfer.cli.starting_recipe", lambda *given: seen.append(given[-1]) or starting_recipe(*given)
     )
     for typed in (["--detector.batch", "4"], ["--detector.batch=8"], []):
         main(["run", "detection.voc", "random:resnet18", "--device", "cpu", "--engine", "none", *typed])

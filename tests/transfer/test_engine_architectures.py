@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from transfer.architectures import ARCHITECTURES, architecture, expected_shapes, is_optional
-from transfer.backbone import Backbone, random_backbone
-from transfer.datasets.detection import DetectionDataset
-from transfer.detector import DetectionJob, DetectorRecipe, Verification
-from transfer.engines.choose import choose_engine, load_engine
-from transfer.errors import EngineError, UserError
+from detection.engines.choose import choose_engine, load_engine
+from detection.recipe import DetectionJob, DetectorRecipe, Verification
+from transfer.checkpoints.architectures import ARCHITECTURES, architecture, expected_shapes, is_optional
+from transfer.checkpoints.backbone import Backbone, random_backbone
+from transfer.datasets.boxes.detection import DetectionDataset
+from transfer.runtime.errors import EngineError, UserError
 
 ENGINES = ("detectron2", "mmdet")
 CLASSES = ("red", "green")
@@ -26,14 +26,14 @@ NECKS = [("c4", *each) for each in SLOW] + [("fpn", *each) for each in SLOW if e
 def built(engine: str, backbone: Backbone, recipe: DetectorRecipe, folder: Path) -> Verification:
     if engine == "detectron2":
         pytest.importorskip("detectron2")
-        from transfer.engines.detectron2.config import build_cfg
-        from transfer.engines.detectron2.model import build_verified_model
+        from detection.engines.detectron2.config import build_cfg
+        from detection.engines.detectron2.model import build_verified_model
 
         images = DetectionDataset("none", CLASSES, ())
         job = DetectionJob(backbone, recipe, images, images, seed=0, workdir=folder)
         return build_verified_model(build_cfg(job), backbone, seed=0)[1]
-    from transfer.engines.mmdet.config import build_config
-    from transfer.engines.mmdet.model import build_detector, verify_detector
+    from detection.engines.mmdet.config import build_config
+    from detection.engines.mmdet.model import build_detector, verify_detector
 
     return verify_detector(build_detector(build_config(recipe, backbone, CLASSES), backbone, 0), backbone)
 

@@ -14,21 +14,21 @@ import torch
 from detectron2_toy import FAMILIES, TINY, TINY_C4
 from PIL import Image
 
-from transfer.architectures import is_optional
-from transfer.backbone import Backbone, InputSpec, random_backbone
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.masks import Mask
-from transfer.datasets.pixels import read_pixels
-from transfer.detector import DetectionJob
-from transfer.errors import DataError, EngineError
+from detection.recipe import DetectionJob
+from transfer.checkpoints.architectures import is_optional
+from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
+from transfer.datasets.boxes.masks import Mask
+from transfer.datasets.boxes.pixels import read_pixels
+from transfer.runtime.errors import DataError, EngineError
 
 pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
-from transfer.engines.detectron2.config import build_cfg, mask_format  # noqa: E402
-from transfer.engines.detectron2.data import TrainMapper, train_augmentations, train_batches  # noqa: E402
-from transfer.engines.detectron2.model import build_verified_model, load_weights, verify_model  # noqa: E402
+from detection.engines.detectron2.config import build_cfg, mask_format  # noqa: E402
+from detection.engines.detectron2.data import TrainMapper, train_augmentations, train_batches  # noqa: E402
+from detection.engines.detectron2.model import build_verified_model, load_weights, verify_model  # noqa: E402
 
 # ---- weights that must arrive
 

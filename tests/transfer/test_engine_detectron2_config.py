@@ -10,19 +10,19 @@ import pytest
 import torch
 from detectron2_toy import FAMILIES, TINY
 
-from transfer.backbone import Backbone
-from transfer.detector import DenseRecipe, DetectionJob, DetectorRecipe, unread
-from transfer.engines.detectron2 import ENGINE
-from transfer.errors import EngineError
+from detection.engines.detectron2 import ENGINE
+from detection.recipe import DenseRecipe, DetectionJob, DetectorRecipe, unread
+from transfer.checkpoints.backbone import Backbone
 from transfer.protocol import flatten
+from transfer.runtime.errors import EngineError
 
 pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
-from transfer.engines.detectron2 import job as engine_job  # noqa: E402
-from transfer.engines.detectron2.config import build_cfg, norm_here  # noqa: E402
-from transfer.engines.detectron2.model import build_verified_model  # noqa: E402
+from detection.engines.detectron2 import job as engine_job  # noqa: E402
+from detection.engines.detectron2.config import build_cfg, norm_here  # noqa: E402
+from detection.engines.detectron2.model import build_verified_model  # noqa: E402
 
 ONE_X = DetectorRecipe(
     norm="FrozenBN",

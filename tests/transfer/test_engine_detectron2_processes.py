@@ -13,8 +13,8 @@ import pytest
 import torch
 from detectron2_toy import toy_images, two_process_jobs
 
-from transfer.detector import DetectionJob
-from transfer.world import ALONE, World
+from detection.recipe import DetectionJob
+from transfer.runtime.world import ALONE, World
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
 pytest.importorskip("detectron2")
@@ -26,10 +26,10 @@ def gradients(job: DetectionJob, rank: int) -> dict[str, torch.Tensor]:
     """What process `rank` of two computes in the first iteration, without any of the engine's training code."""
     from detectron2.utils.events import EventStorage
 
-    from transfer.engines.detectron2.config import build_cfg
-    from transfer.engines.detectron2.data import TrainMapper
-    from transfer.engines.detectron2.model import build_verified_model
-    from transfer.engines.plan import plan_batches, planned_loader, seed_for_iteration
+    from detection.engines.detectron2.config import build_cfg
+    from detection.engines.detectron2.data import TrainMapper
+    from detection.engines.detectron2.model import build_verified_model
+    from detection.engines.plan import plan_batches, planned_loader, seed_for_iteration
 
     cfg = build_cfg(job)
     model, _ = build_verified_model(cfg, job.backbone, job.seed)
@@ -66,7 +66,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         name: dataclasses.replace(job, world=ALONE, workdir=tmp_path / "alone" / name)
         for name, job in two_process_jobs(tmp_path, ALONE).items()
     }
-    from transfer.engines.detectron2 import ENGINE
+    from detection.engines.detectron2 import ENGINE
 
     job = alone["untrained"]
     assert first["untrained"] == second["untrained"] == ENGINE.run(job).detections.to_coco(job.test)
@@ -82,8 +82,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def start_weights(job: DetectionJob) -> dict[str, torch.Tensor]:
-    from transfer.engines.detectron2.config import build_cfg
-    from transfer.engines.detectron2.model import build_verified_model
+    from detection.engines.detectron2.config import build_cfg
+    from detection.engines.detectron2.model import build_verified_model
 
     model, _ = build_verified_model(build_cfg(job), job.backbone, job.seed)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -17,24 +17,24 @@ from detectron2_toy import FAMILIES, TINY, Interruption, trained
 from faster_coco_eval.core import mask as coco_mask
 from torch.amp.grad_scaler import GradScaler
 
-from transfer.backbone import Backbone
-from transfer.datasets.detection import DetectionDataset
-from transfer.datasets.masks import Mask, sized
-from transfer.detector import DetectionJob
-from transfer.engines.detectron2 import ENGINE
-from transfer.errors import TrainingError
-from transfer.world import ALONE, World
+from detection.engines.detectron2 import ENGINE
+from detection.recipe import DetectionJob
+from transfer.checkpoints.backbone import Backbone
+from transfer.datasets.boxes.detection import DetectionDataset
+from transfer.datasets.boxes.masks import Mask, sized
+from transfer.runtime.errors import TrainingError
+from transfer.runtime.world import ALONE, World
 
 pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
-from transfer.curve import FILE  # noqa: E402
-from transfer.engines.detectron2.checkpoint import CHECKPOINT_FILE, Training, run_digest  # noqa: E402
-from transfer.engines.detectron2.config import build_cfg  # noqa: E402
-from transfer.engines.detectron2.data import TrainMapper  # noqa: E402
-from transfer.engines.detectron2.hooks import Gradients  # noqa: E402
-from transfer.engines.detectron2.model import build_verified_model  # noqa: E402
+from detection.engines.detectron2.checkpoint import CHECKPOINT_FILE, Training, run_digest  # noqa: E402
+from detection.engines.detectron2.config import build_cfg  # noqa: E402
+from detection.engines.detectron2.data import TrainMapper  # noqa: E402
+from detection.engines.detectron2.hooks import Gradients  # noqa: E402
+from detection.engines.detectron2.model import build_verified_model  # noqa: E402
+from transfer.runtime.curve import FILE  # noqa: E402
 
 
 def rows(job: DetectionJob) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def test_no_step_is_longer_than_clipping_allows(largest: float, make_job: Callab
 def test_learning_rate_follows_the_recipe(
     make_job: Callable[..., DetectionJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transfer.engines.progress import TrainingLog
+    from transfer.runtime.progress import TrainingLog
 
     seen: list[float] = []
     monkeypatch.setattr(TrainingLog, "step", lambda log, iteration, lr, losses: seen.append(lr))

@@ -11,15 +11,15 @@ import pytest
 import torch
 from mmdet_toy import BACKBONE, CLASSES, ENGINE, TINY, TINY_C4, detector, job_of, toy_dataset
 
-from transfer.backbone import random_backbone
-from transfer.engines import mmdet as engine_module
-from transfer.engines.mmdet import data, resume, statistics, training
-from transfer.engines.mmdet import model as model_module
-from transfer.engines.mmdet.config import build_config
-from transfer.engines.mmdet.model import build_detector, verify_detector
-from transfer.engines.mmdet.prediction import predict
-from transfer.errors import EngineError, TrainingError
-from transfer.world import World
+from detection.engines import mmdet as engine_module
+from detection.engines.mmdet import data, resume, statistics, training
+from detection.engines.mmdet import model as model_module
+from detection.engines.mmdet.config import build_config
+from detection.engines.mmdet.model import build_detector, verify_detector
+from detection.engines.mmdet.prediction import predict
+from transfer.checkpoints.backbone import random_backbone
+from transfer.runtime.errors import EngineError, TrainingError
+from transfer.runtime.world import World
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory):
 @pytest.mark.slow
 def test_importing_the_engine_imports_nothing_of_openmmlab():
     code = (
-        "import sys, transfer.engines.mmdet\n"
+        "import sys, detection.engines.mmdet\n"
         "loaded = {name.split('.')[0] for name in sys.modules} & {'mmdet', 'mmcv', 'mmengine'}\n"
         "sys.exit(str(loaded) if loaded else 0)"
     )

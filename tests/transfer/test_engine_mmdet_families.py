@@ -8,14 +8,14 @@ import pytest
 import torch
 from mmdet_toy import BACKBONE, CLASSES, ENGINE, FAMILIES, detector, job_of, toy_dataset
 
-from transfer.backbone import random_backbone
-from transfer.datasets.masks import Mask
-from transfer.engines.mmdet import resume, training
-from transfer.engines.mmdet.config import build_config
-from transfer.engines.mmdet.model import build_detector, verify_detector
-from transfer.engines.mmdet.optimiser import TransferOptimWrapper, keep_full_precision
-from transfer.engines.mmdet.rehearsal import rehearse
-from transfer.errors import EngineError, TrainingError
+from detection.engines.mmdet import resume, training
+from detection.engines.mmdet.config import build_config
+from detection.engines.mmdet.model import build_detector, verify_detector
+from detection.engines.mmdet.optimiser import TransferOptimWrapper, keep_full_precision
+from detection.engines.mmdet.rehearsal import rehearse
+from transfer.checkpoints.backbone import random_backbone
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.errors import EngineError, TrainingError
 
 DENSE = ("retinanet fpn", "fcos fpn")
 SHORT = {"iterations": 3, "steps": (2,), "warmup_iterations": 1, "precise_bn": 1}

@@ -11,14 +11,14 @@ pytest.importorskip("detectron2")
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from transfer.engines.detectron2.config import build_cfg
-from transfer.engines.detectron2.data import PredictionImages, train_batches
-from transfer.engines.detectron2.prediction import predict as detectron2_predict
-from transfer.engines.mmdet.config import build_config
-from transfer.engines.mmdet.data import training_batches
-from transfer.engines.mmdet.model import build_detector
-from transfer.engines.mmdet.prediction import predict as mmdet_predict
-from transfer.export.detectron2 import detectron2_name
+from detection.engines.detectron2.config import build_cfg
+from detection.engines.detectron2.data import PredictionImages, train_batches
+from detection.engines.detectron2.prediction import predict as detectron2_predict
+from detection.engines.mmdet.config import build_config
+from detection.engines.mmdet.data import training_batches
+from detection.engines.mmdet.model import build_detector
+from detection.engines.mmdet.prediction import predict as mmdet_predict
+from transfer.checkpoints.to_detectron2 import detectron2_name
 
 pytestmark = pytest.mark.detectron2
 

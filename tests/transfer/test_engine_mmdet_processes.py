@@ -12,9 +12,9 @@ import pytest
 import torch
 from mmdet_toy import detector, job_of, process_recipe, small_run, toy_dataset
 
-from transfer.engines.mmdet.data import training_batches
-from transfer.engines.plan import seed_for_iteration
-from transfer.world import World
+from detection.engines.mmdet.data import training_batches
+from detection.engines.plan import seed_for_iteration
+from transfer.runtime.world import World
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

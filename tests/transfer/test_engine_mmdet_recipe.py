@@ -10,11 +10,11 @@ import torch
 from mmdet_toy import BACKBONE, CLASSES, FAMILIES, TINY, TINY_C4, annotated, detector, toy_dataset
 from PIL import Image
 
-from transfer.datasets.masks import Mask
-from transfer.engines.mmdet import data
-from transfer.engines.mmdet.config import build_config, differences
-from transfer.engines.mmdet.masks import mask_format
-from transfer.errors import DataError, EngineError
+from detection.engines.mmdet import data
+from detection.engines.mmdet.config import build_config, differences
+from detection.engines.mmdet.masks import mask_format
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.errors import DataError, EngineError
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from transfer.engines.choose import load_engine
-from transfer.engines.progress import TrainingLog
+from detection.engines.choose import load_engine
+from transfer.runtime.progress import TrainingLog
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")
@@ -35,8 +35,8 @@ def test_both_verify_the_same_number_of_tensors_and_compute_what_torchvision_doe
 
 @pytest.mark.slow
 def test_both_see_the_same_images_in_the_same_order_at_the_same_learning_rates(dataset, tmp_path, monkeypatch):
-    from transfer.engines.detectron2 import data as detectron2_data
-    from transfer.engines.mmdet import data as mmdet_data
+    from detection.engines.detectron2 import data as detectron2_data
+    from detection.engines.mmdet import data as mmdet_data
 
     recipe = dataclasses.replace(TINY, iterations=6, warmup_iterations=3, steps=(4, 5), precise_bn=0)
     seen, rates = {}, {}

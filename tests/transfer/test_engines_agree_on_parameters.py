@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from transfer.architectures import is_optional
+from transfer.checkpoints.architectures import is_optional
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")
@@ -28,8 +28,8 @@ def detectron2_parts(recipe, dataset, folder):
     """(detector, optimiser, torchvision name → tensor) as Detectron2's engine builds them."""
     from detectron2.solver import build_optimizer
 
-    from transfer.engines.detectron2.config import build_cfg
-    from transfer.engines.detectron2.model import build_verified_model, placed_tensors
+    from detection.engines.detectron2.config import build_cfg
+    from detection.engines.detectron2.model import build_verified_model, placed_tensors
 
     job = job_of(dataset, folder, recipe)
     folder.mkdir()
@@ -42,8 +42,8 @@ def mmdet_parts(recipe, dataset, folder):
     """The same as MMDetection's engine builds them."""
     from mmengine.optim import build_optim_wrapper
 
-    from transfer.engines.mmdet.config import build_config
-    from transfer.engines.mmdet.model import build_detector, place_of
+    from detection.engines.mmdet.config import build_config
+    from detection.engines.mmdet.model import build_detector, place_of
 
     job = job_of(dataset, folder, recipe)
     config = build_config(recipe, job.backbone, dataset.classes)

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from transfer.architectures import ARCHITECTURES, expected_shapes, is_optional
-from transfer.backbone import random_backbone
-from transfer.errors import CheckpointError
-from transfer.export.detectron2 import (
+from transfer.checkpoints.architectures import ARCHITECTURES, expected_shapes, is_optional
+from transfer.checkpoints.backbone import random_backbone
+from transfer.checkpoints.to_detectron2 import (
     detectron2_name,
     from_detectron2,
     to_detectron2,
     torchvision_name,
     write_detectron2,
 )
+from transfer.runtime.errors import CheckpointError
 
 # The modules' names in detectron2/modeling/backbone/resnet.py; the engine's tests hold them against a built model.
 KNOWN = {
@@ -110,8 +110,8 @@ def test_file_content_cannot_change_the_backbone() -> None:
 def test_neither_export_nor_engine_package_imports_detectron2() -> None:
     code = (
         "import sys; sys.modules['detectron2'] = None\n"
-        "import transfer.export.detectron2\n"
-        "from transfer.engines.detectron2 import ENGINE\n"
+        "import transfer.checkpoints.to_detectron2\n"
+        "from detection.engines.detectron2 import ENGINE\n"
         "assert not any(name.startswith(('fvcore', 'detectron2.')) for name in sys.modules)\n"
         "print(ENGINE.name)"
     )
@@ -121,7 +121,7 @@ def test_neither_export_nor_engine_package_imports_detectron2() -> None:
 
 
 def test_a_missing_detectron2_is_said_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transfer.engines.detectron2 import ENGINE
+    from detection.engines.detectron2 import ENGINE
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     sentence = ENGINE.missing()

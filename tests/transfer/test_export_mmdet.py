@@ -5,10 +5,10 @@ import hashlib
 import pytest
 import torch
 
-from transfer.architectures import is_optional
-from transfer.backbone import Backbone, InputSpec, Source, random_backbone
-from transfer.errors import CheckpointError
-from transfer.export.mmdet import from_mmdet, to_mmdet
+from transfer.checkpoints.architectures import is_optional
+from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
+from transfer.checkpoints.to_mmdet import from_mmdet, to_mmdet
+from transfer.runtime.errors import CheckpointError
 
 SOURCE = Source(path="file.pth", sha256="0" * 64, format="mmdet")
 
@@ -78,7 +78,7 @@ def test_other_files_are_refused(content):
 
 def test_mmdet_itself_reads_the_file_into_backbone_and_shared_head(tmp_path):
     pytest.importorskip("mmdet")
-    from transfer.engines import mmcv_ops
+    from detection.engines import mmcv_ops
 
     mmcv_ops.install()
     from mmdet.models.backbones import ResNet

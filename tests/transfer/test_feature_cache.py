@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer import feature_cache
-from transfer.errors import UserError
-from transfer.feature_cache import Store, key
+from transfer.classification import feature_cache
+from transfer.classification.feature_cache import Store, key
+from transfer.runtime.errors import UserError
 
 WIDTH, COUNT = 3, 11
 IDENTITY: dict[str, Any] = {"checkpoint": {"sha256": "aa", "mean": (0.5, 0.5)}, "pooling": "avg"}
@@ -292,11 +292,11 @@ def test_the_second_says_that_it_waits(tmp_path: Path, caplog: pytest.LogCapture
             release.set()  # only once we are seen to wait
 
     handler = Releasing()
-    logging.getLogger("transfer.locks").addHandler(handler)
+    logging.getLogger("transfer.runtime.locks").addHandler(handler)
     try:
         with caplog.at_level(logging.INFO), Store(tmp_path, COUNT, WIDTH, WEIGHTS).alone():
             assert "another process fills" in caplog.text
     finally:
-        logging.getLogger("transfer.locks").removeHandler(handler)
+        logging.getLogger("transfer.runtime.locks").removeHandler(handler)
         other.join(30)
     assert other.exitcode == 0

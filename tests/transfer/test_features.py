@@ -20,13 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer import feature_cache
-from transfer.backbone import Backbone, InputSpec, random_backbone
-from transfer.datasets.labelled import LabelledImages
-from transfer.errors import DataError, UserError
-from transfer.features import Features, extract
-from transfer.transforms import WholeView, to_network
-from transfer.world import world
+from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
+from transfer.classification import feature_cache
+from transfer.classification.features import Features, extract
+from transfer.classification.views import WholeView, to_network
+from transfer.datasets.labels.labelled import LabelledImages
+from transfer.runtime.errors import DataError, UserError
+from transfer.runtime.world import world
 
 CPU = torch.device("cpu")
 VIEW = WholeView(resize=32, crop=32)

@@ -9,13 +9,13 @@ import torchvision
 from checkpoint_files import in_memory
 from releases import mmdet, moco, msbreg, vicreg
 
-from transfer.backbone import InputSpec
-from transfer.checkpoint import read_backbone
-from transfer.convert import TARGETS, convert, usual_suffix
-from transfer.errors import CheckpointError
-from transfer.formats import all_formats, choose
-from transfer.inspect import describe
-from transfer.layout import Drop, separate
+from transfer.checkpoints.backbone import InputSpec
+from transfer.checkpoints.formats import all_formats, choose
+from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.rules import Drop, separate
+from transfer.checkpoints.write import TARGETS, convert, usual_suffix
+from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
 CHEAP = files.cheap_state("resnet18")

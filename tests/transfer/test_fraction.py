@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.fraction import part_of
-from transfer.errors import UserError
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
+from transfer.datasets.boxes.fraction import part_of
+from transfer.runtime.errors import UserError
 
 
 def image(place: int, labels: list[int], crowd: list[bool] | None = None) -> DetectionImage:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
-from transfer.errors import DataError, TrainingError, UserError
-from transfer.heads import Bank, Head, Norm, Rule, train_on_features
-from transfer.sgd_recipe import SgdSchedule, epoch_order
+from transfer.classification.sgd.bank import Bank, Head, Norm, Rule, train_on_features
+from transfer.classification.sgd.recipe import SgdSchedule, epoch_order
+from transfer.runtime.errors import DataError, TrainingError, UserError
 
 CPU = torch.device("cpu")
 PLAIN = Rule(0.0, False)

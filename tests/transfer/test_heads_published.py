@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transfer.heads import Bank, Head, Norm, Rule
-from transfer.world import World
+from transfer.classification.sgd.bank import Bank, Head, Norm, Rule
+from transfer.runtime.world import World
 
 CPU = torch.device("cpu")
 CHANNELS, SIDE, CLASSES, STEPS = 6, 2, 3, 25

@@ -22,7 +22,7 @@ FORKED = "import os, time; child = not os.fork(); child or print('there', flush=
     ids=["once", "twice", "forked"],
 )
 def test_one_line_and_130(code: str, presses: int) -> None:
-    begin = "from transfer.interrupts import on_interrupt; on_interrupt('type it again')"
+    begin = "from transfer.runtime.interrupts import on_interrupt; on_interrupt('type it again')"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{begin}\n{code}"],
         stdout=subprocess.PIPE,
@@ -44,7 +44,7 @@ def test_one_line_and_130(code: str, presses: int) -> None:
 
 LAUNCHED = """
 import os, signal, sys, time
-from transfer.interrupts import on_interrupt
+from transfer.runtime.interrupts import on_interrupt
 on_interrupt("type it again")
 print("there", flush=True)
 if os.environ["RANK"] == "1":
@@ -67,7 +67,7 @@ def test_every_end_of_several_processes_is_one_message(what: str, status: int, s
     (tmp_path / "work.py").write_text(LAUNCHED, encoding="utf-8")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "transfer.torchrun", "--standalone", "--nproc-per-node", "2"),
+            *(sys.executable, "-m", "transfer.runtime.torchrun", "--standalone", "--nproc-per-node", "2"),
             *(str(tmp_path / "work.py"), what),
         ],
         stdout=subprocess.PIPE,

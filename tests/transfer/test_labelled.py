@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_layouts import picture, write_folders
 
-from transfer.datasets.duplicates import duplicates, note, refuse_shared
 from transfer.datasets.image_files import ImageFiles
-from transfer.datasets.labelled import ImageSplits, LabelledImages, Level
-from transfer.datasets.own_images import read_image_folder
-from transfer.datasets.torchvision_sets import PixelArray
-from transfer.errors import DataError
+from transfer.datasets.labels.duplicates import duplicates, note, refuse_shared
+from transfer.datasets.labels.labelled import ImageSplits, LabelledImages, Level
+from transfer.datasets.labels.own_images import read_image_folder
+from transfer.datasets.labels.torchvision_sets import PixelArray
+from transfer.runtime.errors import DataError
 
 CLASSES = ("a", "b", "c")
 

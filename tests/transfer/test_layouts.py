@@ -13,11 +13,7 @@ import pytest
 from official_layouts import picture
 from test_split_check import box, write_coco, write_voc
 
-from transfer.data_command import data_command
-from transfer.datasets.catalogue import ClassificationData, load
-from transfer.datasets.catalogue import data_differences as classification_differences
-from transfer.datasets.layouts import Layout, chosen
-from transfer.detection_data import (
+from detection.data import (
     DetectionData,
     DetectionSplits,
     data_differences,
@@ -25,7 +21,11 @@ from transfer.detection_data import (
     load_splits,
     official_coco,
 )
-from transfer.errors import DataError
+from transfer.data_command import data_command
+from transfer.datasets.labels.catalogue import ClassificationData, load
+from transfer.datasets.labels.catalogue import data_differences as classification_differences
+from transfer.datasets.layouts import Layout, chosen
+from transfer.runtime.errors import DataError
 
 SPLITS = {"train": [[box("weld")], [box("pore")]], "test": [[box("weld"), box("pore")]]}
 

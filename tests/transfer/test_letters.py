@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from transfer import letters
-from transfer.contact_sheet import draw_contact_sheet
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.letters import drawable, font, plottable
-from transfer.metrics.coco_ap import CocoResult
-from transfer.metrics.curves import draw_curves
-from transfer.misses import draw_misses
-from transfer.sheet_panels import TEXT
+from detection.pictures.contact_sheet import draw_contact_sheet
+from detection.pictures.curves import draw_curves
+from detection.pictures.mistakes import draw_misses
+from detection.pictures.panels import TEXT
+from detection.score.coco_ap import CocoResult
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.runtime import letters
+from transfer.runtime.letters import drawable, font, plottable
 
 # As written, and as drawn; what the font has stays: German, Arabic, Russian, Persian with a joiner, Vietnamese.
 NAMES = {

@@ -9,10 +9,10 @@ import checkpoint_files as files
 import pytest
 import torch
 
-from transfer.backbone import Backbone, InputSpec, Source, random_backbone
-from transfer.checkpoint import read_backbone
-from transfer.inspect import describe
-from transfer.lints import compare_channels, lints_of
+from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
+from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.lints import compare_channels, lints_of
+from transfer.checkpoints.read import read_backbone
 
 torch.set_num_threads(1)
 

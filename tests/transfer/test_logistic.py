@@ -15,11 +15,11 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from transfer.errors import UserError
-from transfer.logistic import Fit, logistic_path
-from transfer.penalty_choice import choose_penalty
-from transfer.probes import accuracy
-from transfer.search_grids import PENALTIES
+from transfer.classification.probes.grids import PENALTIES
+from transfer.classification.probes.knn import accuracy
+from transfer.classification.probes.logistic import Fit, logistic_path
+from transfer.classification.probes.penalty import choose_penalty
+from transfer.runtime.errors import UserError
 
 SEEDS = st.integers(0, 10_000)
 quick = settings(max_examples=10, deadline=None)
@@ -184,7 +184,7 @@ def test_autocast_changes_nothing_and_halves_are_read() -> None:
 
 def test_a_fit_cut_short_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     x, labels = separable()
-    with caplog.at_level(logging.WARNING, logger="transfer.logistic"):
+    with caplog.at_level(logging.WARNING, logger="transfer.classification.probes.logistic"):
         (fit,) = logistic_path(x, labels, classes=3, penalties=[1e-6], steps=2)
         assert not fit.converged
         assert "penalty 1e-06: not converged" in caplog.text

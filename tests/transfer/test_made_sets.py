@@ -13,12 +13,12 @@ import pytest
 from made_sets import Made, Picture
 from numbered_pictures import drawn, number_of, stored_box, stored_pixels
 
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.datasets.labelled import LabelledImages
-from transfer.datasets.own_images import read_csv, read_image_folder
-from transfer.datasets.pixels import read_pixels
-from transfer.detection_data import DetectionData, DetectionSplits, load_splits
-from transfer.errors import DataError
+from detection.data import DetectionData, DetectionSplits, load_splits
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
+from transfer.datasets.boxes.pixels import read_pixels
+from transfer.datasets.labels.labelled import LabelledImages
+from transfer.datasets.labels.own_images import read_csv, read_image_folder
+from transfer.runtime.errors import DataError
 
 QUICK, ALL = 50, 1000
 

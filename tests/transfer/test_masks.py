@@ -12,11 +12,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from test_voc_reader import CAT, box_xml, write_image, write_split
 
-from transfer.datasets.coco_masks import run_lengths
-from transfer.datasets.mask_files import area_of
-from transfer.datasets.masks import Mask
-from transfer.datasets.voc import read_voc
-from transfer.errors import DataError
+from transfer.datasets.boxes.coco_masks import run_lengths
+from transfer.datasets.boxes.mask_files import area_of
+from transfer.datasets.boxes.masks import Mask
+from transfer.datasets.boxes.voc import read_voc
+from transfer.runtime.errors import DataError
 
 PIXELS = arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transfer import misses
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.datasets.masks import Mask
-from transfer.errors import DataError
-from transfer.misses import draw_misses, find_misses
-from transfer.sheet_panels import MARGIN, PANEL, class_colour
+from detection.pictures import mistakes as misses
+from detection.pictures.mistakes import draw_misses, find_misses
+from detection.pictures.panels import MARGIN, PANEL, class_colour
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.boxes.masks import Mask
+from transfer.runtime.errors import DataError
 
 CLASSES = ("cat", "dog", "owl")
 WIDTH, HEIGHT = 100, 60

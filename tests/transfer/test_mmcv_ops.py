@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
-from transfer.engines import mmcv_ops
-from transfer.errors import EngineError
+from detection.engines import mmcv_ops
+from transfer.runtime.errors import EngineError
 
 pytest.importorskip("mmcv")
 mmcv_ops.install()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from transfer.engines.naive_sync_bn import NaiveSyncBatchNorm
+from transfer.runtime.batch_norm import NaiveSyncBatchNorm
 
 ROOT = Path(__file__).parents[2]
 CHANNELS = 3

@@ -17,16 +17,16 @@ from numbered_pictures import Box, stored_box, stored_pixels
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from transfer.datasets.coco import read_coco
-from transfer.datasets.detection import DetectionDataset, Detections
-from transfer.datasets.masks import Mask
-from transfer.datasets.orientation import ExifFrame
-from transfer.datasets.pixels import read_pixels
-from transfer.datasets.turning import turn_boxes, turn_mask
-from transfer.datasets.voc import read_voc
-from transfer.datasets.voc_labels import read_voc_labels
-from transfer.detection_data import DetectionData, load_splits, load_test, official_coco
-from transfer.errors import DataError
+from detection.data import DetectionData, load_splits, load_test, official_coco
+from transfer.datasets.boxes.coco import read_coco
+from transfer.datasets.boxes.detection import DetectionDataset, Detections
+from transfer.datasets.boxes.masks import Mask
+from transfer.datasets.boxes.orientation import ExifFrame
+from transfer.datasets.boxes.pixels import read_pixels
+from transfer.datasets.boxes.turning import turn_boxes, turn_mask
+from transfer.datasets.boxes.voc import read_voc
+from transfer.datasets.labels.voc_labels import read_voc_labels
+from transfer.runtime.errors import DataError
 
 Layout = Literal["voc", "coco"]
 ORIENTATIONS = range(1, 9)

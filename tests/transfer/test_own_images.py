@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_layouts import picture, write_folders
 
-from transfer.datasets.labelled import LabelledImages
-from transfer.datasets.own_images import read_csv, read_image_folder
-from transfer.errors import DataError
+from transfer.datasets.labels.labelled import LabelledImages
+from transfer.datasets.labels.own_images import read_csv, read_image_folder
+from transfer.runtime.errors import DataError
 
 HEAD = ("path", "label", "split")
 GOOD = (("a/1.jpg", "x", "train"), ("a/2.jpg", "y", "train"), ("a/3.jpg", "x", "test"), ("a/4.jpg", "y", "test"))

@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from picture_files import GREY, HEIGHT, PICTURES, REFUSED, WIDTH
 
+from detection.pictures import panels as sheet_panels
+from detection.recipe import DetectorRecipe
 from pretrain.sources import Source, open_source
-from transfer import sheet_panels
-from transfer.datasets.coco import read_coco
-from transfer.datasets.detection import DetectionImage
+from transfer.datasets.boxes.coco import read_coco
+from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.images import read_header
-from transfer.datasets.own_images import read_csv, read_image_folder
-from transfer.detector import DetectorRecipe
-from transfer.errors import DataError
+from transfer.datasets.labels.own_images import read_csv, read_image_folder
+from transfer.runtime.errors import DataError
 
 FILES = {name: data for name, (data, _) in PICTURES.items()}
 EXPECTED = {name: pixels for name, (_, pixels) in PICTURES.items()}
@@ -119,11 +119,11 @@ def planes(item: Any, key: str) -> NDArray[np.uint8]:
 
 
 def mmdetection(tmp_path: Path, files: dict[str, bytes], train: bool) -> Iterator[tuple[str, Read]]:
-    from transfer.engines.mmdet import ENGINE
+    from detection.engines.mmdet import ENGINE
 
     if ENGINE.missing():
         pytest.skip(f"MMDetection: {ENGINE.missing()}")
-    from transfer.engines.mmdet import data
+    from detection.engines.mmdet import data
 
     load = data.training_pipeline(AS_IT_IS) if train else data.test_pipeline(AS_IT_IS)
     for name, image in detection_images(tmp_path, files).items():
@@ -134,8 +134,8 @@ def detectron2(tmp_path: Path, files: dict[str, bytes], train: bool) -> Iterator
     pytest.importorskip("detectron2")
     from detectron2.config import get_cfg
 
-    from transfer.datasets.detection import DetectionDataset
-    from transfer.engines.detectron2.data import PredictionImages, TrainMapper
+    from detection.engines.detectron2.data import PredictionImages, TrainMapper
+    from transfer.datasets.boxes.detection import DetectionDataset
 
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (HEIGHT,), HEIGHT

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.datasets.detection import DetectionDataset, DetectionImage
-from transfer.engines.plan import (
+from detection.engines.plan import (
     PlannedDataset,
     PlanSampler,
     plan_batches,
     planned_loader,
     seed_for_iteration,
 )
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 
 
 def dataset(sizes: list[tuple[int, int]]) -> DetectionDataset:

@@ -10,9 +10,9 @@ from releases import moco
 from releases.timm import model_ema
 
 from transfer.__main__ import main
-from transfer.convert import convert
-from transfer.errors import CheckpointError
-from transfer.wrappers import without_wrappers
+from transfer.checkpoints.wrappers import without_wrappers
+from transfer.checkpoints.write import convert
+from transfer.runtime.errors import CheckpointError
 
 CHEAP = files.cheap_state("resnet18")
 BACKBONE = files.without_fc(CHEAP)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from transfer import probes
-from transfer.errors import UserError
-from transfer.probes import accuracy, knn, linear_probe, standard_error
+from transfer.classification.probes import knn as probes
+from transfer.classification.probes.knn import accuracy, knn, linear_probe, standard_error
+from transfer.runtime.errors import UserError
 
 Set = tuple[Tensor, Tensor, Tensor]
 SEEDS = st.integers(0, 10_000)
@@ -177,7 +177,7 @@ def test_constant_features_and_absent_or_single_classes() -> None:
 
 def test_a_search_cut_short_is_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(probes, "ITERATIONS", 1)
-    with caplog.at_level(logging.WARNING, logger="transfer.probes"):
+    with caplog.at_level(logging.WARNING, logger="transfer.classification.probes.knn"):
         assert fitted(sample(0), strengths=(1e-3,)).gradient > probes.GRADIENT
     assert "strength 0.001: not converged" in caplog.text
 

@@ -14,12 +14,13 @@ from classification_runs import SMALL, TINY_SGD, run, write_images
 from sgd_processes import coloured, train
 from torch import Tensor, nn
 
-from transfer import features, sgd
-from transfer.backbone import random_backbone
-from transfer.errors import EngineError, TrainingError
-from transfer.sgd_learners import FineTuned, FineTuner
-from transfer.toy import ToySizes, make_toy
-from transfer.trunk import Trunk
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification import features
+from transfer.classification.sgd import fit as sgd
+from transfer.classification.sgd.learners import FineTuned, FineTuner
+from transfer.classification.trunk import Trunk
+from transfer.datasets.toy import ToySizes, make_toy
+from transfer.runtime.errors import EngineError, TrainingError
 
 CPU, RANDOM = torch.device("cpu"), "random:resnet18"
 R18 = random_backbone("resnet18", 0)
@@ -171,7 +172,7 @@ def test_a_trunk_that_was_changed_after_its_proof_computes_no_more(change: Calla
 
 
 def test_a_trunk_is_proved_once_and_again_when_it_was_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transfer import trunk as module
+    from transfer.classification import trunk as module
 
     made, prove = [], module.prove
     monkeypatch.setattr(module, "prove", lambda *given: made.append(1) or prove(*given))

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from transfer.engines.recompute import recompute_blocks
+from detection.engines.recompute import recompute_blocks
 
 SLOW = pytest.mark.slow
 PLACES = {"resnet18": 8, "resnet50": 16}

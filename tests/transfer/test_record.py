@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from results.index import read_folder
 from transfer import record as records
-from transfer.errors import UserError
 from transfer.record import Record, RecordError, read_record, run_id, write_record
+from transfer.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,15 +15,15 @@ from checkpoint_files import as_tensors, in_memory
 from releases import Refusal, Release, all_refusals, all_releases
 
 from transfer.__main__ import main
-from transfer.architectures import architecture, is_optional
-from transfer.backbone import Backbone
-from transfer.carried import ASSUMED
-from transfer.checkpoint import read_backbone
-from transfer.convert import TARGETS, convert, usual_suffix
-from transfer.errors import CheckpointError
-from transfer.formats import all_formats, opinions
-from transfer.inspect import describe
-from transfer.layout import Match
+from transfer.checkpoints.architectures import architecture, is_optional
+from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.formats import all_formats, opinions
+from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.rules import Match
+from transfer.checkpoints.unseen import ASSUMED
+from transfer.checkpoints.write import TARGETS, convert, usual_suffix
+from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
 

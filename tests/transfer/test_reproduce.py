@@ -12,8 +12,8 @@ from PIL import Image
 from transfer import record as records
 from transfer import reproduce
 from transfer.__main__ import main
-from transfer.errors import UserError
 from transfer.record import Record, read_record, write_record
+from transfer.runtime.errors import UserError
 
 COMMIT = "c" * 40
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from transfer.backbone import random_backbone
-from transfer.errors import TrainingError, UserError
-from transfer.lints import lints_of
+from transfer.checkpoints.backbone import random_backbone
+from transfer.checkpoints.lints import lints_of
 from transfer.protocol import Protocol, flatten, recipe_differences
 from transfer.record import read_record
 from transfer.runner import Plan, only_one, run
+from transfer.runtime.errors import TrainingError, UserError
 from transfer.task import Task, TaskOutcome, load_task, task_names
 
 

@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detection.score.command import score_command
 from transfer.__main__ import main
-from transfer.errors import UserError
-from transfer.score_command import score_command
+from transfer.runtime.errors import UserError
 
 
 def measured(folder: Path, options: list[str], *more: str) -> dict[str, Any]:

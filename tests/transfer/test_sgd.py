@@ -32,15 +32,15 @@ from sgd_processes import (
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from transfer.backbone import Backbone, random_backbone
-from transfer.datasets.labelled import LabelledImages
-from transfer.errors import DataError, TrainingError, UserError
-from transfer.heads import Head, train_on_features
-from transfer.sgd import Machine, evaluate, fine_tune, fit_linear
-from transfer.sgd_data import Crops, Deal, Order
-from transfer.sgd_recipe import SgdRecipe, epoch_order
-from transfer.transforms import to_network
-from transfer.trunk import Trunk
+from transfer.checkpoints.backbone import Backbone, random_backbone
+from transfer.classification.sgd.bank import Head, train_on_features
+from transfer.classification.sgd.data import Crops, Deal, Order
+from transfer.classification.sgd.fit import Machine, evaluate, fine_tune, fit_linear
+from transfer.classification.sgd.recipe import SgdRecipe, epoch_order
+from transfer.classification.trunk import Trunk
+from transfer.classification.views import to_network
+from transfer.datasets.labels.labelled import LabelledImages
+from transfer.runtime.errors import DataError, TrainingError, UserError
 
 CPU = torch.device("cpu")
 RESNET = random_backbone("resnet18", 0)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from transfer import shared_memory
-from transfer.errors import TrainingError
-from transfer.loader import Loader
-from transfer.shared_memory import demand_shared_memory, out_of_shared_memory
+from transfer.runtime import shared_memory
+from transfer.runtime.errors import TrainingError
+from transfer.runtime.loader import Loader
+from transfer.runtime.shared_memory import demand_shared_memory, out_of_shared_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 # As PyTorch words them: torch/utils/data/_utils/signal_handling.py, torch/csrc/DataLoader.cpp, aten MapAllocator.cpp.

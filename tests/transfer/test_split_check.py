@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from official_layouts import picture
 from PIL import Image
 
-from transfer.datasets.catalogue import ClassificationData, load
+from detection.data import DetectionData, DetectionSplits, fingerprints, load_splits, official_coco
+from transfer.datasets.labels.catalogue import ClassificationData, load
 from transfer.datasets.split_check import SplitSummary, compare, refuse_untrained, spelling
-from transfer.detection_data import DetectionData, DetectionSplits, fingerprints, load_splits, official_coco
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 Box = dict[str, Any]
 

@@ -16,11 +16,12 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from transfer import svm, svm_selection
-from transfer.errors import DataError, UserError
-from transfer.search_grids import COSTS
-from transfer.svm import SvmFit, fit_svms
-from transfer.svm_selection import choose_costs, choose_costs_liblinear, svm_one_vs_all
+from transfer.classification.probes import svm
+from transfer.classification.probes import svm_costs as svm_selection
+from transfer.classification.probes.grids import COSTS
+from transfer.classification.probes.svm import SvmFit, fit_svms
+from transfer.classification.probes.svm_costs import choose_costs, choose_costs_liblinear, svm_one_vs_all
+from transfer.runtime.errors import DataError, UserError
 
 SEEDS = st.integers(0, 10_000)
 quick = settings(max_examples=15, deadline=None)

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
-import transfer.toy as toy
-from transfer.datasets.voc import read_voc
-from transfer.errors import DataError, UserError
-from transfer.toy import CLASSES, ToySizes, make_toy
-from transfer.toy.layouts import outlines, run_lengths
-from transfer.toy.scene import draw_scene
+import transfer.datasets.toy as toy
+from transfer.datasets.boxes.voc import read_voc
+from transfer.datasets.toy import CLASSES, ToySizes, make_toy
+from transfer.datasets.toy.layouts import outlines, run_lengths
+from transfer.datasets.toy.scene import draw_scene
+from transfer.runtime.errors import DataError, UserError
 
 SMALL = ToySizes(voc_train=6, voc_val=3, voc_test=4, coco_train=4, coco_val=3, per_class_train=2, per_class_val=1)
 
@@ -118,7 +118,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_kill_half_way_leaves_no_toy_folder(tmp_path: Path) -> None:
     program = (
-        "import os, pathlib, transfer.toy as toy\n"
+        "import os, pathlib, transfer.datasets.toy as toy\n"
         "toy.write_coco = lambda *_: os.kill(os.getpid(), 9)\n"
         "toy.make_toy(pathlib.Path('toy'), sizes=toy.ToySizes(1, 1, 1, 1, 1, 1, 1))\n"
     )

@@ -7,9 +7,9 @@ from PIL import Image
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
-from transfer.backbone import InputSpec
-from transfer.errors import DataError
-from transfer.transforms import RandomView, WholeView, as_tensor, to_network
+from transfer.checkpoints.backbone import InputSpec
+from transfer.classification.views import RandomView, WholeView, as_tensor, to_network
+from transfer.runtime.errors import DataError
 
 
 def picture(width, height, seed=0):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from transfer.backbone import Backbone, InputSpec, random_backbone
-from transfer.errors import UserError
-from transfer.trunk import POOLINGS, Trunk, width
+from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
+from transfer.classification.trunk import POOLINGS, Trunk, width
+from transfer.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def test_poolings_are_those_of_torchvisions_last_map(backbone: Backbone, spec: I
 
 
 def test_avg_is_what_torchvisions_classifier_gets(backbone: Backbone) -> None:
-    from transfer.transforms import to_network
+    from transfer.classification.views import to_network
 
     model = backbone.as_torchvision().to(memory_format=torch.channels_last)
     with torch.no_grad():

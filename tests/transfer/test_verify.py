@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from transfer.architectures import STAGES, is_optional
-from transfer.backbone import random_backbone
-from transfer.engines.verify import probe_image, torchvision_stages, verify
-from transfer.errors import EngineError
+from transfer.checkpoints.architectures import STAGES, is_optional
+from transfer.checkpoints.backbone import random_backbone
+from transfer.checkpoints.verify import probe_image, torchvision_stages, verify
+from transfer.runtime.errors import EngineError
 
 
 @pytest.fixture(scope="module")

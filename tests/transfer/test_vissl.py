@@ -8,7 +8,7 @@ import torch
 from checkpoint_files import filled, under, without_fc
 from releases import all_releases
 
-from transfer.errors import CheckpointError
+from transfer.runtime.errors import CheckpointError
 
 
 def test_a_network_that_the_file_lacks_is_named():

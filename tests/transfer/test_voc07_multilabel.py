@@ -22,23 +22,23 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from transfer.__main__ import main
-from transfer.backbone import random_backbone
-from transfer.datasets.catalogue import ClassificationData, load
-from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
-from transfer.datasets.voc import VOC_CLASSES
-from transfer.errors import DataError, UserError
-from transfer.metrics.classification import average_precisions
-from transfer.multilabel import mean_precision
-from transfer.penalty_choice import choose_shared_penalty
+from transfer.checkpoints.backbone import random_backbone
+from transfer.classification.multilabel import mean_precision
+from transfer.classification.probes.penalty import choose_shared_penalty
+from transfer.classification.score import average_precisions
+from transfer.classification.sgd.data import Crops
+from transfer.classification.sgd.fit import FineTuned, Machine, evaluate, fine_tune, fit_linear
+from transfer.classification.sgd.learners import summed_loss
+from transfer.classification.sgd.recipe import SgdRecipe, epoch_order
+from transfer.classification.trunk import Trunk
+from transfer.classification.views import WholeView, to_network
+from transfer.datasets.boxes.voc import VOC_CLASSES
+from transfer.datasets.labels.catalogue import ClassificationData, load
+from transfer.datasets.labels.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
+from transfer.datasets.toy import ToySizes, make_toy
 from transfer.recipe_command import _script
-from transfer.sgd import FineTuned, Machine, evaluate, fine_tune, fit_linear
-from transfer.sgd_data import Crops
-from transfer.sgd_learners import summed_loss
-from transfer.sgd_recipe import SgdRecipe, epoch_order
+from transfer.runtime.errors import DataError, UserError
 from transfer.task import ROOT
-from transfer.toy import ToySizes, make_toy
-from transfer.transforms import WholeView, to_network
-from transfer.trunk import Trunk
 
 RANDOM = "random:resnet18"
 TINY_TUNE = ["--sgd.crop", "32", "--sgd.resize", "32", "--sgd.batch", "8", "--sgd.steps", "3"]

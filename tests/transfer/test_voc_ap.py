@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.datasets.detection import DetectionDataset, DetectionImage, Detections
-from transfer.errors import DataError, EngineError
-from transfer.metrics import voc_ap
-from transfer.metrics.voc_ap import IOU_THRESHOLDS, VocApOptions, evaluate_voc
+from detection.score import voc_ap
+from detection.score.voc_ap import IOU_THRESHOLDS, VocApOptions, evaluate_voc
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.runtime.errors import DataError, EngineError
 
 THRESHOLDS = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 
@@ -366,7 +366,7 @@ def test_equals_detectron2_without_tied_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, year: int, mode: str
 ) -> None:
     pytest.importorskip("detectron2")
-    from transfer.datasets.voc import VOC_CLASSES, read_voc
+    from transfer.datasets.boxes.voc import VOC_CLASSES, read_voc
 
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     bench = importlib.import_module("bench_voc_ap")

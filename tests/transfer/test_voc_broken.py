@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from test_voc_reader import CAT, box_xml, refusal, write_image, write_split
 
-from transfer.datasets.voc import read_voc, read_voc_sets
-from transfer.errors import DataError
+from transfer.datasets.boxes.voc import read_voc, read_voc_sets
+from transfer.runtime.errors import DataError
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer.datasets.detection import DetectionDataset
+from transfer.datasets.boxes.detection import DetectionDataset
+from transfer.datasets.boxes.voc import read_voc, read_voc_sets, voc_splits
 from transfer.datasets.image_files import open_list
 from transfer.datasets.images import read_image
-from transfer.datasets.voc import read_voc, read_voc_sets, voc_splits
-from transfer.datasets.voc_labels import read_voc_labels
-from transfer.errors import DataError
+from transfer.datasets.labels.voc_labels import read_voc_labels
+from transfer.runtime.errors import DataError
 
 SIZE = 40
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transfer.datasets.voc import VOC_CLASSES, read_voc, read_voc_sets
-from transfer.errors import DataError
+from transfer.datasets.boxes.voc import VOC_CLASSES, read_voc, read_voc_sets
+from transfer.runtime.errors import DataError
 
 CAT = ("cat", 11, 21, 60, 70)
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from transfer.datasets.image_index import Names, digest, number_labels, some
 from transfer.datasets.images import ENDINGS, is_image_name, read_image
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 IMAGENET_NAME = re.compile(r"(n\d{8})_\d+\.\w+")
 
 
 class ImageFiles:
-    """Images named by their paths below `root`; a `pretrain.sources.Source` and a `transfer.datasets.labelled.Images`.
+    """Images named by their paths below `root`; a `pretrain.sources.Source` and a `labelled.Images`.
 
     Nothing is kept open, so it can be pickled and forked freely.
     """

@@ -11,7 +11,7 @@ from typing import overload
 
 import numpy as np
 
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 MOST_CLASSES = 100_000  # above, the numbers are identifiers rather than classes
 SHOWN = 5  # names in a message

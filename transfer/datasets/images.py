@@ -4,7 +4,7 @@ What is decided here, and where the engines' own loaders do otherwise:
 
 - The EXIF orientation is applied: a photograph taken upright is seen upright. So do mmcv (OpenCV; of PNG, WebP and TIFF
   not in every release) and Detectron2's `read_image` (which turns a TIFF twice); torchvision's ImageFolder does not.
-  Annotations drawn on the pixels as they are stored turn with the picture (`transfer/datasets/orientation.py`);
+  Annotations drawn on the pixels as they are stored turn with the picture (`transfer/datasets/boxes/orientation.py`);
   neither engine does that.
 - Of 16-bit grey the upper byte is kept, as mmcv does; Pillow's convert("RGB"), and with it Detectron2, clips to white.
 - Alpha and transparent colours are dropped, as Detectron2 and mmcv do; OpenCV multiplies those of a TIFF with it.
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 # Of the names that are taken for images, in lower case: torchvision.datasets.folder.IMG_EXTENSIONS (without its import,
 # which takes seconds in every worker that is spawned).

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transfer.datasets.coco_layout import coco_splits, other_json, without_images
+from transfer.datasets.boxes.coco_layout import coco_splits, other_json, without_images
+from transfer.datasets.boxes.voc_layout import has_lists, voc_splits
 from transfer.datasets.image_files import walk
-from transfer.datasets.voc_layout import has_lists, voc_splits
 from transfer.datasets.wording import few
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 Kind = Literal["voc", "coco", "folders", "csv"]
 Role = Literal["train", "val", "test"]

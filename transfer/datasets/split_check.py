@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from transfer.datasets.image_index import some
 from transfer.datasets.wording import counted, few
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transfer.errors import DataError
+from transfer.runtime.errors import DataError
 
 SHOWN = 5
 

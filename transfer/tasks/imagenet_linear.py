@@ -7,7 +7,7 @@ only so can checkpoints be compared. The other protocols are each its authors' o
 Papers report the best epoch on the validation images; this reports the last, which nothing was chosen by.
 """
 
-from transfer.linear_classification import EVALUATE, linear_task
+from transfer.classification.linear import EVALUATE, linear_task
 from transfer.protocol import OURS
 
 _VICREG = "VICReg, arXiv 2105.04906, app. C.2"

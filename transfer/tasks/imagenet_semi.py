@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from transfer.fine_tuning import TuningRecipe, tuning_task
-from transfer.linear_classification import EVALUATE_PY
+from transfer.classification.fine_tuning import TuningRecipe, tuning_task
+from transfer.classification.linear import EVALUATE_PY
 from transfer.protocol import Protocol
 from transfer.task import Task
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfer.classification_task import Loaded, Precision, classification_task
-from transfer.errors import UserError
-from transfer.metrics.classification import at_level, mean_per_class
+from transfer.classification.score import at_level, mean_per_class
+from transfer.classification.task import Loaded, Precision, classification_task
+from transfer.classification.views import WholeView
 from transfer.protocol import Protocol
+from transfer.runtime.errors import UserError
 from transfer.task import RunContext, TaskOutcome
-from transfer.transforms import WholeView
 
 if TYPE_CHECKING:
-    from transfer.backbone import Backbone
+    from transfer.checkpoints.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def run(context: RunContext) -> TaskOutcome:
     """Extract, vote, count."""
     import torch
 
-    from transfer.frozen_splits import frozen_splits
-    from transfer.probes import accuracy, knn, standard_error
+    from transfer.classification.probes.knn import accuracy, knn, standard_error
+    from transfer.classification.splits import frozen_splits
 
     recipe: KnnRecipe = context.recipe
     frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision, val=False)

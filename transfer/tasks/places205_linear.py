@@ -5,7 +5,7 @@ were measured with VISSL; without that head people found 41 instead of 54 (faceb
 is the layer alone. OBoW's head has a BatchNorm without scale and shift.
 """
 
-from transfer.linear_classification import linear_task, vissl
+from transfer.classification.linear import linear_task, vissl
 from transfer.protocol import OURS
 
 _CONFIG = "facebookresearch/vissl: eval_resnet_8gpu_transfer_places205_linear.yaml"

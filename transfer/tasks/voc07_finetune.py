@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transfer.classification_task import classification_task
-from transfer.fine_grained import (
+from transfer.classification.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
+from transfer.classification.score import Difficult
+from transfer.classification.ssl_transfer import (
     CPU_FINE_TUNE,
     FINE_TUNE,
     START_OF_CLASSIFIER,
@@ -20,8 +21,7 @@ from transfer.fine_grained import (
     for_cpu,
     searched,
 )
-from transfer.metrics.classification import Difficult
-from transfer.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
+from transfer.classification.task import classification_task
 from transfer.task import RunContext, TaskOutcome
 
 
@@ -47,7 +47,7 @@ SSL_TRANSFER = (
 
 
 def run(context: RunContext) -> TaskOutcome:
-    """See `transfer.fine_grained.searched`."""
+    """See `transfer.classification.ssl_transfer.searched`."""
     recipe: VocFineTuneRecipe = context.recipe
     judge = Judge(
         recipe.metric,

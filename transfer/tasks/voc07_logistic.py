@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from transfer.classification_task import Loaded, classification_task
-from transfer.datasets.labelled import PRESENT
-from transfer.fine_grained import (
+from transfer.classification.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
+from transfer.classification.score import Difficult
+from transfer.classification.ssl_transfer import (
     CPU_LINEAR,
     CPU_VIEW,
     END_OF_FIT,
@@ -21,8 +21,8 @@ from transfer.fine_grained import (
     check_linear,
     logistic_outcome,
 )
-from transfer.metrics.classification import Difficult
-from transfer.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
+from transfer.classification.task import Loaded, classification_task
+from transfer.datasets.labels.labelled import PRESENT
 from transfer.task import RunContext, TaskOutcome
 
 
@@ -51,8 +51,8 @@ def run(context: RunContext) -> TaskOutcome:
     """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
     import torch
 
-    from transfer.frozen_splits import frozen_splits
-    from transfer.penalty_choice import choose_shared_penalty
+    from transfer.classification.probes.penalty import choose_shared_penalty
+    from transfer.classification.splits import frozen_splits
 
     recipe: VocLogisticRecipe = context.recipe
     loaded: Loaded = context.data

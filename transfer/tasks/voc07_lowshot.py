@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.classification_task import Loaded, Precision, classification_task
-from transfer.datasets.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
-from transfer.errors import DataError, UserError
-from transfer.metrics.classification import average_precisions
+from transfer.classification.probes.grids import COSTS
+from transfer.classification.score import average_precisions
+from transfer.classification.task import Loaded, Precision, classification_task
+from transfer.classification.views import WholeView
+from transfer.datasets.labels.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.protocol import Protocol
-from transfer.search_grids import COSTS
+from transfer.runtime.errors import DataError, UserError
 from transfer.task import RunContext, TaskOutcome
-from transfer.transforms import WholeView
 
 if TYPE_CHECKING:
     import torch
 
-    from transfer.backbone import Backbone
+    from transfer.checkpoints.backbone import Backbone
 
 PRIMARY = 8  # tables show one k first: the middle of the published ones, which small sets reach too
 
@@ -123,7 +123,7 @@ def run(context: RunContext) -> TaskOutcome:
     """Extract; for every k and draw fit all classes and costs; choose the cost on what was not drawn; report."""
     import torch
 
-    from transfer.frozen_splits import frozen_splits
+    from transfer.classification.splits import frozen_splits
 
     recipe: LowShotRecipe = context.recipe
     loaded: Loaded = context.data
@@ -158,7 +158,7 @@ def _draw_and_fit(
     """mAP in percent for every cost: on the training images that were not drawn, and on the test images."""
     import torch
 
-    from transfer.svm import fit_svms
+    from transfer.classification.probes.svm import fit_svms
 
     recipe: LowShotRecipe = context.recipe
     known = labels.cpu().numpy()

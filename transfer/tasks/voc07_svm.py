@@ -11,16 +11,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from transfer.classification_task import Loaded, Precision, classification_task
-from transfer.datasets.labelled import PRESENT
-from transfer.metrics.classification import AveragePrecisions, average_precisions
+from transfer.classification.probes.grids import COSTS
+from transfer.classification.score import AveragePrecisions, average_precisions
+from transfer.classification.task import Loaded, Precision, classification_task
+from transfer.classification.views import WholeView
+from transfer.datasets.labels.labelled import PRESENT
 from transfer.protocol import OURS, Protocol
-from transfer.search_grids import COSTS
 from transfer.task import RunContext, TaskOutcome
-from transfer.transforms import WholeView
 
 if TYPE_CHECKING:
-    from transfer.svm_selection import SvmProbe
+    from transfer.classification.probes.svm_costs import SvmProbe
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def run(context: RunContext) -> TaskOutcome:
     """Extract, choose each class's cost, refit, report."""
     import torch
 
-    from transfer.frozen_splits import frozen_splits
-    from transfer.svm_selection import svm_one_vs_all
+    from transfer.classification.probes.svm_costs import svm_one_vs_all
+    from transfer.classification.splits import frozen_splits
 
     recipe: SvmRecipe = context.recipe
     loaded: Loaded = context.data

@@ -1,7 +1,7 @@
 """One file per format: the files that were released in it, made anew with their true names and shapes.
 
-Adding a format is adding a file here beside the one in `transfer/formats/`: it declares `RELEASES` (and `REFUSED`, for
-what is recognised and turned away), and every test of `test_formats.py` runs on it.
+Adding a format is adding a file here beside the one in `transfer/checkpoints/formats/`: it declares `RELEASES` (and
+`REFUSED`, for what is recognised and turned away), and every test of `test_formats.py` runs on it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from checkpoint_files import State, Tree, without_fc
 
-from transfer.architectures import is_optional
-from transfer.backbone import InputSpec
+from transfer.checkpoints.architectures import is_optional
+from transfer.checkpoints.backbone import InputSpec
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from checkpoint_files import State, Tree, linear, slow_copy, under, width_of, wi
 from releases import Refusal, Release
 from releases.lightning_files import lightning, projector
 
-FAMILY = "this project: transfer/backbone_family.py"
+FAMILY = "this project: transfer/checkpoints/toolkits.py"
 
 
 def private(state: State) -> Tree:

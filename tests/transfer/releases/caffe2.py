@@ -5,7 +5,7 @@ import torch
 from checkpoint_files import State, Tree, filled, width_of, without_fc
 
 from releases import Refusal, Release
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 SOURCE = "facebookresearch/fair_self_supervision_benchmark: "
 BENCHMARK = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}

@@ -4,7 +4,7 @@ from checkpoint_files import State, Tree, filled, width_of
 
 from releases import Release
 from releases.caffe2 import BENCHMARK, arrays, blob, folded, is_statistic, uncounted
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 MSRA = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 MEAN = (103.53, 116.28, 123.675)

@@ -8,7 +8,7 @@ from checkpoint_files import State, Tree, filled, training_state, under, without
 from releases import Release
 from releases.caffe2 import uncounted
 from releases.detectron2 import name_in_detectron2
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 BGR = torch.tensor([103.53, 116.28, 123.675])[:, None, None]
 RGB = torch.tensor([123.675, 116.28, 103.53])[:, None, None]

@@ -3,7 +3,7 @@
 from checkpoint_files import State, Tree, without_fc
 
 from releases import Release
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 
 def build(state: State) -> Tree:
@@ -25,7 +25,7 @@ RELEASES = {
         build=build,
         place=("state_dict",),
         key=str,
-        source="this project: transfer/export/mmdet.py",
+        source="this project: transfer/checkpoints/to_mmdet.py",
         input=InputSpec("RGB", 255.0, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
         archs=("resnet18", "resnet50"),
         real="files of this project's own conversions",

@@ -7,7 +7,7 @@ from checkpoint_files import State, Tree, filled, training_state, under, without
 
 from releases import Release
 from releases.detectron2_detector import both
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 CONFIG = """model = dict(
     backbone=dict(depth=50, num_stages=4, style='{style}', type='ResNet'),

@@ -4,7 +4,7 @@ import torch
 from checkpoint_files import State, Tree, mlp, slow_copy, training_state, under, width_of, without_fc
 
 from releases import Release
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 
 def build(state: State) -> Tree:

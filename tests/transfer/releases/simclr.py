@@ -5,7 +5,7 @@ import re
 from checkpoint_files import State, Tree, bare_norm, filled, linear, under, width_of
 
 from releases import Refusal, Release
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 UNNORMALISED = InputSpec("RGB", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 LINTS = ("normalisation", "same-padding", "classifier")

@@ -3,7 +3,7 @@
 from checkpoint_files import State, Tree, bare_norm, linear, training_state, under, width_of, without_fc
 
 from releases import Release
-from transfer.backbone import InputSpec
+from transfer.checkpoints.backbone import InputSpec
 
 
 def weights(state: State, clusterings: int) -> State:

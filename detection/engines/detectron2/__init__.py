@@ -1,0 +1,60 @@
+"""The Detectron2 engine: native config, model, trainer and augmentations; the project's data, checks and numbers.
+
+Importing this package does not import Detectron2; its other modules do, and are imported when a run begins.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+
+from detection.recipe import DetectionJob, DetectionOutcome
+from transfer.runtime.errors import EngineError
+
+HOW_TO_GET_IT = (
+    "`conda install -c conda-forge detectron2`, or build it as its own page says "
+    "(https://detectron2.readthedocs.io/en/latest/tutorials/install.html), or install a wheel that you have "
+    "(`.ci/run` takes one from the folder $DETECTRON2_WHEELS)"
+)
+
+
+class Detectron2Engine:
+    """Trains and predicts with Detectron2, on one process or on several, see `DetectionEngine`."""
+
+    name = "detectron2"
+
+    def missing(self) -> str | None:
+        """None if Detectron2 can be imported, otherwise one sentence: what is wrong and how to get it."""
+        if importlib.util.find_spec("detectron2") is None:
+            return f"Detectron2 is not installed; it is on no package index: {HOW_TO_GET_IT}"
+        try:
+            importlib.import_module("detectron2.engine")
+        # An old Detectron2 beside a new Pillow or numpy fails with errors of these kinds.
+        except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
+            return f"Detectron2 is installed but cannot be imported ({error}); install it anew: {HOW_TO_GET_IT}"
+        return None
+
+    def cannot_build(self, arch: str) -> str | None:
+        """None: depth, width and groups of every known architecture can be said in `MODEL.RESNETS`."""
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Versions of Detectron2 and of what decides its numbers; needs them installed."""
+        library = importlib.import_module("detectron2")  # may be on the path without being installed
+        packages = ("fvcore", "torch", "torchvision", "pillow")
+        return {"detectron2": str(library.__version__)} | {name: importlib.metadata.version(name) for name in packages}
+
+    def run(self, job: DetectionJob) -> DetectionOutcome:
+        """Build, verify, train (or resume), compute batch-norm statistics anew, predict; see `DetectionEngine.run`."""
+        missing = self.missing()
+        if missing is not None:
+            raise EngineError("the engine detectron2 cannot run here", found=missing)
+        module = importlib.import_module("detection.engines.detectron2.job")
+        outcome: DetectionOutcome = module.run(job)
+        return outcome
+
+
+ENGINE = Detectron2Engine()
+
+__all__ = ["ENGINE", "Detectron2Engine"]

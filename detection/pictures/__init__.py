@@ -1,0 +1,1 @@
+"""Contact sheets, what went wrong, curves."""

@@ -1,0 +1,93 @@
+"""Detectors for small hardware; never the published protocol, and shown as differences from it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from detection.measure import DetectionRecipe
+from detection.protocols import Detector
+from detection.recipe import DetectorRecipe
+
+# A narrow FPN costs a small part of a C4 head. The learning rate is twice what linear scaling from 0.02 at a batch of
+# 16 gives; four times that diverges on random backbones.
+CPU_FPN = DetectorRecipe(
+    neck="fpn",
+    extra_norm=False,
+    norm="BN",
+    fpn_channels=64,
+    anchor_sizes=(16, 32, 64, 128, 256),  # images are shrunk to a third of the protocol's
+    roi_resolution=7,
+    train_sizes=(224, 256, 288),
+    test_size=256,
+    max_size=426,
+    iterations=300,
+    batch=2,
+    lr=0.005,
+    steps=(240, 285),
+    warmup_iterations=50,
+    precise_bn=30,
+    rpn_pre_nms_train=1_000,
+    rpn_post_nms_train=500,
+    rpn_pre_nms_test=500,
+    rpn_post_nms_test=300,
+    roi_batch=64,
+)
+
+
+def small(protocol: DetectorRecipe) -> DetectorRecipe:
+    """The detector of `protocol` in the size of `CPU_FPN`; with a pyramid, also where the protocol has a C4 head."""
+    return dataclasses.replace(
+        CPU_FPN,
+        family=protocol.family,
+        score_threshold=protocol.score_threshold,
+        nms=protocol.nms,
+        dense=protocol.dense,
+        mask_convs=2 if protocol.masks else 0,
+    )
+
+
+def smoke(recipe: DetectorRecipe) -> DetectorRecipe:
+    """As short and small as still runs through everything."""
+    return dataclasses.replace(
+        recipe,
+        train_sizes=(160,),
+        test_size=160,
+        max_size=320,
+        iterations=80,
+        steps=(65,),
+        warmup_iterations=20,
+        precise_bn=20,
+    )
+
+
+def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
+    """Long enough to learn eight images by heart: one size, no flips."""
+    return dataclasses.replace(
+        recipe,
+        train_sizes=(256,),
+        flip=0.0,
+        iterations=250,
+        steps=(200, 235),
+        batch=4,
+        lr=0.01,
+        precise_bn=20,
+    )
+
+
+def cpu_presets(protocol: Detector) -> dict[str, tuple[str, DetectionRecipe]]:
+    """Presets of a task, with the family of its protocol."""
+    detector = small(protocol.recipe.detector)
+    return {
+        "smoke": (
+            "two CPU cores, about 2 minutes: shows that everything works, the numbers mean little",
+            DetectionRecipe(smoke(detector)),
+        ),
+        "cpu": (
+            "two CPU cores, about 10 minutes: a small detector that learns small data sets",
+            DetectionRecipe(detector),
+        ),
+        "overfit": (
+            "two CPU cores, about 6 minutes: learns 8 of the training images by heart and reports on those",
+            DetectionRecipe(overfitting(detector), overfit=8),
+        ),
+    }

@@ -1,0 +1,178 @@
+"""The detectors that published tables use, value by value, and where each value was read.
+
+MoCo: facebookresearch/moco, detection/configs. Detectron2: facebookresearch/detectron2, configs and
+detectron2/config/defaults.py. DetCo: xieenze/DetCo, benchmarks/detection/configs. Task files build their protocols from
+these; a test demands a source for every value and compares the values with the ones stated.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from detection.measure import DetectionRecipe
+from detection.recipe import RETINA, D, unread
+from transfer.protocol import OURS, Protocol, flatten
+
+_FPN = "Detectron2, Base-RCNN-FPN.yaml"
+_NORMS = "MoCo's FPN runs: SyncBN in backbone and pyramid only, facebookresearch/moco#34; in DetCo's configs too"
+_FPN_DETCO = "DetCo, coco_R_50_FPN_1x.yaml"
+_RETINA_DETCO = "DetCo, coco_R_50_RetinaNet_1x.yaml"
+_COMMON = "Detectron2, configs/common"
+_TABLES = "Detectron2, evaluation/pascal_voc_evaluation.py"
+NOT_READ = "nothing reads it in this detector"
+
+Detector = Protocol[DetectionRecipe]
+
+# -- Faster R-CNN, C4: MoCo's VOC07+12 protocol is what `DetectorRecipe` begins as.
+VOC_C4 = (
+    Protocol(DetectionRecipe)
+    .but(f"11 points: {_TABLES} for VOC2007", {"metric.mode": "11point"})
+    .but(_TABLES, plus_one=True, strict=True, score_decimals=3, box_decimals=1)
+    .but(f"{OURS}: faster-coco-eval, equal to pycocotools", library="faster_coco_eval")
+    .but(f"{OURS}: 0, the whole data set", overfit=0)
+)
+_VISSL_07 = "VISSL, object_detection/voc07/rn50_transfer_voc07_detectron2_e2e.yaml"
+VOC_07_C4 = VOC_C4.but(
+    _VISSL_07,
+    iterations=12_500,
+    steps=(9_500,),
+    warmup_iterations=100,
+    lr=0.02,
+    batch=16,
+    norm="SyncBN",
+    extra_norm=True,
+    freeze_at=0,
+    train_sizes=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+    test_size=800,
+    rpn_pre_nms_test=6_000,
+    rpn_post_nms_test=1_000,
+).but(f"{_VISSL_07}: enabled; {D}TEST.PRECISE_BN.NUM_ITER", precise_bn=200)
+COCO_C4 = (
+    VOC_C4.but(
+        "Detectron2, Base-RCNN-C4.yaml",
+        train_sizes=(640, 672, 704, 736, 768, 800),
+        iterations=90_000,
+        steps=(60_000, 80_000),
+    )
+    .but(f"{D}SOLVER.WARMUP_ITERS", warmup_iterations=1_000)
+    .but(f"{D}INPUT.MIN_SIZE_TEST", test_size=800)
+)
+COCO_FPN = (
+    COCO_C4.but(
+        _FPN,
+        neck="fpn",
+        roi_resolution=7,
+        anchor_sizes=(32, 64, 128, 256, 512),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        rpn_pre_nms_train=2_000,
+        rpn_post_nms_train=1_000,
+        rpn_pre_nms_test=1_000,
+        rpn_post_nms_test=1_000,
+        batch=16,
+        lr=0.02,
+        iterations=90_000,
+        steps=(60_000, 80_000),
+        train_sizes=(640, 672, 704, 736, 768, 800),
+        mask_convs=0,
+        mask_resolution=14,
+        extra_norm=False,
+    )
+    .but(_NORMS, norm="SyncBN", fpn_norm=True)
+    .but(f"{_FPN_DETCO}; MoCo, Base-RCNN-C4-BN.yaml", freeze_at=0)
+    .but(f"{_FPN_DETCO}: enabled; {D}TEST.PRECISE_BN.NUM_ITER", precise_bn=200)
+)
+# linusericsson/ssl-transfer's tables of VOC detection: one GPU, frozen norms. "Frozen" there leaves res5 to train.
+_SSL = "linusericsson/ssl-transfer, detectron2-configs/{}/*.yaml"
+
+
+def ssl_transfer(kind: Literal["finetune", "frozen"]) -> Detector:
+    """Faster R-CNN R50-FPN on VOC07+12 as linusericsson/ssl-transfer fine-tunes it, or freezes stem to res4."""
+    return (
+        COCO_FPN.but(
+            _SSL.format(kind),
+            neck="fpn",
+            freeze_at=0 if kind == "finetune" else 4,
+            train_sizes=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+            test_size=800,
+            iterations=144_000,
+            batch=2,
+            lr=0.0025,
+            steps=(96_000, 128_000),
+            warmup_iterations=100,
+        )
+        .but(f"{D}MODEL.RESNETS.NORM", norm="FrozenBN")
+        .but(f"{D}MODEL.FPN.NORM", fpn_norm=False)
+        .but(f"{D}TEST.PRECISE_BN.ENABLED", precise_bn=0)
+    )
+
+
+RETINANET = (
+    COCO_FPN.but(
+        RETINA,
+        neck="fpn",
+        anchor_sizes=(32, 64, 128, 256, 512),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        batch=16,
+        lr=0.01,
+        iterations=90_000,
+        steps=(60_000, 80_000),
+        train_sizes=(640, 672, 704, 736, 768, 800),
+    )
+    .but("the task", family="retinanet")
+    .but(_RETINA_DETCO, norm="SyncBN", fpn_norm=True, freeze_at=0)
+    .but(f"{_RETINA_DETCO}: enabled; {D}TEST.PRECISE_BN.NUM_ITER", precise_bn=200)
+    .but(f"{D}MODEL.RETINANET.SCORE_THRESH_TEST", score_threshold=0.05)
+    .but(f"{D}MODEL.RETINANET.NMS_THRESH_TEST", nms=0.5)
+)
+FCOS = (
+    RETINANET.but("the task", family="fcos")
+    .but("Detectron2, configs/common/models/fcos.py", neck="fpn", score_threshold=0.2, nms=0.6)
+    .but(
+        "Detectron2, configs/common/models/retinanet.py",
+        convs=4,
+        focal_alpha=0.25,
+        focal_gamma=2.0,
+        prior=0.01,
+        candidates=1_000,
+    )
+    .but(f"{_COMMON}/data/coco.py", train_sizes=(640, 672, 704, 736, 768, 800), batch=16, test_size=800, max_size=1333)
+    .but(
+        f"{_COMMON}/coco_schedule.py",
+        iterations=90_000,
+        steps=(60_000, 80_000),
+        warmup_iterations=1_000,
+        warmup_factor=1e-3,
+    )
+    .but(f"{_COMMON}/optim.py", momentum=0.9, weight_decay=1e-4, weight_decay_norm=0.0)
+    .but("Detectron2, COCO-Detection/fcos_R_50_FPN_1x.py", lr=0.01)
+    .but(
+        f"not published for self-supervised backbones; as {_RETINA_DETCO}",
+        norm="SyncBN",
+        fpn_norm=True,
+        freeze_at=0,
+        precise_bn=200,
+    )
+)
+
+
+def with_masks(protocol: Detector) -> Detector:
+    """The Mask R-CNN of a Faster R-CNN; with FPN its head has four convolutions (Detectron2, Base-RCNN-FPN.yaml)."""
+    masked = protocol.but("the task", family="mask_rcnn")
+    return masked.but(_FPN, mask_convs=4) if protocol.recipe.detector.neck == "fpn" else masked
+
+
+def two_times(protocol: Detector) -> Detector:
+    """The 2× schedule: twice as long, the steps where they are in proportion."""
+    once = protocol.recipe.detector
+    return protocol.but(
+        "MoCo, coco_R_50_C4_2x.yaml: twice the 1× schedule",
+        iterations=2 * once.iterations,
+        steps=tuple(2 * step for step in once.steps),
+    )
+
+
+def read_alone(protocol: Detector) -> Detector:
+    """The protocol, in which values that nothing reads in this detector say so."""
+    detector = protocol.recipe.detector
+    values = flatten(detector)
+    return protocol.but(NOT_READ, {f"detector.{name}": values[name] for name in unread(detector)})

@@ -1,0 +1,274 @@
+"""What a detection task asks of an engine, and what it gets back. Knows neither Detectron2 nor MMDetection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from transfer.datasets.boxes.detection import DetectionDataset, Detections
+from transfer.protocol import OURS, stated
+
+if TYPE_CHECKING:
+    from transfer.checkpoints.backbone import Backbone
+    from transfer.runtime.world import World
+
+# Where the defaults below were read: MoCo's two files, and Detectron2's for what they leave open.
+D = "Detectron2, config/defaults.py: "
+C4 = "MoCo, Base-RCNN-C4-BN.yaml"
+VOC = "MoCo, pascal_voc_R_50_C4_24k.yaml"
+RETINA = "Detectron2, Base-RetinaNet.yaml"
+
+Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
+    """What moves the number of a detector without regions of interest (RetinaNet, FCOS), in Detectron2's terms.
+
+    The defaults are RetinaNet's (facebookresearch/detectron2: configs/Base-RetinaNet.yaml, detectron2/config/
+    defaults.py, MODEL.RETINANET).
+    """
+
+    convs: int = stated(4, f"{D}MODEL.RETINANET.NUM_CONVS")  # of each of the two towers
+    octaves: int = stated(3, RETINA)  # anchors per size: x, x·2^(1/3), x·2^(2/3) (RetinaNet only)
+    foreground_iou: float = stated(0.5, RETINA)  # RetinaNet only
+    background_iou: float = stated(0.4, RETINA)  # RetinaNet only
+    focal_alpha: float = stated(0.25, f"{D}MODEL.RETINANET.FOCAL_LOSS_ALPHA")
+    focal_gamma: float = stated(2.0, f"{D}MODEL.RETINANET.FOCAL_LOSS_GAMMA")
+    prior: float = stated(0.01, f"{D}MODEL.RETINANET.PRIOR_PROB")  # an untrained detector's score
+    candidates: int = stated(1_000, f"{D}MODEL.RETINANET.TOPK_CANDIDATES_TEST")  # per level before NMS
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """Everything that moves the number of a detector, in Detectron2's terms.
+
+    The defaults are MoCo's VOC07+12 protocol (facebookresearch/moco: detection/configs/
+    pascal_voc_R_50_C4_24k_moco.yaml, pascal_voc_R_50_C4_24k.yaml and Base-RCNN-C4-BN.yaml); values that those files
+    leave open are Detectron2's (facebookresearch/detectron2: detectron2/config/defaults.py). `python -m transfer
+    recipe TASK` names the source of every value; `unread` says which a family does without.
+    """
+
+    # -- model
+    family: Family = stated("faster_rcnn", "the task")
+    neck: Literal["c4", "fpn"] = stated("c4", f"{C4}: ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
+    extra_norm: bool = stated(True, f"{C4}: Res5ROIHeadsExtraNorm")  # one more norm after res5 (C4 only)
+    # in backbone, res5 and extra norm
+    norm: Literal["SyncBN", "BN", "FrozenBN"] = stated("SyncBN", f"{C4}: naiveSyncBN, for its lower variance")
+    freeze_at: int = stated(0, C4)  # 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
+    fpn_norm: bool = stated(False, f"{D}MODEL.FPN.NORM")  # the same norm in the pyramid (FPN only)
+    fpn_channels: int = stated(256, f"{D}MODEL.FPN.OUT_CHANNELS")  # FPN only
+    # with FPN one per level
+    anchor_sizes: tuple[int, ...] = stated((32, 64, 128, 256, 512), f"{D}MODEL.ANCHOR_GENERATOR.SIZES")
+    anchor_ratios: tuple[float, ...] = stated((0.5, 1.0, 2.0), f"{D}MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
+    roi_resolution: int = stated(14, f"{D}MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION")  # 7 with FPN
+    class_agnostic: bool = stated(False, f"{D}MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG")
+    # Mask R-CNN with FPN; C4 shares the boxes' regions
+    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
+    mask_convs: int = stated(0, f"{D}MODEL.ROI_MASK_HEAD.NUM_CONV")  # 4 with FPN (Mask R-CNN)
+    mask_class_agnostic: bool = stated(False, f"{D}MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")  # Mask R-CNN
+    dense: DenseRecipe = field(default_factory=DenseRecipe)
+    # -- input
+    train_sizes: tuple[int, ...] = stated((480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), VOC)
+    test_size: int = stated(800, VOC)
+    max_size: int = stated(1333, f"{D}INPUT.MAX_SIZE_TRAIN, MAX_SIZE_TEST")
+    flip: float = stated(0.5, f"{D}INPUT.RANDOM_FLIP")  # horizontal
+    # -- solver
+    iterations: int = stated(24_000, VOC)  # 0 evaluates the detector untrained
+    batch: int = stated(16, C4)  # over all processes
+    lr: float = stated(0.02, C4)
+    steps: tuple[int, ...] = stated((18_000, 22_000), VOC)
+    gamma: float = stated(0.1, f"{D}SOLVER.GAMMA")
+    momentum: float = stated(0.9, f"{D}SOLVER.MOMENTUM")
+    weight_decay: float = stated(1e-4, f"{D}SOLVER.WEIGHT_DECAY")
+    weight_decay_norm: float = stated(0.0, f"{D}SOLVER.WEIGHT_DECAY_NORM")  # norm layers' weights and biases
+    warmup_iterations: int = stated(100, VOC)
+    warmup_factor: float = stated(1e-3, f"{D}SOLVER.WARMUP_FACTOR")  # linear from factor·lr to lr
+    # largest norm of all gradients together; 0 is off
+    clip_gradients: float = stated(0.0, f"{D}SOLVER.CLIP_GRADIENTS.ENABLED")
+    # forward and backward in mixed precision
+    amp: Literal["off", "bf16", "fp16"] = stated("off", f"{D}SOLVER.AMP.ENABLED")
+    # iterations averaged before the evaluation; 0 is off
+    precise_bn: int = stated(200, f"{C4}: enabled; {D}TEST.PRECISE_BN.NUM_ITER")
+    # iterations between entries in the curve; nothing is selected on it
+    evaluate_every: int = stated(0, f"{OURS}: no influence on the number, nothing is selected on it")
+    # -- region proposals
+    rpn_pre_nms_train: int = stated(12_000, f"{D}MODEL.RPN.PRE_NMS_TOPK_TRAIN")  # per level with FPN
+    rpn_post_nms_train: int = stated(2_000, f"{D}MODEL.RPN.POST_NMS_TOPK_TRAIN")
+    rpn_pre_nms_test: int = stated(6_000, C4)
+    rpn_post_nms_test: int = stated(1_000, C4)
+    rpn_nms: float = stated(0.7, f"{D}MODEL.RPN.NMS_THRESH")
+    rpn_batch: int = stated(256, f"{D}MODEL.RPN.BATCH_SIZE_PER_IMAGE")
+    rpn_positive: float = stated(0.5, f"{D}MODEL.RPN.POSITIVE_FRACTION")
+    # classification and box; VICReg's VOC runs use 0.2
+    rpn_loss_weight: float = stated(1.0, f"{D}MODEL.RPN.LOSS_WEIGHT")
+    # -- region of interest heads
+    roi_batch: int = stated(512, f"{D}MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE")
+    roi_positive: float = stated(0.25, f"{D}MODEL.ROI_HEADS.POSITIVE_FRACTION")
+    # -- test
+    score_threshold: float = stated(0.05, f"{D}MODEL.ROI_HEADS.SCORE_THRESH_TEST")
+    nms: float = stated(0.5, f"{D}MODEL.ROI_HEADS.NMS_THRESH_TEST")
+    max_detections: int = stated(100, f"{D}TEST.DETECTIONS_PER_IMAGE")
+
+    @property
+    def regions(self) -> bool:
+        """Whether there are region proposals and heads on them."""
+        return self.family in ("faster_rcnn", "mask_rcnn")
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are trained and predicted."""
+        return self.family == "mask_rcnn"
+
+    def published_processes(self) -> int:
+        """GPUs that a protocol was published for: all have 2 images on each, a batch of 16 is 8 GPUs."""
+        return max(1, self.batch // 2)
+
+
+_REGIONS = (
+    *("roi_resolution", "class_agnostic", "rpn_pre_nms_train", "rpn_post_nms_train", "rpn_pre_nms_test"),
+    *("rpn_post_nms_test", "rpn_nms", "rpn_batch", "rpn_positive", "rpn_loss_weight", "roi_batch", "roi_positive"),
+)
+_MASKS = ("mask_resolution", "mask_convs", "mask_class_agnostic")
+
+
+def unread(recipe: DetectorRecipe) -> tuple[str, ...]:
+    """Names of the values that nothing reads in a detector of this family and neck, as `flatten` gives them."""
+    names: list[str] = []
+    if not recipe.regions:
+        names += _REGIONS
+    if not recipe.masks:
+        names += _MASKS
+    elif recipe.neck == "c4":
+        names.append("mask_resolution")
+    if recipe.neck == "c4":
+        names += ["fpn_norm", "fpn_channels"]
+    else:
+        names.append("extra_norm")
+    dense = [f"dense.{entry.name}" for entry in fields(DenseRecipe)]
+    if recipe.family == "fcos":
+        names += ["anchor_sizes", "anchor_ratios", "dense.octaves", "dense.foreground_iou", "dense.background_iou"]
+    elif recipe.regions:
+        names += dense
+    if recipe.iterations == 0:
+        names.append("evaluate_every")
+    return tuple(names)
+
+
+def _alone() -> World:
+    from transfer.runtime.world import World  # needs torch, which a recipe does not
+
+    return World()
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionJob:
+    """One run for an engine.
+
+    Attributes:
+        backbone: the initial weights.
+        recipe: what to train.
+        train: `DetectionDataset.for_training`: images with at least one box each, no crowds.
+        test: images to predict on.
+        seed: decides initial heads, image order, augmentation and sampling.
+        workdir: where checkpoints, `metrics.jsonl` and logs go; an unfinished run found there is resumed.
+        device: "cpu" or "cuda".
+        workers: data-loading processes (0: in the main process); does not change any number.
+        checkpoint_every: iterations between checkpoints.
+        world: this process among those that train together; `recipe.batch` is the batch of all of them.
+        recompute: blocks of the ResNet are computed again in the backward pass, see `detection.engines.recompute`.
+        score: detections on `test` → numbers in percent, for the curve that `recipe.evaluate_every` asks for.
+    """
+
+    backbone: Backbone
+    recipe: DetectorRecipe
+    train: DetectionDataset
+    test: DetectionDataset
+    seed: int
+    workdir: Path
+    device: str = "cpu"
+    workers: int = 0
+    checkpoint_every: int = 500
+    world: World = field(default_factory=_alone)
+    recompute: bool = False
+    score: Callable[[Detections], dict[str, float]] | None = None
+
+    @property
+    def images_per_process(self) -> int:
+        """Images of a batch that this process sees; `check_detector` has seen to it that they are equally many."""
+        return self.recipe.batch // self.world.size
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Proof that a network holds the checkpoint's weights and computes with them as torchvision does.
+
+    Attributes:
+        tensors: backbone tensors found in the network and compared, all equal bit for bit.
+        expected: tensors that the Backbone has (without `num_batches_tracked`).
+        by_part: the same counts by place, for example {"backbone": 215, "roi_heads.res5": 50}.
+        stage_error: largest absolute difference to torchvision's stage output relative to max(1, |output|), eval mode,
+            full float32, the same raw image pushed through the network's own normalisation.
+        weights: `Backbone.weights`, the sha256 of these tensors.
+        device: where the network lay.
+        precision: what it computes in: "fp32", "tf32", "bf16" or "fp16".
+        rounding: as `stage_error`, in that precision; empty for fp32.
+    """
+
+    tensors: int
+    expected: int
+    by_part: dict[str, int]
+    stage_error: dict[str, float]
+    weights: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    rounding: dict[str, float] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """One line for the log."""
+        parts = ", ".join(f"{part} {count}" for part, count in self.by_part.items())
+        worst = max(self.stage_error.values())
+        return (
+            f"verified: {self.tensors} of {self.expected} tensors equal ({parts}); "
+            f"stage outputs within {worst:.1e} of torchvision's on {self.device}"
+            + (f", {max(self.rounding.values()):.1e} in {self.precision}" if self.rounding else "")
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionOutcome:
+    """What an engine hands back: detections on the test images, and how it got them."""
+
+    detections: Detections
+    verification: Verification | None  # None: taken up from a checkpoint of an older version, which kept no proof
+    differences: tuple[tuple[str, str, str], ...] = ()  # (what, published protocol, this run)
+    notes: tuple[str, ...] = field(default=())
+
+
+class DetectionEngine(Protocol):
+    """An engine is a module-level object in `detection/engines/<name>.py` called ENGINE."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """None if the engine can run here, otherwise one sentence: what is missing and how to get it."""
+        ...
+
+    def cannot_build(self, arch: str) -> str | None:
+        """None if the engine has a backbone for this architecture, otherwise one sentence that says why not."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Package name → version of what decides this engine's numbers."""
+        ...
+
+    def run(self, job: DetectionJob) -> DetectionOutcome:
+        """Build, verify, train (or resume), predict; every process of `job.world` gets all detections.
+
+        Raises:
+            EngineError: the model does not hold the backbone's weights; nothing was trained.
+            TrainingError: the loss stopped being finite.
+        """
+        ...

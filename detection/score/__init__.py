@@ -1,0 +1,1 @@
+"""Average precision as VOC and as COCO measure it."""

@@ -1,0 +1,343 @@
+"""Formats declared by the prefixes of their names, which is what nearly all releases differ in.
+
+A release is a dict; under one of its keys (the wrapper), or at its top, lies a state dict; in that, the names of the
+backbone begin with one prefix, those of its moving average with another, and heads with others still. A declaration
+lists these, and everything that it does not list is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from transfer.checkpoints.backbone import Dropped, InputSpec, Lint
+from transfer.checkpoints.rules import (
+    TRAINING_STATE,
+    Drop,
+    Extracted,
+    Format,
+    Match,
+    Mismatch,
+    Tree,
+    as_dropped,
+    beside,
+    everything,
+    has_prefix,
+    holds_tensors,
+    key_name,
+    other_network,
+    separate,
+    weights_under,
+)
+from transfer.runtime.errors import CheckpointError
+
+# What DistributedDataParallel puts before every name; other wrappers are gone already (`wrappers`).
+OUTER = ("module.", "")
+
+# Heads under the names that nearly everybody gives them.
+USUAL_HEADS = {
+    "classifier.": "classifier, behind the backbone",
+    "fc.": "classifier or projection head, behind the backbone",
+    "head.": "head, behind the backbone",
+    "heads.": "heads, behind the backbone",
+    "projector.": "projector, behind the backbone",
+    "projection.": "projector, behind the backbone",
+    "predictor.": "predictor, behind the projector",
+    "prediction.": "predictor, behind the projector",
+    "prototypes.": "prototypes, behind the projector",
+    "criterion.": "state of the loss",
+    "loss.": "state of the loss",
+    "queue": "queue of negatives",
+    "queue_ptr": "position in the queue of negatives",
+}
+
+_OF_A_BACKBONE = re.compile(r"(?:conv1|bn1|layer[1-4]\.\d+)\.")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of the networks in a file.
+
+    Attributes:
+        prefix: what its backbone's names begin with.
+        wrapper: the top-level key under which it lies alone; None if it lies under one of the format's wrappers.
+    """
+
+    prefix: str
+    wrapper: str | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """A format in terms of prefixes. Prefixes, heads, `needs` and `lacks` are all written without `outer`.
+
+    Attributes:
+        name: what `--format` calls it; the module's name.
+        title: for people, for example "MoCo v3".
+        variants: prefix or whole name → title of the files that have it, where one layout serves several methods.
+        networks: branch → network; the first one that a file holds is the default, the one its authors evaluate.
+        heads: prefix (ending in a dot) or whole name → why it may be left out.
+        behind: the same for names that continue a network's own prefix, for example "fc.".
+        wrappers: top-level keys that may hold the state dict; None stands for the top itself, which is what remains in
+            a safetensors file.
+        outer: what may stand before every name, see `OUTER`.
+        needs: prefixes or whole names of which the state dict must have at least one; empty if the networks' own
+            prefixes are telling enough.
+        lacks: prefixes or whole names that mark files of another format.
+        marker: how the backbone's names continue after the prefix, in the file's own spelling.
+        rename: a backbone's name in the file, without prefixes → torchvision's; None if it is no backbone's name.
+        input, same_padding, stride_in_1x1: see `Backbone`.
+        notes, lints: see `Extracted`.
+    """
+
+    name: str
+    title: str
+    networks: Mapping[str, Network]
+    variants: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, str] = field(default_factory=dict)
+    behind: Mapping[str, str] = field(default_factory=dict)
+    wrappers: tuple[str | None, ...] = ("state_dict", None)
+    outer: tuple[str, ...] = OUTER
+    needs: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    marker: str = "layer1."
+    rename: Callable[[str], str | None] | None = None
+    input: InputSpec = field(default_factory=InputSpec)
+    same_padding: bool = False
+    stride_in_1x1: bool = False
+    notes: tuple[str, ...] = ()
+    lints: tuple[Lint, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a network was found: the top-level key (None: the top), the names there, what stands before all of them."""
+
+    wrapper: str | None
+    weights: Mapping[str, Any]
+    outer: str
+
+
+def prefixed(release: Release) -> Format:
+    """The `Format` that a `Release` declares."""
+    branches = tuple(release.networks) if len(release.networks) > 1 else ()
+    return Format(
+        name=release.name,
+        branches=branches,
+        matches=lambda tree: _matches(release, tree),
+        extract=lambda tree, branch: _extract(release, tree, branch),
+        explained=lambda tree: _explained(release, tree),
+    )
+
+
+def one_of(name: str, *layouts: Format) -> Format:
+    """A format whose files come in several layouts, each declared by a `Release` of that name; the first that fits.
+
+    Forced on a file that none of them fits, it fails as the first of them does.
+    """
+
+    def matches(tree: Tree) -> Match | Mismatch:
+        views = [layout.matches(tree) for layout in layouts]
+        fitting = next((view for view in views if isinstance(view, Match)), None)
+        return fitting or Mismatch("; ".join(view.reason for view in views if isinstance(view, Mismatch)))
+
+    def extract(tree: Tree, branch: str | None) -> Extracted:
+        layout = next((layout for layout in layouts if isinstance(layout.matches(tree), Match)), layouts[0])
+        return layout.extract(tree, branch)
+
+    branches = dict.fromkeys(branch for layout in layouts for branch in layout.branches)
+    return Format(name, tuple(branches), matches, extract, lambda tree: max(each.explained(tree) for each in layouts))
+
+
+def sequential(name: str) -> str | None:
+    """torchvision's name for one out of `nn.Sequential(*resnet.children())`: `4.0.bn1.bias` → `layer1.0.bn1.bias`.
+
+    Children 0 and 1 are `conv1` and `bn1`, 2 and 3 have no weights, 4 to 7 are the stages.
+    """
+    index, _, rest = name.partition(".")
+    child = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}.get(index)
+    return f"{child}.{rest}" if child else None
+
+
+def renamed(
+    state: Mapping[str, torch.Tensor], rename: Callable[[str], str | None], shown: str = ""
+) -> dict[str, torch.Tensor]:
+    """The state dict under torchvision's names.
+
+    Args:
+        state: name in the file → tensor.
+        rename: see `Release.rename`.
+        shown: written before a name in messages.
+
+    Raises:
+        CheckpointError: a name is no backbone's, or two names mean the same tensor.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        target = rename(name)
+        if target is None or target in found:
+            why = "is no tensor of a ResNet's backbone" if target is None else f"is a second {target}"
+            raise CheckpointError(
+                f"holds a tensor that {why}", found=shown + name, todo="force another --format if this is another file"
+            )
+        found[target] = tensor
+    return found
+
+
+def _matches(release: Release, tree: Tree) -> Match | Mismatch:
+    places = _places(release, tree)
+    if not places:
+        starts = " or ".join(dict.fromkeys(f"{n.prefix}{release.marker}" for n in release.networks.values()))
+        return Mismatch(f"no name begins with {starts} (under {_wrappers(release)})")
+    place = next(iter(places.values()))
+    if release.needs and not _any_begins(place, release.needs):
+        return Mismatch(f"no name begins with {' or '.join(release.needs)}")
+    if foreign := _any_begins(place, release.lacks):
+        return Mismatch(f"{foreign} belongs to another format")
+    variant = _any_begins(place, tuple(release.variants))
+    return Match(release.variants[variant] if variant else release.title)
+
+
+def explained_names(names: Iterable[object], prefix: str, rename: Callable[[str], str | None] | None = None) -> int:
+    """How many of `names` are a ResNet's tensors behind `prefix`."""
+    rests = [name.removeprefix(prefix) for name in names if isinstance(name, str) and name.startswith(prefix)]
+    return sum(bool(_OF_A_BACKBONE.match((rename(rest) or "") if rename else rest)) for rest in rests)
+
+
+def _explained(release: Release, tree: Tree) -> int:
+    """Tensors of all the declared networks and heads, under that of the outer prefixes that explains most."""
+    wrappers = dict.fromkeys((*release.wrappers, *(network.wrapper for network in release.networks.values())))
+    count = 0
+    for wrapper in wrappers:
+        weights = tree if wrapper is None else weights_under(tree, wrapper)
+        names = [key_name(name) for name, value in (weights or {}).items() if isinstance(value, torch.Tensor)]
+        networks = [network for network in release.networks.values() if network.wrapper in (None, wrapper)]
+        count += max(_explained_under(release, networks, names, outer) for outer in release.outer)
+    return count
+
+
+def _explained_under(release: Release, networks: Sequence[Network], names: Sequence[str], outer: str) -> int:
+    starts = [outer + head for head in release.heads]
+    starts += [outer + network.prefix + head for network in networks for head in release.behind]
+    heads = sum(any(Drop(start, "").covers(name) for start in starts) for name in names)
+    return heads + sum(explained_names(names, outer + network.prefix, release.rename) for network in networks)
+
+
+def _extract(release: Release, tree: Tree, branch: str | None) -> Extracted:
+    places = _places(release, tree)
+    taken = _branch(release, places, branch)
+    place, network = places[taken], release.networks[taken]
+    prefix = place.outer + network.prefix
+    rules = [
+        *(Drop(prefix + start, reason) for start, reason in release.behind.items()),
+        *(Drop(place.outer + start, reason) for start, reason in release.heads.items()),
+        *(
+            Drop(place.outer + other.prefix, other_network(name, taken))
+            for name, other in release.networks.items()
+            if other.wrapper == network.wrapper and name != taken
+        ),
+    ]
+    state, dropped = separate(_without_training_state(place), prefix, rules)
+    if release.rename is not None:
+        state = renamed(state, release.rename, prefix)
+    return Extracted(
+        state=state,
+        dropped=dropped + _rest(release, tree, place, taken),
+        branch=taken if len(release.networks) > 1 else "only",
+        input=release.input,
+        stride_in_1x1=release.stride_in_1x1,
+        same_padding=release.same_padding,
+        notes=release.notes,
+        lints=release.lints + _lint_of_branch(release, taken, branch),
+    )
+
+
+def _lint_of_branch(release: Release, taken: str, asked: str | None) -> tuple[Lint, ...]:
+    """Said where a file holds another network than the one that is taken by default, and nobody asked for that."""
+    usual = next(iter(release.networks))
+    if asked is not None or taken == usual:
+        return ()
+    return (Lint("branch", f"the file holds no {usual} network, the usual one: the {taken} network was taken"),)
+
+
+def _places(release: Release, tree: Tree) -> dict[str, _Place]:
+    """Branch → where it lies, for those branches that the file holds."""
+    found: dict[str, _Place] = {}
+    for branch, network in release.networks.items():
+        wrappers: Sequence[str | None] = release.wrappers if network.wrapper is None else (network.wrapper,)
+        for wrapper in wrappers:
+            weights = tree if wrapper is None else weights_under(tree, wrapper)
+            outer = next((o for o in release.outer if has_prefix(weights, o + network.prefix + release.marker)), None)
+            if weights is not None and outer is not None and branch not in found:
+                found[branch] = _Place(wrapper, weights, outer)
+    return found
+
+
+def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) -> str:
+    if branch is not None and (len(release.networks) == 1 or branch not in release.networks):
+        raise CheckpointError(
+            f"there is no branch {branch!r} in a checkpoint of the format {release.name}",
+            todo=f"choose --branch {' or --branch '.join(release.networks)}"
+            if len(release.networks) > 1
+            else "leave out --branch",
+        )
+    if not places:
+        raise CheckpointError(
+            f"has no tensors where the format {release.name} keeps them",
+            found=f"nothing under {_wrappers(release)} that begins with "
+            + " or ".join(f"{network.prefix}{release.marker}" for network in release.networks.values()),
+            todo="leave out --format to have the format recognised, or choose another one or another --branch",
+        )
+    if branch is None:
+        return next(iter(places))
+    if branch not in places:
+        raise CheckpointError(
+            f"holds no {branch} network", found=f"it holds {', '.join(places)}", todo="choose one of these --branch"
+        )
+    return branch
+
+
+def _without_training_state(place: _Place) -> Mapping[str, Any]:
+    """Only where the state dict is the file itself can a trainer's own entries lie among the names."""
+    if place.wrapper is not None:
+        return place.weights
+    return {name: value for name, value in place.weights.items() if name not in TRAINING_STATE}
+
+
+def _rest(release: Release, tree: Tree, place: _Place, taken: str) -> tuple[Dropped, ...]:
+    """What lies beside the state dict that was taken."""
+    if place.wrapper is None:
+        loop = [key_name(name) for name in tree if name in TRAINING_STATE]
+        return as_dropped({"state of the training loop, not of the network": loop})
+    alone = {
+        network.wrapper: name
+        for name, network in release.networks.items()
+        if network.wrapper is not None and network.wrapper != place.wrapper
+    }
+    dropped: tuple[Dropped, ...] = ()
+    for wrapper, name in alone.items():
+        inside = tree.get(wrapper)
+        if isinstance(inside, Mapping):
+            dropped += everything(inside, other_network(name, taken), where=f"{wrapper}.")
+    others = [key for key in release.heads if key in tree and holds_tensors(tree[key])]
+    dropped += as_dropped({release.heads[key]: [key] for key in others})
+    return dropped + beside(tree, [place.wrapper, *alone, *others])
+
+
+def _any_begins(place: _Place, starts: Sequence[str]) -> str | None:
+    """The first of `starts` that a name begins with (or, without a final dot, is)."""
+    for start in starts:
+        rule = Drop(place.outer + start, "")
+        if any(rule.covers(key_name(name)) for name in place.weights):
+            return start
+    return None
+
+
+def _wrappers(release: Release) -> str:
+    keys = [wrapper for wrapper in release.wrappers if wrapper is not None]
+    keys += [network.wrapper for network in release.networks.values() if network.wrapper is not None]
+    return ", ".join([*dict.fromkeys(keys), *(["the top"] if None in release.wrappers else [])])

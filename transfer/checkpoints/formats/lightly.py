@@ -1,0 +1,91 @@
+"""lightly: its ImageNet benchmark and its examples, checkpoints of Lightning.
+
+Benchmark (lightly-ai/lightly: benchmarks/imagenet/resnet50/*.py): `state_dict` holds `backbone.`, a torchvision
+ResNet-50 without `fc`, `online_classifier.classification_head.`, heads, and the second network of the method.
+kNN, linear and fine-tuning evaluation call the model's `forward`, which in every method is `backbone.`. What that
+is, the other network's name tells:
+
+- `student_backbone.` beside it: `backbone.` is the **teacher**, the moving average (DINO; BYOL until February 2024);
+- `query_backbone.` beside it: `backbone.` is the **key** encoder, the moving average (MoCo v2 until February 2024);
+- `teacher_backbone.` (BYOL), `key_backbone.` (MoCo v2) or `backbone_momentum.` (TiCo) beside it: `backbone.` is the
+  online network.
+
+The released BYOL and MoCo v2 files are a few days older than the change (commit 4dede596), so either may be in them.
+
+Examples (examples/pytorch_lightning/*.py): the same names, but `backbone.` is `nn.Sequential` over a ResNet-18's
+children, numbered 0 (`conv1`), 1 (`bn1`), 4 to 7 (the stages); the moving average is `backbone_momentum.`. The DINO
+example has `student_backbone.` and `teacher_backbone.` and no `backbone.`; it evaluates nothing, and the teacher is
+taken, as DINO's authors and lightly's benchmark do.
+"""
+
+from transfer.checkpoints.declared import Network, Release, sequential
+from transfer.checkpoints.toolkits import LIGHTNING, member
+
+_HEADS = {
+    "online_classifier.": "online classifier, trained on detached features",
+    "knn_classifier.": "features that the online kNN classifier keeps",
+    **{
+        f"{whose}{head}": f"{what}{of}"
+        for whose, of in (
+            ("", ", behind the backbone"),
+            ("student_", " of the student"),
+            ("teacher_", " of the teacher"),
+            ("query_", " of the query encoder"),
+            ("key_", " of the key encoder"),
+        )
+        for head, what in (
+            ("projection_head.", "projection head"),
+            ("prediction_head.", "prediction head"),
+            ("head.", "DINO's head"),
+        )
+    },
+    "projection_head_momentum.": "projection head of the momentum network",
+    "projection_head_global.": "DenseCL's global projection head",
+    "projection_head_local.": "DenseCL's local projection head",
+    "projection_head_global_momentum.": "DenseCL's global projection head of the momentum network",
+    "projection_head_local_momentum.": "DenseCL's local projection head of the momentum network",
+    "local_projection_head.": "VICRegL's local projection head",
+    "prototypes.": "prototypes, behind the projection head",
+    "queues.": "queues of features",
+    "memory_bank.": "queue of features",
+    "smog.": "SMoG's group features",
+    "criterion.": "state of the loss (DINO's center, MoCo's queue)",
+    "criterion_global.": "state of DenseCL's global loss",
+    "criterion_local.": "state of DenseCL's local loss",
+} | LIGHTNING
+
+# (branch, its prefix) of the network that lightly evaluates, and of the other one
+_PAIRS = (
+    (("teacher", "backbone."), ("student", "student_backbone.")),
+    (("key", "backbone."), ("query", "query_backbone.")),
+    (("online", "backbone."), ("momentum", "teacher_backbone.")),
+    (("online", "backbone."), ("momentum", "key_backbone.")),
+    (("online", "backbone."), ("momentum", "backbone_momentum.")),
+)
+
+
+def _layouts(child_indices: bool) -> tuple[Release, ...]:
+    title = "lightly, example with numbered layers" if child_indices else "lightly, ImageNet benchmark"
+
+    def release(networks: dict[str, Network], needs: tuple[str, ...], lacks: tuple[str, ...] = ()) -> Release:
+        return Release(
+            name="lightly",
+            title=title,
+            networks=networks,
+            needs=needs,
+            lacks=lacks,
+            heads=_HEADS,
+            outer=("",),
+            marker="4.0." if child_indices else "layer1.",
+            rename=sequential if child_indices else None,
+        )
+
+    dino = {"teacher": Network("teacher_backbone."), "student": Network("student_backbone.")}
+    return (
+        release(dino, ("student_backbone.",), lacks=("backbone.",)),
+        *(release({taken: Network(prefix), other: Network(its)}, (its,)) for (taken, prefix), (other, its) in _PAIRS),
+        release({"only": Network("backbone.")}, ()),
+    )
+
+
+FORMAT = member("lightly", *_layouts(child_indices=False), *_layouts(child_indices=True))

@@ -1,0 +1,85 @@
+"""MMSelfSup, OpenSelfSup and MMPretrain: training checkpoints and published models that keep `backbone.`.
+
+Layout: `{"meta", "state_dict", …}` as mmcv or mmengine writes it (open-mmlab/mmengine: mmengine/runner/runner.py,
+save_checkpoint); `meta` gives library versions, `message_hub` holds HistoryBuffers, which pickle their own methods
+and are read as inert stand-ins. `backbone.` is a ResNet under torchvision's names and the network that
+tools/model_converters/extract_backbone_weights.py takes; `neck.`, `head.`, queues and memories lie beside it.
+
+- 1.x (open-mmlab/mmselfsup: mmselfsup/models/algorithms, open-mmlab/mmpretrain: mmpretrain/models/selfsup): the moving
+  average of backbone and neck is `encoder_k.module.0.`/`.1.` (MoCo, DenseCL), `target_net.module.` (BYOL) or
+  `momentum_encoder.module.` (MoCo v3), beside a counter `steps`. The preprocessor's mean and std are not saved.
+- 0.x and OpenSelfSup: the averages lack `module.`, and the online network is saved twice, as `backbone.` and as
+  `encoder_q.0.`, `online_net.0.`, `base_encoder.0.` or (SimSiam) `encoder.0.`. The second copy is compared with the
+  first, and one different number is an error.
+- MMPretrain's supervised models: `head.fc.` is the classifier. With EMAHook, `state_dict` holds the averaged weights
+  and `ema_state_dict` the others (mmengine/hooks/ema_hook.py swaps them when it saves).
+
+Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep stems (V1c, V1d) and Sobel input
+(DeepCluster, ODC of 0.x) are refused by their tensors. Configurations feed RGB with ImageNet's mean and std.
+"""
+
+from __future__ import annotations
+
+from transfer.checkpoints.declared import Network, Release
+from transfer.checkpoints.rules import Extracted, Format, Tree, demand_equal, weights_under
+from transfer.checkpoints.toolkits import member
+
+# Second names of the online network, and of the neck behind it.
+_TWINS = ("encoder_q.", "online_net.", "base_encoder.", "encoder.")
+_AVERAGES = tuple(f"{n}.{m}" for n in ("encoder_k", "target_net", "momentum_encoder") for m in ("module.", ""))
+
+_HEADS = {
+    "head.fc.": "classifier, behind the backbone",
+    "head.": "head of the pretraining task, behind the backbone",
+    "neck.": "neck (projector), behind the backbone",
+    "inter_neck_q.": "InterCLR's second neck, behind the backbone",
+    "inter_neck_k.": "InterCLR's second neck of the moving average",
+    "data_preprocessor.": "normalisation of the pixels",
+    "sobel_layer.": "Sobel filter in front of the network",
+    "memory_bank.": "memory of features",
+    "loss_weight": "weights of clusters in the loss",
+    "queue": "queue of negatives",
+    "queue_ptr": "position in the queue of negatives",
+    "queue2": "DenseCL's queue of dense negatives",
+    "queue2_ptr": "position in DenseCL's queue of dense negatives",
+    **{f"{twin}0.": "the same tensors as under backbone., saved a second time (compared)" for twin in _TWINS},
+    **{f"{twin}1.": "neck (projector), behind the backbone" for twin in _TWINS},
+    **{f"{average}1.": "neck of the moving average" for average in _AVERAGES},
+    **{f"{average.removesuffix('module.')}steps": "updates of the moving average" for average in _AVERAGES},
+    # beside the state dict
+    "message_hub": "log of the training loop",
+    "hook_msgs": "log of the training loop",
+    "param_schedulers": "state of the training loop, not of the network",
+    "ema_state_dict": "the weights before averaging; EMAHook saves the averaged ones as state_dict",
+}
+
+
+def _release(title: str, networks: dict[str, Network], needs: tuple[str, ...]) -> Release:
+    return Release("mmselfsup", title, networks, needs=needs, heads=_HEADS, outer=("",))
+
+
+_FORMAT = member(
+    "mmselfsup",
+    *(
+        _release(
+            "MMSelfSup, method with a moving average",
+            {"online": Network("backbone."), "momentum": Network(f"{average}0.")},
+            (f"{average}0.",),
+        )
+        for average in _AVERAGES
+    ),
+    _release("MMPretrain, classifier", {"only": Network("backbone.")}, ("head.fc.",)),
+    _release("MMSelfSup", {"only": Network("backbone.")}, ()),
+)
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """The backbone, once every second copy of it has been found equal."""
+    extracted = _FORMAT.extract(tree, branch)
+    weights = weights_under(tree, "state_dict") or tree
+    for twin in _TWINS:
+        demand_equal(weights, "backbone.", f"{twin}0.")
+    return extracted
+
+
+FORMAT = Format("mmselfsup", _FORMAT.branches, _FORMAT.matches, extract, _FORMAT.explained)

@@ -1,0 +1,80 @@
+"""This project's own pretraining checkpoints, version 1, as `pretrain` writes them.
+
+Layout: `{"format": "msbreg-checkpoint", "version": 1, "arch", "method", "epoch", "step", "stem", "input", "online",
+"target", "rest", "config"}`, beside training state. `online` and `target` hold `encoder.` (torchvision names, no `fc`),
+`projector.` and, online only, `predictor.`; `rest` what else the method remembers (a queue, prototypes, a classifier).
+`target` exists for methods with a slow copy (MSBReg, BYOL, MoCo). The online network is the one that is evaluated, as
+BYOL's authors do (google-deepmind/deepmind-research: byol); `--branch target` takes its moving average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from reprlib import repr as brief
+
+from transfer.checkpoints.rules import (
+    Drop,
+    Extracted,
+    Format,
+    Match,
+    Mismatch,
+    Tree,
+    beside,
+    everything,
+    needed_weights,
+    only_branch,
+    other_network,
+    separate,
+)
+from transfer.checkpoints.unseen import input_from_dict
+from transfer.runtime.errors import CheckpointError
+
+NAME = "msbreg"
+BRANCHES = ("online", "target")
+MEMORY = "rest"
+MARK, VERSION = "msbreg-checkpoint", 1
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """The entry `format` says so."""
+    mark = tree.get("format")
+    if not isinstance(mark, str) or mark != MARK:
+        return Mismatch(f"no entry `format` that says {MARK!r}")
+    return Match(f"this project's own pretraining, method {brief(tree.get('method'))}")
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """Take the encoder of the online network, or of its moving average."""
+    taken = only_branch(branch, BRANCHES, NAME)
+    version, stem, arch = tree.get("version"), tree.get("stem"), tree.get("arch")
+    if type(version) is not int or version != VERSION:
+        raise CheckpointError(
+            f"is a checkpoint of version {brief(version)}, this program reads version {VERSION}",
+            todo="update this program" if isinstance(version, int) and version > VERSION else "pretrain again",
+        )
+    if not isinstance(stem, str) or stem != "imagenet":
+        raise CheckpointError(
+            f"was pretrained with the stem {brief(stem)}, which no detection engine builds",
+            todo="pretrain with the ImageNet stem (7×7 convolution and max-pooling)",
+        )
+    rules = [
+        Drop("projector.", "projector, behind the backbone"),
+        Drop("predictor.", "predictor, behind the projector"),
+    ]
+    state, dropped = separate(needed_weights(tree, taken, NAME), "encoder.", rules, where=f"{taken}.")
+    other = tree.get(_other(taken), {})
+    if isinstance(other, Mapping):
+        dropped += everything(other, other_network(_other(taken), taken), where=f"{_other(taken)}.")
+    memory = tree.get(MEMORY, {})
+    if isinstance(memory, Mapping):
+        dropped += everything(memory, "what the method keeps beside its networks", where=f"{MEMORY}.")
+    dropped += beside(tree, (*BRANCHES, MEMORY))
+    spec = input_from_dict(tree.get("input"))
+    return Extracted(state, dropped, taken, spec, arch=arch if isinstance(arch, str) else None)
+
+
+def _other(branch: str) -> str:
+    return "target" if branch == "online" else "online"
+
+
+FORMAT = Format(NAME, BRANCHES, matches, extract)

@@ -1,0 +1,68 @@
+"""SimCLR v1's released weights, converted by tonylins' simclr-converter (`resnet50-1x.pth`, `-2x`, `-4x`).
+
+Layout: `{"state_dict"}` and nothing beside it, a torchvision ResNet with `fc`, of which stem and stages are one, two or
+four times as wide (tonylins/simclr-converter: convert.py, resnet_wider.py). The network registers `downsample` before
+`conv1`, to walk through its layers in TensorFlow's order, and so its state dict names them in that order: this is what
+tells the file from a plain ResNet's. A copy that lost the order (safetensors sorts names) needs
+`--format simclr_tonylins`, or it is read as a plain ResNet, with the wrong normalisation of pixels. `fc.weight` is the
+released linear classifier; `fc.bias` was never filled in and holds random numbers.
+
+Pixels are RGB in 0–1 without mean and std (eval.py). TensorFlow's SAME padding sits in the max-pooling alone, which
+pads one pixel on the right and at the bottom where torch's pads it on the left and at the top; the strided convolutions
+pad symmetrically by kernel size, as torch's do (google-research/simclr: resnet.py, conv2d_fixed_padding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transfer.checkpoints.backbone import InputSpec
+from transfer.checkpoints.rules import (
+    Drop,
+    Extracted,
+    Format,
+    Match,
+    Mismatch,
+    Tree,
+    beside,
+    has_prefix,
+    only_branch,
+    separate,
+    weights_under,
+)
+
+NAME = "simclr_tonylins"
+WRAPPER = "state_dict"
+UNNORMALISED = InputSpec("RGB", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+NOTE = "SAME padding in the max-pooling only: convolutions pad as torchvision's, so the grid is shifted once"
+
+
+def shortcut_first(tree: Tree) -> bool:
+    """True if `tree` is `state_dict` alone, and names a block's `downsample` before its `conv1`."""
+    weights = weights_under(tree, WRAPPER)
+    if weights is None or set(tree) != {WRAPPER} or not has_prefix(weights, "fc."):
+        return False
+    first = next((name for name in weights if isinstance(name, str) and name.startswith("layer1.0.")), "")
+    return first.startswith("layer1.0.downsample.")
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """`state_dict` alone, in the order of the converter's network."""
+    if not shortcut_first(tree):
+        return Mismatch("not `state_dict` alone with layer1.0.downsample. before the rest of its block, and with fc.")
+    return Match("SimCLR v1, converted by tonylins' simclr-converter")
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """Drop the classifier, keep the rest; also from a file without the wrapper, if it is forced."""
+    taken = only_branch(branch, (), NAME)
+    found = weights_under(tree, WRAPPER)
+    weights: Mapping[str, Any] = tree if found is None else found
+    state, dropped = separate(weights, "", [Drop("fc.", "classifier, behind the backbone")])
+    if found is not None:
+        dropped += beside(tree, [WRAPPER])
+    return Extracted(state, dropped, taken, UNNORMALISED, same_padding=True, notes=(NOTE,))
+
+
+FORMAT = Format(NAME, (), matches, extract)

@@ -1,0 +1,75 @@
+"""timm's training script, and torchvision's with --model-ema: a moving average beside the model.
+
+Layout of CheckpointSaver's files: `{"epoch", "arch", "optimizer", "version", "args", "amp_scaler", "state_dict",
+"state_dict_ema", "metric", …}`, names as in torchvision, `fc.` the classifier (huggingface/pytorch-image-models:
+timm/utils/checkpoint_saver.py). `create_model(checkpoint_path=…)` and `load_checkpoint` take `state_dict_ema` (or
+`model_ema`) where there is one (timm/models/_helpers.py); validate.py does so with `--use-ema` only. timm's loader cuts
+`module.` and `_orig_mod.` off names, as here. Bare files of timm are plain ResNets and read as those.
+
+torchvision's reference training writes `{"model", "optimizer", "lr_scheduler", "epoch", "args"}` and with `--model-ema`
+`model_ema`, the state dict of an `AveragedModel`, which it evaluates at the end of every epoch, too (pytorch/vision:
+references/classification/train.py, utils.py). The average is the default, as in timm's loader.
+
+`arch` names timm's model. resnetaa50, resnetblur18 and resnetblur50 have the names and shapes of resnet50 and resnet18,
+but their strides sit in anti-aliasing layers: they are refused by that entry, and nothing tells them in a bare file.
+Relatives with other tensors (50d's deep stem, SE and ECA layers, group normalisation) are refused by these.
+"""
+
+from __future__ import annotations
+
+from reprlib import repr as brief
+
+from transfer.checkpoints.declared import OUTER, Network, Release, one_of, prefixed
+from transfer.checkpoints.rules import Extracted, Format, Match, Mismatch, Tree, has_prefix, weights_under
+from transfer.runtime.errors import CheckpointError
+
+_BEHIND = {"fc.": "classifier, behind the backbone"}
+_TASK = "what timm's training task keeps beside the model"
+_NOTE = "the script's `args`, where another normalisation may have been set, are not read"
+
+
+def _trainer(average: str, model: str) -> Format:
+    return prefixed(
+        Release(
+            name="timm",
+            title="training checkpoint of timm, or of torchvision with a moving average",
+            networks={"ema": Network("", wrapper=average), "model": Network("", wrapper=model)},
+            behind=_BEHIND,
+            heads={"task_state": _TASK, "task_state_ema": _TASK},
+            wrappers=(),
+            notes=(_NOTE,),
+        )
+    )
+
+
+_TRAINER = one_of("timm", _trainer("state_dict_ema", "state_dict"), _trainer("model_ema", "model"))
+
+
+def saved_by_timm(tree: Tree) -> str | None:
+    """The entry that marks a file of timm's trainer, None if there is none."""
+    if type(tree.get("version")) is int and isinstance(tree.get("arch"), str):
+        return "version"
+    averages = ("state_dict_ema", "model_ema")
+    return next(
+        (key for key in averages for outer in OUTER if has_prefix(weights_under(tree, key), f"{outer}layer1.")), None
+    )
+
+
+def matches(tree: Tree) -> Match | Mismatch:
+    """The trainer's entries."""
+    return _TRAINER.matches(tree) if saved_by_timm(tree) else Mismatch("no `version` beside `arch`, no average")
+
+
+def extract(tree: Tree, branch: str | None) -> Extracted:
+    """The averaged network where there is one; a model that hides its strides is refused by its name."""
+    arch = tree.get("arch")
+    if isinstance(arch, str) and arch.startswith(("resnetaa", "resnetblur")):
+        raise CheckpointError(
+            f"is timm's {brief(arch)}, whose strides sit in anti-aliasing layers",
+            found="its tensors look like those of a plain ResNet, but its features come from other positions",
+            todo="neither engine has this network: take a resnet50 or resnet18 of timm's",
+        )
+    return _TRAINER.extract(tree, branch)
+
+
+FORMAT = Format("timm", _TRAINER.branches, matches, extract, _TRAINER.explained)

@@ -1,0 +1,106 @@
+"""What tensors cannot say of themselves, carried along in the files that this project writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from reprlib import repr as brief
+from typing import Any
+
+from transfer.checkpoints.backbone import Backbone, InputSpec
+from transfer.runtime.errors import CheckpointError
+
+# Engines' configs write std with six decimals: less would be a division by zero.
+MIN_STD = 1e-6
+# The entry that holds it, beside the tensors.
+CARRIED = "transfer"
+
+ASSUMED = (
+    "the file cannot say how its pixels were normalised, where its strides sit and how it pads: assumed are RGB with "
+    "ImageNet's mean and std, the stride in the 3×3 convolution, and no SAME padding or anti-aliased pooling"
+)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """The facts about a backbone that leave no trace in its tensors; see `Backbone` for each.
+
+    `notes` holds a sentence where the facts were assumed and not read.
+    """
+
+    input: InputSpec = field(default_factory=InputSpec)
+    stride_in_1x1: bool = False
+    same_padding: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def carry(backbone: Backbone) -> dict[str, Any]:
+    """What a converted file must say beside its tensors, as plain values."""
+    return {
+        "input": input_to_dict(backbone.input),
+        "stride_in_1x1": backbone.stride_in_1x1,
+        "same_padding": backbone.same_padding,
+    }
+
+
+def carried(values: object) -> Unseen:
+    """The facts out of `carry`'s values; the usual ones, and a note that says so, if a file has none.
+
+    Raises:
+        CheckpointError: there are values, and they are not `carry`'s.
+    """
+    if values is None:
+        return Unseen(notes=(ASSUMED,))
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
+    # Files of this project's first version do not speak of padding: they came from formats that pad symmetrically.
+    flags = values.get("stride_in_1x1"), values.get("same_padding", False)
+    if any(type(flag) is not bool for flag in flags):
+        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
+    return Unseen(input_from_dict(values.get("input")), bool(flags[0]), bool(flags[1]))
+
+
+def input_to_dict(spec: InputSpec) -> dict[str, Any]:
+    """An `InputSpec` as plain values, the way this project's files hold it."""
+    return {
+        "channels": spec.channels,
+        "value_range": spec.value_range,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def input_from_dict(values: object) -> InputSpec:
+    """The opposite of `input_to_dict`, for values out of a file.
+
+    Raises:
+        CheckpointError: a value is absent, unknown or not a number.
+    """
+    if not isinstance(values, Mapping) or set(values) != set(input_to_dict(InputSpec())):
+        raise CheckpointError(
+            "does not say how its pixels are normalised",
+            found=f"`input` is {brief(values)}",
+            todo="`input` must hold exactly channels, value_range, mean and std",
+        )
+    mean, std = (_three(values[key], key) for key in ("mean", "std"))
+    order, value_range = values["channels"], values["value_range"]
+    known = isinstance(order, str) and order in ("RGB", "BGR") and type(value_range) in (int, float)
+    if not known or value_range not in (1, 255) or min(std) < MIN_STD:
+        raise CheckpointError(
+            "states an impossible normalisation of pixels",
+            found=brief(dict(values)),
+            todo="channels must be RGB or BGR, value_range 1 or 255, std above zero",
+        )
+    return InputSpec(order, float(value_range), mean, std)
+
+
+def _three(values: object, key: str) -> tuple[float, float, float]:
+    # compared before they become floats, which a JSON file's whole numbers can be too large for; NaN is below nothing
+    if (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+    ):
+        first, second, third = (float(value) for value in values)
+        return first, second, third
+    raise CheckpointError(f"`input` has no usable {key}", found=brief(values), todo="three numbers are needed")

@@ -1,0 +1,207 @@
+"""Weights that silently did not arrive: the most expensive mistake of this field, made impossible here.
+
+`verify` is given the very network that will compute, after its last cast, move and wrapper and before its first step.
+It compares every backbone tensor inside it with the Backbone, and the output of every stage with torchvision's for the
+same raw image. Only what has passed trains, or makes features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detection.recipe import Verification
+from transfer.checkpoints.architectures import STAGES, is_optional
+from transfer.checkpoints.backbone import Backbone
+from transfer.runtime.errors import EngineError
+
+STAGE_TOLERANCE = 1e-4  # in full float32
+# In the network's own arithmetic. Roundings of 2⁻⁹ (bf16) add up to 0.6 to 1.3 % of a stage's largest output in
+# ResNets of 18 to 152 layers (random weights, measured); TF32 and fp16 have two and more bits more.
+ROUNDING = {"bf16": 0.05, "fp16": 0.02, "tf32": 0.02}
+
+# engine's tensor, and the part of the engine's model it was found in ("backbone", "roi_heads.res5", …)
+Placed = tuple[torch.Tensor, str]
+
+
+def probe_image(height: int = 96, width: int = 160) -> NDArray[np.uint8]:
+    """A fixed RGB image [height, width, 3] with structure at several scales and three different planes.
+
+    The sides are multiples of 32, so no engine pads it.
+    """
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    planes = [np.sin(x / (7 + 3 * k)) * np.cos(y / (5 + 2 * k)) + 0.3 * np.sin(x * y / 900 + k) for k in range(3)]
+    noise = np.random.default_rng(0).normal(0, 0.2, (height, width, 3))
+    image = np.stack(planes, axis=-1) + noise
+    image = (image - image.min()) / (image.max() - image.min())
+    image[..., 2] **= 2  # planes of different mean: a swapped channel order cannot hide
+    return np.asarray(np.round(image * 255), dtype=np.uint8)
+
+
+@torch.no_grad()
+def torchvision_stages(backbone: Backbone, image: NDArray[np.uint8], model: Any = None) -> dict[str, torch.Tensor]:
+    """Stage name → output [1, C, H, W] of torchvision's ResNet in eval mode for an RGB uint8 image [H, W, 3].
+
+    `model` saves building it again: what `backbone.as_torchvision()` returned.
+    """
+    spec = backbone.input
+    pixels = image if spec.channels == "RGB" else image[..., ::-1]
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() * (spec.value_range / 255.0)
+    x = (x - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
+    if model is None:
+        with torch.random.fork_rng(devices=[]):  # building it draws weights that are then overwritten
+            model = backbone.as_torchvision()
+    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+    outputs = {}
+    for stage in STAGES:
+        x = getattr(model, stage)(x)
+        outputs[stage] = x
+    return outputs
+
+
+def own_precision(device: torch.device | str, amp: str = "off") -> str:
+    """What convolutions on `device` round to: `amp` where it is on, "tf32" on GPUs that may, else "fp32"."""
+    if amp in ROUNDING:
+        return amp
+    return "tf32" if torch.device(device).type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
+
+
+def in_precision(device: torch.device | str, amp: str) -> torch.autocast:
+    """Mixed precision as training has it: "bf16", "fp16", or "off"."""
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(torch.device(device).type, types.get(amp), enabled=amp in types)
+
+
+def verify(
+    backbone: Backbone,
+    engine: str,
+    placed: Mapping[str, Placed],
+    stages: Callable[[NDArray[np.uint8]], Mapping[str, torch.Tensor]],
+    *,
+    precision: str = "fp32",
+    own: Callable[[NDArray[np.uint8]], Mapping[str, torch.Tensor]] | None = None,
+) -> Verification:
+    """Compare what is inside the network that will compute with the Backbone.
+
+    Args:
+        backbone: what should be there.
+        engine: its name, for messages.
+        placed: torchvision name → (tensor inside the engine's model, part of the model it sits in).
+        stages: maps an RGB uint8 image [H, W, 3] to the network's stage outputs (eval mode, through its own channel
+            order and normalisation, where its weights lie), each [1, C, H', W'], for all of `STAGES`. It is called
+            with TF32 off: in full float32 a stage may be off by `STAGE_TOLERANCE`.
+        precision: what `own_precision` says; in another one than "fp32" the stages are computed once more as they will
+            be, and may be off by `ROUNDING`.
+        own: as `stages`, in that precision; `stages` itself if it follows PyTorch's switches (TF32).
+
+    Raises:
+        EngineError: a tensor is absent or differs, or a stage output is further away than that.
+    """
+    wanted = {name: tensor for name, tensor in backbone.state.items() if not is_optional(name)}
+    absent = [name for name in wanted if name not in placed]
+    differing = [
+        f"{name} in {placed[name][1]}"
+        for name, tensor in wanted.items()
+        if name in placed and not _same(placed[name][0], tensor)
+    ]
+    if absent or differing:
+        raise EngineError(
+            f"{engine} did not take over the weights of {backbone.source.path}: nothing was trained",
+            found=f"{len(wanted) - len(absent) - len(differing)} of {len(wanted)} tensors arrived; "
+            + _some("absent", absent)
+            + _some("different", differing),
+            todo="this is a fault of the conversion, not of the checkpoint: please report it with "
+            "the output of `python -m transfer inspect FILE`",
+        )
+    image = probe_image()
+    reference = torchvision_stages(backbone, image)
+    with torch.no_grad():
+        with _full_precision():
+            errors = _stage_errors(engine, reference, stages(image), STAGE_TOLERANCE, "float32")
+        rounding = {}
+        if precision != "fp32":
+            computed = (own or stages)(image)
+            rounding = _stage_errors(engine, reference, computed, ROUNDING[precision], precision)
+    return Verification(
+        tensors=len(wanted),
+        expected=len(wanted),
+        by_part=dict(Counter(placed[name][1] for name in wanted)),
+        stage_error=errors,
+        weights=backbone.weights,
+        device=next(iter(placed.values()))[0].device.type,
+        precision=precision,
+        rounding=rounding,
+    )
+
+
+@contextmanager
+def stages_seen(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
+    """A dictionary that fills with the outputs of the modules, by their names here, whenever they compute."""
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(stage: str) -> Any:
+        return lambda module, arguments, output: outputs.update({stage: output})
+
+    hooks = [module.register_forward_hook(keep(stage)) for stage, module in modules.items()]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """TensorFloat-32, the default on recent GPUs, rounds by more than `STAGE_TOLERANCE`."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def _stage_errors(
+    engine: str,
+    reference: Mapping[str, torch.Tensor],
+    computed: Mapping[str, torch.Tensor],
+    tolerance: float,
+    precision: str,
+) -> dict[str, float]:
+    errors: dict[str, float] = {}
+    for stage in STAGES:
+        ours, theirs = reference[stage], computed[stage].float().cpu()
+        if ours.shape != theirs.shape:
+            raise EngineError(
+                f"{engine}: {stage} has another shape than torchvision's",
+                found=f"{tuple(theirs.shape)} instead of {tuple(ours.shape)} for the image of the proof",
+            )
+        if not bool(ours.isfinite().all()):
+            # Weights that overflow do so everywhere, in rounding's own places: compared is what stays finite in both.
+            both = ours.isfinite() & theirs.isfinite()
+            ours, theirs = (torch.where(both, maps, 0) for maps in (ours, theirs))
+        scale = max(1.0, float(ours.abs().max()))
+        errors[stage] = float((ours - theirs).abs().max()) / scale
+    # `not <=` also catches NaN.
+    bad = {stage: error for stage, error in errors.items() if not error <= tolerance}
+    if bad:
+        raise EngineError(
+            f"{engine} computes something else than torchvision with the same weights: nothing was trained",
+            found=", ".join(f"{stage} differs by {error:.2g}" for stage, error in bad.items())
+            + f" in {precision}, of {tolerance:g} allowed",
+            todo="channel order, normalisation or the position of the stride do not match this checkpoint"
+            if precision == "float32"
+            else f"{precision} cannot hold what these weights compute: choose full precision",
+        )
+    return errors
+
+
+def _same(inside: torch.Tensor, wanted: torch.Tensor) -> bool:
+    inside = inside.detach().cpu()
+    return inside.shape == wanted.shape and bool(torch.equal(inside.to(wanted.dtype), wanted))
+
+
+def _some(label: str, names: list[str]) -> str:
+    return f"\n{len(names)} {label}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}" if names else ""

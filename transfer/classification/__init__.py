@@ -1,0 +1,1 @@
+"""What classification tasks are made of."""

@@ -1,0 +1,118 @@
+"""Fine-tuning as published, one training without a search: what all of ImageNet, parts of it and iNaturalist share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from transfer.classification.sgd.recipe import SgdRecipe
+from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
+from transfer.classification.task import Loaded, check_sgd, classification_task
+from transfer.protocol import Difference, Protocol
+from transfer.task import RunContext, Task, TaskOutcome
+
+if TYPE_CHECKING:
+    from transfer.checkpoints.backbone import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRecipe:
+    """Fine-tuning with a rate for the backbone and another for the classifier.
+
+    Attributes:
+        sgd: all of it.
+    """
+
+    sgd: SgdRecipe
+
+
+_DEFAULTS = "facebookresearch/vissl: vissl/config/defaults.yaml"
+
+
+def vissl(config: str, epochs: int, milestones: tuple[int, ...]) -> Protocol[TuningRecipe]:
+    """VISSL's full fine-tuning, as a configuration file of its has it."""
+    return (
+        Protocol(TuningRecipe)
+        .but("epochs are given", steps=0)
+        .but(
+            config,
+            epochs=epochs,
+            milestones=milestones,
+            optimizer="sgd",
+            trust=0.0,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=0.0,
+            schedule="steps",
+            factor=0.1,
+            per_epoch=False,
+        )
+        .but(f"{config}: 8 GPUs of 32 images", batch=256)
+        .but(f"{config}: 0.1 per 256; head_optimizer_params are not set: one rate for all", lr=0.1, lr_backbone=0.1)
+        .but(f"{config}: RandomResizedCrop(224) with torchvision's scale, CenterCrop(224)", crop=224, smallest=0.08)
+        .but(f"{config}: Resize(256), torchvision's default filter", resize=256, interpolation="bilinear")
+        .but(f"{config}: 8 GPUs; {_DEFAULTS}: CONVERT_BN_TO_SYNC_BN False", processes=8)
+    )
+
+
+def check(recipe: TuningRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse what cannot be trained, or would not end on this CPU."""
+    check_sgd(recipe.sgd, backbone, len(loaded.splits.train), device, allow_slow, ["cpu"], passes=3)
+
+
+def run(context: RunContext) -> TaskOutcome:
+    """Fine-tune, report on test."""
+    from transfer.classification.sgd.fit import evaluate, fine_tune
+    from transfer.classification.splits import left_out_note, report, sgd_machine, whole_rows
+
+    recipe: TuningRecipe = context.recipe
+    splits, machine = context.data.splits, sgd_machine(context)
+    model = fine_tune(
+        context.backbone, splits.train, recipe.sgd, seed=context.seed, folder=context.workdir, machine=machine
+    )
+    scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
+    metrics, details = report(scores, whole_rows(splits.test))
+    details["duplicates"] = context.data.duplicates
+    notes = (*context.data.notes(), *left_out_note(splits.train.name, model.left_out))
+    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
+
+
+CPU = "two CPU cores, small sets: 10 epochs at 96 pixels"
+
+
+def vissl_task(dataset: str, title: str, protocol: Protocol[TuningRecipe]) -> Task:
+    """A task with VISSL's fine-tuning alone."""
+    small = dataclasses.replace(
+        protocol.recipe.sgd, epochs=10, milestones=(6, 8), batch=64, lr=0.025, lr_backbone=0.025, crop=96, resize=96,
+        processes=2,
+    )  # fmt: skip
+    return tuning_task(dataset, title, {"vissl": protocol}, small, (START_OF_CLASSIFIER,))
+
+
+def tuning_task(
+    dataset: str,
+    title: str,
+    protocols: Mapping[str, Protocol[TuningRecipe]],
+    small: SgdRecipe,
+    departures: tuple[Difference, ...] = (),
+    version: int = 1,
+) -> Task:
+    """The task of a set of `transfer.datasets.labels.catalogue`; its file declares it.
+
+    Args:
+        small: of the preset for two CPU cores.
+        departures: see `classification_task`.
+    """
+    return classification_task(
+        dataset,
+        title=title,
+        primary="top1",
+        protocols=protocols,
+        presets={"cpu": (CPU, TuningRecipe(sgd=small))},
+        run=run,
+        check=check,
+        departures=departures,
+        version=version,
+    )

@@ -1,0 +1,1 @@
+"""Published SGD protocols: a linear layer on a frozen trunk, or fine-tuning."""

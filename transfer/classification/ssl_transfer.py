@@ -1,0 +1,389 @@
+"""The two protocols of "How Well Do Self-Supervised Models Transfer?", which all fine-grained sets share.
+
+Source: Ericsson, Gouk and Hospedales, CVPR 2021, arXiv 2011.13377; linusericsson/ssl-transfer: linear.py, finetune.py.
+They follow Kornblith et al., CVPR 2019, arXiv 1805.08974.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from transfer.classification.probes.grids import PENALTIES
+from transfer.classification.sgd.recipe import SgdRecipe
+from transfer.classification.task import Loaded, Metric, Precision, check_sgd, classification_task, held_out
+from transfer.classification.views import WholeView
+from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
+from transfer.protocol import OURS, Protocol
+from transfer.runtime.errors import Diverged, TrainingError, UserError
+from transfer.runtime.files import write_json
+from transfer.task import RunContext, Task, TaskOutcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transfer.checkpoints.backbone import Backbone
+    from transfer.classification.probes.penalty import Choice, SharedChoice
+    from transfer.classification.score import Scores
+    from transfer.classification.splits import FrozenSplits, Rows
+
+logger = logging.getLogger(__name__)
+SEARCH = TypeVar("SEARCH", bound="SearchRecipe")
+
+_LINEAR = "linusericsson/ssl-transfer: linear.py"
+_TUNE = "linusericsson/ssl-transfer: finetune.py"
+# Sets that are not ssl-transfer's: its protocol, and a metric of our choice.
+_OTHERS = dict.fromkeys(("birdsnap", "cub200", None), f"{OURS}: linusericsson/ssl-transfer has not this set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticRecipe:
+    """Logistic regression on frozen features, by whatever metric its penalty is chosen.
+
+    Attributes:
+        view: what the network sees of an image.
+        pooling: which features: avg, max or grid.
+        penalties: of the weights, in the sum of the losses: Σ CE + penalty/2 · ‖W‖²; the best on the validation part
+            is taken.
+        holdout: share of the training images to choose on, where the set has no validation split of its own.
+        precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.
+    """
+
+    view: WholeView
+    pooling: str
+    penalties: tuple[float, ...]
+    holdout: float
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe(LogisticRecipe):
+    """Logistic regression on frozen features.
+
+    Attributes:
+        metric: that the penalty is chosen by and that is the set's convention.
+    """
+
+    metric: Metric
+
+
+LINEAR = (
+    Protocol(LinearRecipe)
+    .but(f"{_LINEAR}, Resize(224)", resize=224)
+    .but(f"{_LINEAR}, CenterCrop(224)", crop=224)
+    .but(f"{_LINEAR}: the aspect ratio is kept", squash=False)
+    .but(f"{_LINEAR}, PIL.Image.BICUBIC", interpolation="bicubic")
+    .but(f"{_LINEAR}, ResNetBackbone: avgpool", pooling="avg")
+    .but(f"{_LINEAR}, wd_range = logspace(-6, 5, 45)", penalties=PENALTIES)
+    .but(f"{_LINEAR}, valid_size=0.2", holdout=0.2)
+    .but(f"{_LINEAR}: no autocast", precision="fp32")
+)
+
+
+def run_linear(context: RunContext) -> TaskOutcome:
+    """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+    import torch
+
+    from transfer.classification.probes.penalty import choose_penalty
+    from transfer.classification.splits import frozen_splits, report, scorer
+
+    recipe: LinearRecipe = context.recipe
+    loaded: Loaded = context.data
+    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
+    fit, val = frozen.to_choose(recipe.holdout, context.seed)
+    classes = len(loaded.splits.train.classes)
+    device = torch.device(context.device)
+    chosen = choose_penalty(
+        *fit.tensors(recipe.pooling, device), *val.tensors(recipe.pooling, device),
+        frozen.test.tensors(recipe.pooling, device)[0],
+        classes=classes, penalties=recipe.penalties, score=scorer(recipe.metric, classes),
+    )  # fmt: skip
+    reported = report(chosen.scores.cpu().numpy(), frozen.test)
+    unconverged = [] if chosen.fit.converged else [f"the final fit, penalty {chosen.penalty:g}"]
+    if chosen.unconverged:
+        unconverged.append("penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
+    return logistic_outcome(loaded, frozen, val, chosen, reported, unconverged)
+
+
+def logistic_outcome(
+    loaded: Loaded,
+    frozen: FrozenSplits,
+    val: Rows,
+    chosen: Choice | SharedChoice,
+    reported: tuple[dict[str, float], dict[str, Any]],
+    unconverged: Sequence[str],
+) -> TaskOutcome:
+    """What a run of logistic regressions returns.
+
+    Args:
+        val: the rows that the penalty was chosen on.
+        reported: metrics and details of the test rows.
+        unconverged: what did not converge, in words.
+    """
+    metrics, details = reported
+    details |= {
+        "duplicates": loaded.duplicates,
+        "penalty": chosen.penalty,
+        "sweep": [{"penalty": penalty, "validation": value} for penalty, value in chosen.table.items()],
+        "validation_images": len(val.labels),
+    }
+    notes = [*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else [])]
+    notes += [f"not converged: {what}" for what in unconverged]
+    return TaskOutcome(metrics=metrics, details=details, verification=frozen.proof(), notes=tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecipe:
+    """Backbone and classifier trained together, rate and decay searched, by whatever metric they are chosen.
+
+    Attributes:
+        sgd: everything but the two.
+        lrs: learning rates to search, of backbone and classifier alike.
+        decays: weight decay times learning rate to search: a decay of w/lr is used with each rate lr.
+        holdout: share of the training images to choose on, where the set has no validation split of its own.
+    """
+
+    sgd: SgdRecipe
+    lrs: tuple[float, ...]
+    decays: tuple[float, ...]
+    holdout: float
+
+    def grid(self) -> list[SgdRecipe]:
+        """Every training of the search."""
+        pairs = itertools.product(self.lrs, self.decays)
+        return [dataclasses.replace(self.sgd, lr=lr, lr_backbone=lr, weight_decay=decay / lr) for lr, decay in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneRecipe(SearchRecipe):
+    """Backbone and classifier trained together, rate and decay searched.
+
+    Attributes:
+        metric: that rate and decay are chosen by and that is the set's convention.
+    """
+
+    metric: Metric
+
+
+FINE_TUNE = (
+    Protocol(FineTuneRecipe)
+    .but("steps are given", epochs=0)
+    .but(f"{_TUNE}, FinetuneModel.tune: torch.optim.SGD", optimizer="sgd", trust=0.0)
+    .but(f"{_TUNE}, --steps", steps=5_000)
+    .but(f"{_TUNE}, --batch-size", batch=64)
+    .but(f"{_TUNE}, FinetuneModel.tune", momentum=0.9, nesterov=True)
+    .but(f"{_TUNE}, CosineAnnealingLR over the steps", schedule="cosine")
+    .but(f"{_TUNE}: none", milestones=(), factor=1.0)
+    .but(f"{_TUNE}: scheduler.step() after every batch", per_epoch=False)
+    .but("searched: see lrs", lr=0.0, lr_backbone=0.0)
+    .but("searched: see decays", weight_decay=0.0)
+    .but(f"{_TUNE}, RandomResizedCrop with torchvision's default", smallest=0.08)
+    .but(f"{_TUNE}, --image-size", crop=224)
+    .but(f"{_TUNE}, Resize(image_size)", resize=224)
+    .but(f"{_TUNE}, PIL.Image.BICUBIC", interpolation="bicubic")
+    .but(f"{_TUNE}: one GPU", processes=1)
+    .but(f"{_TUNE}, logspace(-4, -1, 4), the largest first", lrs=(0.1, 0.01, 0.001, 0.0001))
+    .but(f"{_TUNE}, 0 and logspace(-6, -3, 4), each divided by the rate", decays=(0.0, 1e-6, 1e-5, 1e-4, 1e-3))
+    .but(f"{_TUNE}, valid_size=0.2", holdout=0.2)
+)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a network's logits are worth on a set.
+
+    Attributes:
+        metric: name of the one that is chosen by.
+        keep: what it takes of a batch's logits; None: all of them.
+        score: (what was kept of every validation image, the images) → percent.
+        report: (logits of every test image, the images) → metrics, and details of the record.
+    """
+
+    metric: str
+    keep: Callable[[Tensor], Tensor] | None
+    score: Callable[[Tensor, LabelledImages], float]
+    report: Callable[[Scores, LabelledImages], tuple[dict[str, float], dict[str, Any]]]
+
+
+def run_fine_tune(context: RunContext) -> TaskOutcome:
+    """`searched`, for images of one label each."""
+    import torch
+
+    from transfer.classification.splits import report, scorer, whole_rows
+
+    metric: Metric = context.recipe.metric
+    judge = Judge(
+        metric,
+        functools.partial(torch.argmax, dim=1),
+        lambda kept, val: scorer(metric, len(val.classes))(kept, torch.from_numpy(val.labels.astype(np.int64))),
+        lambda logits, test: report(logits, whole_rows(test)),
+    )
+    return searched(context, judge)
+
+
+def searched(context: RunContext, judge: Judge) -> TaskOutcome:
+    """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
+    from transfer.classification.sgd.fit import evaluate, fine_tune
+    from transfer.classification.splits import left_out_note, sgd_machine
+
+    recipe: SearchRecipe = context.recipe
+    loaded: Loaded = context.data
+    splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(context)
+    fit, val, whole = _to_fine_tune(splits, recipe, context.seed)
+    view, sweep = recipe.sgd.evaluation_view(), []
+    for place, sgd in enumerate(grid if len(grid) > 1 else []):
+        value = _validation(context, fit, val, sgd, judge, place)
+        sweep.append({"lr": sgd.lr, "weight_decay": sgd.weight_decay, "validation": value})
+        logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, judge.metric, _percent(value))
+    best = _best(sweep) if sweep else 0
+    model = fine_tune(
+        context.backbone, whole, grid[best], seed=context.seed, folder=context.workdir / "final", machine=machine
+    )
+    metrics, details = judge.report(evaluate(model, splits.test, view, machine=machine).numpy(), splits.test)
+    notes = (*loaded.notes(), *left_out_note(whole.name, model.left_out))
+    details |= {
+        "duplicates": loaded.duplicates,
+        "sweep": sweep,
+        "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
+        "validation_images": len(val) if sweep else 0,
+    }
+    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
+
+
+def _to_fine_tune(
+    splits: ImageSplits, recipe: SearchRecipe, seed: int
+) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """What to fit on while searching, what to choose on, and what to fit on in the end: both."""
+    train = splits.train
+    if splits.val is not None:
+        return train, splits.val, train.joined(splits.val, f"{train.name}+val")
+    kept, out = held_out(len(train), train.name, recipe.holdout, seed)
+    return train.subset(kept, f"{train.name}_kept"), train.subset(out, f"{train.name}_held_out"), train
+
+
+def _validation(
+    context: RunContext, fit: LabelledImages, val: LabelledImages, sgd: SgdRecipe, judge: Judge, place: int
+) -> float | None:
+    """What training number `place` of the search reaches on the validation part, in percent; None if it diverged.
+
+    Kept in a small file of its own: the weights of a search's trainings would fill the disk. It names the weights that
+    the network was proved to hold before its training; a file without them, of an older version, is not believed.
+    """
+    from transfer.classification.sgd.fit import evaluate, fine_tune
+    from transfer.classification.splits import sgd_machine
+    from transfer.runtime.training import FILE
+
+    folder, weights = context.workdir / f"search_{place}", context.backbone.weights
+    known = folder / "validation.json"
+    kept = json.loads(known.read_text(encoding="utf-8")) if context.world.together(known.exists) else None
+    if isinstance(kept, dict) and kept["weights"] == weights:
+        found: float | None = kept["validation"]
+        return found
+    if kept is not None:
+        logger.warning("%s does not say that these weights were proved: this training is done again", known)
+    machine, value = sgd_machine(context), None
+    try:
+        model = fine_tune(context.backbone, fit, sgd, seed=context.seed, folder=folder, machine=machine)
+        kept_logits = evaluate(model, val, sgd.evaluation_view(), machine=machine, keep=judge.keep)
+        if not bool(kept_logits.isfinite().all()):
+            raise Diverged(f"logits of {val.name} are not finite", todo="lower the learning rates")
+        value = judge.score(kept_logits, val)
+    except Diverged as error:
+        logger.warning("lr %g, weight decay %g is out of the search: %s", sgd.lr, sgd.weight_decay, error.what)
+    context.world.wait()
+    if context.world.leads:
+        write_json(known, {"validation": value, "weights": weights})
+        (folder / FILE).unlink(missing_ok=True)
+    return value
+
+
+def _best(sweep: list[dict[str, Any]]) -> int:
+    """The first of the best, as the published search keeps it.
+
+    Raises:
+        TrainingError: every training diverged.
+    """
+    known = [line["validation"] for line in sweep if line["validation"] is not None]
+    if not known:
+        raise TrainingError(
+            "every training of the search has diverged",
+            found="learning rates " + ", ".join(f"{line['lr']:g}" for line in sweep),
+            todo="give lower ones with --lrs",
+        )
+    return [line["validation"] for line in sweep].index(max(known))
+
+
+def _percent(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.2f}"
+
+
+CPU_VIEW = WholeView(resize=128, crop=128, interpolation="bicubic")
+CPU_LINEAR = "two CPU cores: images at 128 pixels instead of 224"
+CPU_FINE_TUNE = "two CPU cores, small sets: 300 steps at 96 pixels, two rates, no decay"
+# What all tasks of these protocols do otherwise than published.
+END_OF_FIT = ("end of the fit", "100 iterations of L-BFGS at most", "the optimum")
+START_OF_CLASSIFIER = ("start of the classifier", "PyTorch's default", "N(0, 0.01²), biases 0")
+
+
+def for_cpu(recipe: SEARCH) -> SEARCH:
+    """The search as two CPU cores can do it."""
+    small = dataclasses.replace(recipe.sgd, steps=300, batch=32, crop=96, resize=96)
+    return dataclasses.replace(recipe, sgd=small, lrs=(0.1, 0.01), decays=(0.0,))
+
+
+def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]:
+    """The two tasks of a set of `transfer.datasets.labels.catalogue` (None: of own images): its file's `TASKS`."""
+    linear = LINEAR.but(_OTHERS.get(dataset, f"{_LINEAR}, LINEAR_DATASETS"), metric=metric)
+    tuned = FINE_TUNE.but(_OTHERS.get(dataset, f"{_TUNE}, FINETUNE_DATASETS"), metric=metric)
+    return {
+        "linear": classification_task(
+            dataset,
+            title=f"{title}, logistic regression on frozen features",
+            primary=metric,
+            protocols={"ssl-transfer": linear},
+            presets={"cpu": (CPU_LINEAR, dataclasses.replace(linear.recipe, view=CPU_VIEW))},
+            run=run_linear,
+            check=check_linear,
+            departures=(END_OF_FIT,),
+        ),
+        "finetune": classification_task(
+            dataset,
+            title=f"{title}, fine-tuning",
+            primary=metric,
+            protocols={"ssl-transfer": tuned},
+            presets={"cpu": (CPU_FINE_TUNE, for_cpu(tuned.recipe))},
+            run=run_fine_tune,
+            check=check_fine_tune,
+            departures=(START_OF_CLASSIFIER,),
+        ),
+    }
+
+
+def check_linear(recipe: LogisticRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse penalties that are none; see `Task.check_data`."""
+    if not recipe.penalties or min(recipe.penalties) <= 0:
+        raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
+
+
+def check_fine_tune(recipe: SearchRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
+    """Refuse a search that makes no sense or would not end; see `Task.check_data`."""
+    if recipe.sgd.lr or recipe.sgd.lr_backbone or recipe.sgd.weight_decay:
+        raise UserError(
+            "rates and decays of fine-tuning are searched", todo="give --lrs and --decays, not those of --sgd"
+        )
+    if not recipe.lrs or not recipe.decays or min(recipe.lrs) <= 0 or min(recipe.decays) < 0:
+        raise UserError(
+            "fine-tuning needs learning rates above 0 and weight decays from 0",
+            found=f"--lrs {recipe.lrs}, --decays {recipe.decays}",
+        )
+    trainings = len(recipe.grid()) + 1 if len(recipe.grid()) > 1 else 1
+    for sgd in recipe.grid()[:1]:
+        check_sgd(sgd, backbone, len(loaded.splits.train), device, allow_slow, ["cpu"], passes=3 * trainings)

@@ -1,0 +1,75 @@
+"""What an SGD training leaves in its folder, beside its curve: one checkpoint, from which it goes on.
+
+`fit.pth` is a `torch.save` dict that loads with `weights_only=True`:
+    format "transfer-sgd", version 1, step, steps, config (everything that decides the outcome, as plain values),
+    unreadable (image number → reason), state (what is trained, and the proof of its network)
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transfer.runtime.errors import TrainingError
+from transfer.runtime.torch_files import save_torch
+
+FORMAT, VERSION = "transfer-sgd", 1
+FILE = "fit.pth"
+
+
+def save(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as the folder's checkpoint, whole or not at all.
+
+    Raises:
+        UserError: no space left or no right to write; the old checkpoint is still there.
+    """
+    save_torch({"format": FORMAT, "version": VERSION, **content}, folder / FILE)
+
+
+def load(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The folder's checkpoint on the CPU, or None where there is none; what a kill left half written is removed.
+
+    Raises:
+        TrainingError: it is damaged, or belongs to a training with another `config`.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (FORMAT, VERSION)
+        found = "" if known else f"not a {FORMAT} of version {VERSION}"
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        found = f"not a whole PyTorch file ({type(error).__name__})"
+    if found:
+        raise TrainingError(f"cannot resume from {path}", found=found, todo="remove the file to train again")
+    lines = differences(content["config"], config)
+    if lines:
+        raise TrainingError(
+            f"{path} belongs to a training with other settings",
+            found="\n".join(lines),
+            todo="repeat its settings, choose another folder, or remove the file to train again",
+        )
+    return content
+
+
+def clear(folder: Path) -> None:
+    """Delete what kills left half written."""
+    for leftover in folder.glob(f".{FILE}.*.part"):
+        leftover.unlink()
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs."""
+    lines = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        old, new = saved.get(name, "nothing"), wanted.get(name, "nothing")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old} in the checkpoint, {new} now")
+    return lines
