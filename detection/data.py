@@ -17,12 +17,11 @@ from transfer.datasets.boxes.detection import DetectionDataset
 from transfer.datasets.boxes.fraction import part_of
 from transfer.datasets.boxes.orientation import ExifFrame
 from transfer.datasets.boxes.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
-from transfer.datasets.labels.listed import VAL_AS_TEST
-from transfer.datasets.layouts import Kind, Layout, chosen, chosen_test, is_validation, no_split, recognise
+from transfer.datasets.layouts import VAL_AS_TEST, Kind, Layout, chosen, chosen_test, is_validation, no_split, recognise
 from transfer.datasets.split_check import compare
-from transfer.protocol import Difference
 from transfer.runtime.errors import DataError
-from transfer.task import ROOT
+from transfer.runtime.files import ROOT
+from transfer.runtime.provenance import Difference
 
 logger = logging.getLogger(__name__)
 

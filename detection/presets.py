@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from detection.measure import DetectionRecipe
 from detection.protocols import Detector
-from detection.recipe import DetectorRecipe
+from detection.recipe import DetectionRecipe, DetectorRecipe
 
 # A narrow FPN costs a small part of a C4 head. The learning rate is twice what linear scaling from 0.02 at a batch of
 # 16 gives; four times that diverges on random backbones.

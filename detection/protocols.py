@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from detection.measure import DetectionRecipe
-from detection.recipe import RETINA, D, unread
+from detection.recipe import RETINA, D, DetectionRecipe, unread
 from transfer.protocol import OURS, Protocol, flatten
 
 _FPN = "Detectron2, Base-RCNN-FPN.yaml"

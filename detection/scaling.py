@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from detection.recipe import DetectorRecipe
 from transfer.checkpoints.architectures import gmacs_by_stage
-from transfer.protocol import Difference
+from transfer.runtime.provenance import Difference
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from detection.checks import dead, out_of_range, unbuildable
 from detection.data import (
     DetectionData,
     DetectionSplits,
@@ -21,20 +20,27 @@ from detection.data import (
     load_splits,
 )
 from detection.engines.choose import load_engine
-from detection.measure import DetectionRecipe
 from detection.pictures.contact_sheet import draw_contact_sheet
 from detection.pictures.mistakes import draw_misses
 from detection.protocols import Detector, read_alone
-from detection.recipe import DetectionJob, DetectionOutcome, DetectorRecipe
+from detection.recipe import (
+    DetectionJob,
+    DetectionOutcome,
+    DetectionRecipe,
+    DetectorRecipe,
+    dead,
+    out_of_range,
+    unbuildable,
+)
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
 from transfer.checkpoints.architectures import STAGES, gmacs_by_stage
 from transfer.checkpoints.cpu_time import refuse_if_endless
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
-from transfer.protocol import Difference
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
+from transfer.runtime.provenance import Difference
 from transfer.task import RunContext, Task, TaskOutcome
 
 if TYPE_CHECKING:
@@ -169,7 +175,7 @@ def scale(
 def run_detection(context: RunContext, published: DetectorRecipe, leading: Metric) -> TaskOutcome:
     """Train, predict, score, draw; of several processes the leader alone scores and draws."""
     from detection.pictures.curves import draw_curves  # matplotlib takes half a second
-    from transfer.checkpoints.proof import UNPROVED
+    from transfer.checkpoints.verify import UNPROVED
 
     recipe: DetectionRecipe = context.recipe
     splits: DetectionSplits = context.data

@@ -24,7 +24,7 @@ from pretrain.recipe import BEFORE
 from pretrain.step import Step
 from pretrain.views import MEAN, STD
 from transfer.runtime.errors import TrainingError
-from transfer.runtime.torch_files import save_torch
+from transfer.runtime.files import save_torch
 
 FORMAT, VERSION = "msbreg-checkpoint", 1
 FILE = "checkpoint.pth"

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from typing import Literal
 
 Centroid = Literal["others", "all", "pair"]
 SingularForm = Literal["nuclear", "covariance"]
@@ -29,16 +25,3 @@ class Forces:
     brownian: float = 0.0
     singular_form: SingularForm = "nuclear"
     brownian_per: Direction = "view"
-
-    def dispersion(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the two forces, and each before weighting; a force of weight 0 is not computed."""
-        from pretrain.losses import brownian_loss, singular_value_loss, widened
-
-        total, terms = z.new_zeros((), dtype=widened(z).dtype), {}
-        if self.singular:
-            terms["singular"] = singular_value_loss(z, self.singular_form)
-            total = total + self.singular * terms["singular"]
-        if self.brownian:
-            terms["brownian"] = brownian_loss(z, self.brownian_per, generator)
-            total = total + self.brownian * terms["brownian"]
-        return total, terms

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pretrain.losses import dispersion
 from pretrain.methods import Method, Outputs
 
 STD_FLOOR = 0.1  # of a uniform spread; every embedding in one place gives 0
@@ -92,7 +93,7 @@ def force_report(
         at = leaves[0].detach()
         pulls = {} if gradient is None else {"own": _pull(gradient * at.norm(dim=-1, keepdim=True), at)}
         forces = method.forces
-        _, terms = forces.dispersion(z, generator)
+        _, terms = dispersion(forces, z, generator)
         for name, term in terms.items():
             (gradient,) = torch.autograd.grad(getattr(forces, name) * term, z)
             pulls[name] = _pull(gradient, z.detach())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.forces import Centroid, Direction, SingularForm
+from pretrain.forces import Centroid, Direction, Forces, SingularForm
 from pretrain.nuclear import EPSILON, Way, smoothed_nuclear_norm
 
 
@@ -117,3 +117,15 @@ def brownian_loss(z: Tensor, per: Direction = "view", generator: torch.Generator
 def widened(z: Tensor) -> Tensor:
     """float32 of half precision, anything wider as it is."""
     return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def dispersion(forces: Forces, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of the two dispersing forces, and each before weighting; a force of weight 0 is not computed."""
+    total, terms = z.new_zeros((), dtype=widened(z).dtype), {}
+    if forces.singular:
+        terms["singular"] = singular_value_loss(z, forces.singular_form)
+        total = total + forces.singular * terms["singular"]
+    if forces.brownian:
+        terms["brownian"] = brownian_loss(z, forces.brownian_per, generator)
+        total = total + forces.brownian * terms["brownian"]
+    return total, terms

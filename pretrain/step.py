@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pretrain.methods import Method, Outputs
 from pretrain.recipe import Recipe
-from transfer.runtime.running_statistics import batch_norms, statistics_left
+from transfer.runtime.batch_norm import batch_norms, statistics_left
 from transfer.runtime.world import World
 
 Parts = Sequence[list[Tensor]]  # the views of each part of this process's share, normalised, on the device

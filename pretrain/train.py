@@ -27,12 +27,12 @@ from pretrain.recipe import Recipe
 from pretrain.sources import Source, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
+from transfer.runtime.batch_norm import sync_batchnorm
 from transfer.runtime.conditions import Conditions
 from transfer.runtime.conditions import differences as other_conditions
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import DataError, TrainingError, UserError
-from transfer.runtime.locks import locked
-from transfer.runtime.sync_batchnorm import sync_batchnorm
+from transfer.runtime.files import locked
 from transfer.runtime.world import World, world
 
 logger = logging.getLogger(__name__)

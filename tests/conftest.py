@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-for folder in ("tests/transfer",):  # shared generators of test files
-    sys.path.append(str(ROOT / folder))
+# generators that several rooms' tests share
+folders = (folder for folder in sorted((ROOT / "tests").glob("**/")) if not (folder / "__init__.py").exists())
+sys.path.extend(str(folder) for folder in folders if folder.name != "__pycache__")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

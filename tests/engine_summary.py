@@ -22,11 +22,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (
-    "tests/transfer/test_engine_*.py",
-    "tests/transfer/test_engines_agree*.py",
-    "tests/transfer/test_export_*.py",
-    "tests/transfer/test_mmcv_ops.py",
-    "tests/transfer/test_naive_sync_bn.py",
+    "tests/detection/engines/test_engine_*.py",
+    "tests/detection/engines/test_engines_agree*.py",
+    "tests/transfer/checkpoints/test_export_*.py",
+    "tests/detection/engines/test_mmcv_ops.py",
+    "tests/transfer/runtime/test_naive_sync_bn.py",
     "tests/detection/*.py",
     "tests/segmentation/*.py",
 )

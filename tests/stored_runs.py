@@ -23,7 +23,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in ("tests/transfer", "tests/detection"):
+for folder in (
+    "tests/transfer/classification",
+    "tests/transfer/datasets",
+    "tests/detection",
+    "tests/detection/engines",
+):
     sys.path.append(str(ROOT / folder))
 
 import classification_runs  # noqa: E402

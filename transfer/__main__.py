@@ -22,6 +22,7 @@ import tyro
 from tyro.conf import Positional
 
 from transfer.runtime.errors import UserError, printable
+from transfer.runtime.logs import say_from
 
 HELP = """usage: python -m transfer VERB …
 
@@ -190,7 +191,7 @@ def tasks(arguments: Sequence[str]) -> int:
 
 def data(arguments: Sequence[str]) -> int:
     """`data [NAME …]`."""
-    from transfer.data_command import data_command
+    from transfer.cli import data_command
 
     print(printable(data_command(arguments)))
     return 0
@@ -198,7 +199,7 @@ def data(arguments: Sequence[str]) -> int:
 
 def recipe(arguments: Sequence[str]) -> int:
     """`recipe TASK`."""
-    from transfer.recipe_command import recipe_command
+    from transfer.cli import recipe_command
 
     print(printable(recipe_command(arguments)))
     return 0
@@ -265,7 +266,7 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no "…" or "×" shows their codes
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
-    logging.getLogger("transfer").setLevel(logging.DEBUG if debug else logging.INFO)
+    say_from(logging.DEBUG if debug else logging.INFO)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(HELP, flush=True)

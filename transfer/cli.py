@@ -15,11 +15,15 @@ import tyro
 from tyro.conf import Positional, arg
 
 from transfer.authors import AUTO, advice, protocol_of_all
-from transfer.checkpoints.architectures import ARCHITECTURES
-from transfer.protocol import recipe_differences
+from transfer.checkpoints.architectures import ARCHITECTURES, architecture
+from transfer.datasets.labels.catalogue import CATALOGUE, Entry, data_root, entry_of, missing_parts, read_set
+from transfer.datasets.layouts import KNOWN, layouts, recognise
+from transfer.protocol import flatten, recipe_differences
 from transfer.runtime.conditions import THREADS, settle
-from transfer.runtime.errors import CheckpointError, UserError
-from transfer.task import ROOT, Task, load_task
+from transfer.runtime.errors import CheckpointError, DataError, UserError
+from transfer.runtime.files import ROOT
+from transfer.runtime.logs import say_from
+from transfer.task import Task, load_task
 
 if TYPE_CHECKING:
     from transfer.checkpoints.backbone import Backbone
@@ -162,7 +166,7 @@ def _run_all(typed: Typed, processes: World) -> int:
 
     task, options = typed.task, typed.options
     if not processes.leads:
-        logging.getLogger("transfer").setLevel(logging.ERROR)
+        say_from(logging.ERROR)
     logger.info("computes with: %s", settle(typed.device, options.threads).line())
     backbones = read_backbones(options)
     archs = {backbone.arch for backbone, _ in backbones}
@@ -355,3 +359,215 @@ def _summary(record: Record, runs: Path) -> str:
         return f"FAILED: {record.failure['kind']} (record: {shown})"
     numbers = "  ".join(f"{name} {value:.2f}" for name, value in record.metrics.items())
     return f"{record.checkpoint['label']}: {numbers}   (record: {shown})"
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the classification sets: where each is looked for, whether it is there, how to get it.
+
+    Attributes:
+        names: only these sets.
+        dataset: a folder with a set of your own instead: say which layout it is in, and its splits.
+        data_root: folder that holds the sets (default: $DETECTRON2_DATASETS, else datasets/ here).
+        check: read the annotations of what is there and count images, instead of only looking for the folders.
+        debug: show tracebacks.
+    """
+
+    names: Positional[tuple[str, ...]] = ()
+    dataset: Path | None = None
+    data_root: Path | None = None
+    check: bool = False
+    debug: bool = False
+
+
+def data_command(arguments: Sequence[str]) -> str:
+    """Parse `[NAME …] [options]` and return the listing.
+
+    Raises:
+        DataError: a name is not in the catalogue, or the folder is in no layout.
+    """
+    options = tyro.cli(Data, args=arguments, prog="python -m transfer data")
+    if options.dataset is not None:
+        return recognised(options.dataset)
+    return listing(data_root(options.data_root), options.names or tuple(CATALOGUE), options.check)
+
+
+def recognised(root: Path) -> str:
+    """What a folder is taken for: a line for each layout that fits, with its splits and the options that name it.
+
+    Raises:
+        DataError: it is in no layout.
+    """
+    found = layouts(root) if root.is_dir() else []
+    if not found:
+        recognise(root, tuple(KNOWN), "the options of the task, see its --help")  # says what is there instead
+    return "\n".join(
+        f"{layout.title}\n  splits: {', '.join(layout.splits)}\n  named by: {layout.options(None, None)}"
+        for layout in found
+    )
+
+
+def listing(root: Path, names: Sequence[str], check: bool = False) -> str:
+    """A table of the sets, then remarks on those that were read, then how to get those that are missing.
+
+    Raises:
+        DataError: a name is not in the catalogue.
+    """
+    entries = {name: entry_of(name) for name in names}
+    missing = [name for name, entry in entries.items() if missing_parts(entry, root)]
+    remarks: dict[str, tuple[str, list[str]]] = {}  # name → state, and what is odd about it
+    if check:
+        remarks = {name: _read(name, root) for name in entries if name not in missing}
+    lines = [f"below {root}", "", _row("set", "state", "folder", ("train", "val", "test", "classes"))]
+    for name, entry in entries.items():
+        state = "missing" if name in missing else remarks[name][0] if check else "found"
+        counts = (entry.train, entry.val, entry.test, entry.classes)
+        lines.append(_row(name, state, entry.needs[0], [f"{count:,}" if count else "–" for count in counts]))
+    for name, (_, odd) in remarks.items():
+        lines += ["", f"{name}:", *(f"  {line}" for line in odd)] if odd else []
+    if missing:
+        lines += ["", "how to get what is missing (D: or add --download to the command of a task):"]
+        lines += [_way(name, entries[name], root) for name in missing]
+    return "\n".join(lines)
+
+
+def _row(name: str, state: str, folder: str, counts: Sequence[str]) -> str:
+    train, val, test, classes = counts
+    return f"{name:<12}{state:<9}{folder:<21}{train:>10}{val:>7}{test:>8}{classes:>9}".rstrip()
+
+
+def _way(name: str, entry: Entry, root: Path) -> str:
+    lacking = missing_parts(entry, root)
+    partly = f" (there, but without {', '.join(lacking)})" if entry.needs[0] not in lacking else ""
+    return f"{name:<12}{'D' if entry.download else ' '} {entry.how}{partly}"
+
+
+def _read(name: str, root: Path) -> tuple[str, list[str]]:
+    """State of a set that is there, and the notes of its splits or the reason why it cannot be read."""
+    log = logging.getLogger("transfer.datasets")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the notes are part of the listing, not to be logged beside it as well
+    try:
+        splits = read_set(name, root)
+    except DataError as error:
+        return "broken", str(error).split("\n")
+    finally:
+        log.setLevel(level)
+    found = (splits.train, *splits.others())
+    return "read", [f"{split.name}: {note}" for split in found for note in split.notes]
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Print the values of a task's protocol and their sources, or in what a preset differs from it.
+
+    Attributes:
+        task: its name, for example transfer.knn.
+        protocol: which published protocol; the task's first one by default.
+        preset: print the preset's differences from the protocol instead.
+        gpus: print the protocol rescaled to this many GPUs, what it takes and in what it is not as published.
+        batch: with --gpus: images per iteration over all of them; by default as many on each as published.
+        memory: with --gpus: GB of each; the published batch is kept where it fits.
+        arch: with --gpus: the backbone, for the hours and the memory.
+        debug: show tracebacks.
+    """
+
+    task: Positional[str]
+    protocol: str | None = None
+    preset: str | None = None
+    gpus: int | None = None
+    batch: int | None = None
+    memory: float | None = None
+    arch: str = "resnet50"
+    debug: bool = False
+
+
+def recipe_command(arguments: Sequence[str]) -> str:
+    """Parse `TASK [options]` and return the listing.
+
+    Raises:
+        UserError: no such task, protocol or preset.
+    """
+    options = tyro.cli(RecipeOptions, args=arguments, prog="python -m transfer recipe")
+    task = load_task(options.task)
+    protocol = options.protocol or next(iter(task.protocols))
+    starting_recipe(task, protocol, options.preset, "cpu")  # refuses names that there are not
+    if options.preset:
+        return _of_preset(task, protocol, options.preset)
+    if options.gpus is not None or options.batch is not None:
+        return _rescaled(task, protocol, options)
+    return _of_protocol(options.task, task, protocol)
+
+
+def _of_protocol(name: str, task: Task, protocol: str) -> str:
+    values, sources = flatten(task.protocols[protocol]), task.published[protocol].sources
+    lines = [f"{name}, protocol {protocol}  (there are: {', '.join(task.protocols)})"]
+    width = max(map(len, values))
+    for key, value in values.items():
+        shown = as_text(value)
+        if key in sources:
+            shown = f"{shown:<24}  {sources[key]}"
+        lines.append(f"  {key:<{width}}  {shown}")
+    if not sources:
+        lines.append("  sources: in the comments of the task's file")
+    return "\n".join(lines)
+
+
+def _of_preset(task: Task, protocol: str, preset: str) -> str:
+    line, recipe = task.presets[preset]
+    rows = recipe_differences(task.protocols[protocol], recipe)
+    lines = [f"preset {preset}: {line}", f"differs from protocol {protocol} in"]
+    width = max((len(key) for key, _, _ in rows), default=0)
+    return "\n".join([*lines, *(f"  {key:<{width}}  {ours}  (protocol: {theirs})" for key, theirs, ours in rows)])
+
+
+def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
+    if task.scale is None:
+        raise UserError(f"{options.task} does not depend on the number of GPUs", todo="leave --gpus and --batch out")
+    gpus = 1 if options.gpus is None else options.gpus
+    if gpus < 1 or (options.batch is not None and options.batch < 1):
+        raise UserError(f"--gpus {gpus} --batch {options.batch}", todo="give 1 or more")
+    if options.memory is not None and options.memory <= 0:
+        raise UserError(f"--memory {options.memory:g}", todo="give the GB of a GPU")
+    architecture(options.arch)
+    published = task.protocols[protocol]
+    recipe, lines = task.scale(published, gpus, options.batch, options.arch, options.memory)
+    rows = _changed(published, recipe)
+    width = max((len(key) for key, _, _ in rows), default=0)
+    typed = [_script(options.task)]
+    if protocol != next(iter(task.protocols)):
+        typed.append(f"--protocol {protocol}")
+    if options.batch is not None:
+        typed.append(f"--{task.batch_option} {options.batch}")
+    machine = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+    return "\n".join(
+        [
+            f"{options.task}, protocol {protocol}, on {machine}" + ("" if rows else ": as published"),
+            *(f"  {key:<{width}}  {as_text(ours)}  (published: {as_text(theirs)})" for key, theirs, ours in rows),
+            *(f"  {line}" for line in lines),
+            f"  to run it: TORCHRUN={gpus} bash {' '.join(typed)}",
+        ]
+    )
+
+
+def _script(name: str) -> str:
+    """What a user types for the task: its script, the word that chooses among several, and a checkpoint."""
+    room, ending = name.split(".")
+    stems = [file.stem.removeprefix("run_") for file in (ROOT / room).glob("run_*.sh")]
+    stem = max((stem for stem in stems if f"{ending}_".startswith(f"{stem}_")), key=len)
+    word = ending.removeprefix(stem).removeprefix("_")
+    return " ".join([f"{room}/run_{stem}.sh", *([word] if word else []), "CKPT"])
+
+
+def _changed(published: Any, recipe: Any) -> list[tuple[str, Any, Any]]:
+    theirs, ours = flatten(published), flatten(recipe)
+    return [(key, theirs[key], value) for key, value in ours.items() if theirs[key] != value]
+
+
+def as_text(value: Any) -> str:
+    """A value of a recipe as people read it."""
+    if isinstance(value, tuple) and len(value) > 12:
+        return f"{len(value)} values, {as_text(value[0])} … {as_text(value[-1])}"
+    if isinstance(value, tuple):
+        return " ".join(map(as_text, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

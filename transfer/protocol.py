@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Generic, TypeVar, get_type_hints
 
+from transfer.runtime.provenance import Difference
+
 R = TypeVar("R")
 S = TypeVar("S")
 V = TypeVar("V")
-Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
 OURS = "ours"  # what a source begins with where no publication states the value
 
 

@@ -22,7 +22,7 @@ from transfer.cli import Typed, read_backbones, understood
 from transfer.protocol import flatten
 from transfer.record import Record, read_record
 from transfer.runtime.errors import UserError
-from transfer.task import ROOT
+from transfer.runtime.files import ROOT
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from typing import Any
 from detection.engines.choose import load_engine
 from transfer import record as records
 from transfer.checkpoints.backbone import Backbone
-from transfer.protocol import Difference, recipe_differences
+from transfer.protocol import recipe_differences
 from transfer.record import Record
 from transfer.runtime.conditions import THREADS, Conditions, differences, observed, settle
 from transfer.runtime.errors import UserError
-from transfer.runtime.files import write_json
-from transfer.runtime.locks import locked
+from transfer.runtime.files import locked, write_json
+from transfer.runtime.provenance import Difference
 from transfer.runtime.shared_memory import out_of_shared_memory
 from transfer.runtime.world import World
 from transfer.task import RunContext, Task, TaskOutcome

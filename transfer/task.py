@@ -11,14 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.protocol import Difference, Protocol
+from transfer.protocol import Protocol
 from transfer.runtime.errors import UserError
+from transfer.runtime.files import ROOT
+from transfer.runtime.provenance import Difference
 
 if TYPE_CHECKING:
     from transfer.checkpoints.backbone import Backbone
     from transfer.runtime.world import World
 
-ROOT = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
 _DECLARES = re.compile(r"^TASKS? = ", re.MULTILINE)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from transfer.runtime.running_statistics import batch_norms, statistics_left
+from transfer.runtime.batch_norm import batch_norms, statistics_left
 
 
 def recompute_blocks(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:

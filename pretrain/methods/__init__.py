@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pretrain.forces import Forces
+from pretrain.losses import dispersion
 from pretrain.presets import find_presets
 
 Outputs = tuple[Tensor, ...]
@@ -66,8 +67,8 @@ class Method(nn.Module, ABC):
         own, terms = self.loss(outputs, labels)
         if not (self.forces.singular or self.forces.brownian):
             return own, terms
-        dispersion, more = self.forces.dispersion(self.embeddings(outputs), generator)
-        return own + dispersion, {**terms, **more}
+        added, more = dispersion(self.forces, self.embeddings(outputs), generator)
+        return own + added, {**terms, **more}
 
     def after_backward(self, step: int) -> None:
         """Called before the update of step 0, 1, … with all gradients in place."""

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer" / "checkpoints")]
 
 import checkpoint_files as files  # noqa: E402 - found by the line above
 import torch  # noqa: E402

@@ -40,6 +40,7 @@ from pretraining_steps import DIMENSIONS, Setup
 from turns import Process, Times, Turn, measured, spread, take_turns
 
 from pretrain.forces import Forces
+from pretrain.losses import dispersion
 from pretrain.presets import method_names
 
 WORKER = Path(__file__).with_name("pretraining_steps.py")
@@ -111,14 +112,14 @@ def forces(options: argparse.Namespace, precision: str) -> None:
 
 
 def seconds_of_forces(setup: Setup, options: argparse.Namespace, repeats: int = 20) -> float:
-    """Median seconds, of the processor on a CPU, of `Forces.dispersion` and its gradient on random unit vectors."""
+    """Median seconds, of the processor on a CPU, of `dispersion` and its gradient on random unit vectors."""
     generator = torch.Generator(setup.device).manual_seed(0)
     z = torch.randn(setup.views, setup.batch, DIMENSIONS, device=setup.device, generator=generator)
     z = torch.nn.functional.normalize(z, dim=-1).requires_grad_()
     acting = Forces(singular=SINGULAR, brownian=BROWNIAN)
 
     def once() -> None:
-        loss, _ = acting.dispersion(z, generator)
+        loss, _ = dispersion(acting, z, generator)
         torch.autograd.grad(loss, z)
 
     times = [measured(once, 1, options.device) for _ in range(repeats + 2)][2:]

@@ -25,7 +25,6 @@ CROPS = "test_5_probes.py::test_sgd_on_crops"
 # File → the tests that run its lines on a GPU. None: it takes two GPUs.
 TESTS: dict[str, tuple[str, ...]] = {
     "pretrain/data.py": (VIEWS,),
-    "transfer/runtime/sync_batchnorm.py": (),
     "pretrain/machine.py": (VIEWS,),
     "pretrain/nuclear.py": (VIEWS,),
     "pretrain/step.py": (SCALING,),
@@ -41,7 +40,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "transfer/runtime/world.py": (NCCL,),
 }
 # They name a GPU to refuse it or to speak of it: a CPU reaches these lines.
-ON_A_CPU = ("pretrain/recipe.py", "transfer/cli.py", "detection/recipe.py", "detection/checks.py")
+ON_A_CPU = ("pretrain/recipe.py", "transfer/cli.py", "detection/recipe.py")
 
 
 def reached() -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pretrain.forces import Forces
-from pretrain.losses import brownian_loss, multiview_centroid_loss, singular_value_loss
+from pretrain.losses import brownian_loss, dispersion, multiview_centroid_loss, singular_value_loss
 from pretrain.nuclear import smoothed_nuclear_norm
 
 WAYS = ("eigh", "newton-schulz")
@@ -160,7 +160,7 @@ def test_two_views_are_half_of_byol(seed: int) -> None:
     # Grill et al. eq. 2 for (q1, z2) and (q2, z1), as squared distances of unit vectors, summed
     byol = (z[0] - t[1]).square().sum(-1).mean() + (z[1] - t[0]).square().sum(-1).mean()
     torch.testing.assert_close(multiview_centroid_loss(z, t), byol / 2)
-    assert Forces().dispersion(z)[1] == {}  # what is off is not computed
+    assert dispersion(Forces(), z)[1] == {}  # what is off is not computed
 
 
 @quick
@@ -232,7 +232,7 @@ def test_brownian_value_averages_to_zero_and_follows_its_generator() -> None:
 
 def test_the_whole_is_the_weighted_sum() -> None:
     z = units(0, 4, 6, 5)
-    loss, terms = Forces(0.004, 0.5).dispersion(z, torch.Generator().manual_seed(3))
+    loss, terms = dispersion(Forces(0.004, 0.5), z, torch.Generator().manual_seed(3))
     brownian = brownian_loss(z, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(loss, 0.004 * singular_value_loss(z) + 0.5 * brownian)
     torch.testing.assert_close(terms, {"singular": singular_value_loss(z), "brownian": brownian})
@@ -243,8 +243,8 @@ def test_half_types_are_widened(dtype: torch.dtype) -> None:
     z, t = units(0, 2, 6, 5), units(1, 2, 6, 5)
     exact = multiview_centroid_loss(z, t) + singular_value_loss(z)
     half = z.to(dtype).requires_grad_()
-    dispersion, _ = Forces(1.0, 0.5).dispersion(half, torch.Generator().manual_seed(0))
-    loss = multiview_centroid_loss(half, t.to(dtype)) + dispersion
+    added, _ = dispersion(Forces(1.0, 0.5), half, torch.Generator().manual_seed(0))
+    loss = multiview_centroid_loss(half, t.to(dtype)) + added
     loss.backward()
     assert loss.dtype == torch.float32
     assert half.grad is not None
@@ -257,7 +257,7 @@ def test_autocast_does_not_reach_the_losses() -> None:
     z, t = units(0, 2, 40, 16).float(), units(1, 2, 40, 16).float()
     for form in ("nuclear", "covariance"):
         forces = Forces(singular=1.0, singular_form=form)
-        outside = multiview_centroid_loss(z, t) + forces.dispersion(z)[0]
+        outside = multiview_centroid_loss(z, t) + dispersion(forces, z)[0]
         with torch.autocast("cpu", torch.bfloat16):
-            inside = multiview_centroid_loss(z, t) + forces.dispersion(z)[0]
+            inside = multiview_centroid_loss(z, t) + dispersion(forces, z)[0]
         assert inside.item() == outside.item()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pretrain.presets import method_names
-from transfer.runtime.sync_batchnorm import GlobalBatchNorm, sync_batchnorm
+from transfer.runtime.batch_norm import GlobalBatchNorm, sync_batchnorm
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("two_processes.py")
@@ -84,7 +84,7 @@ def test_global_batchnorm_alone_is_batchnorm(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(made[0], GlobalBatchNorm)  # type: ignore[index]
     made.load_state_dict(usual.state_dict())
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("transfer.runtime.sync_batchnorm._sum", lambda part: part * 2)
+    monkeypatch.setattr("transfer.runtime.batch_norm._sum", lambda part: part * 2)
     ours, theirs = images.clone().requires_grad_(), images.clone().requires_grad_()
     weights = torch.randn(6, 5, 4, 4, generator=generator)
     (made(ours) * weights).sum().backward()

@@ -25,7 +25,7 @@ from pretrain.train import pretrain
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.curve import read
 from transfer.runtime.errors import CheckpointError, DataError, TrainingError, UserError
-from transfer.runtime.locks import locked
+from transfer.runtime.files import locked
 
 RECIPE = Recipe(arch="resnet18", crop=32, steps=6, warmup_steps=1, batch=4, optimizer="sgd", lr=0.5)
 SETTINGS = Settings(views=2, hidden=16, dimensions=8)

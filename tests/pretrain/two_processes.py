@@ -13,7 +13,7 @@ from pretrain.methods import Method, find_method
 from pretrain.optimizers import build_optimizer
 from pretrain.recipe import Network, Recipe
 from pretrain.step import Step
-from transfer.runtime.sync_batchnorm import sync_batchnorm
+from transfer.runtime.batch_norm import sync_batchnorm
 from transfer.runtime.world import world
 
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from detection.protocols import NOT_READ  # noqa: E402 - found by the line above
+from transfer.cli import as_text  # noqa: E402
 from transfer.protocol import flatten  # noqa: E402
-from transfer.recipe_command import as_text  # noqa: E402
 from transfer.task import Task, load_task, task_names  # noqa: E402
 
 PAGE = ROOT / "docs" / "protocols.md"

@@ -28,7 +28,7 @@ PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 def test_the_page_of_checkpoints_has_a_row_for_every_release_and_refusal():
     page = checkpoints_page.PAGE.read_text(encoding="utf-8")
     assert page == checkpoints_page.with_table(page), (
-        "rewrite it: PYTHONPATH=. python tests/transfer/checkpoints_page.py"
+        "rewrite it: PYTHONPATH=. python tests/transfer/checkpoints/checkpoints_page.py"
     )
     assert checkpoints_page.counted() in (ROOT / "README.md").read_text(encoding="utf-8")
 

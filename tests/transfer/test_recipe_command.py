@@ -1,8 +1,8 @@
 """`python -m transfer recipe` and `tasks`: what is said of a protocol, and how a wrong name is answered."""
 
 from transfer.__main__ import main
+from transfer.cli import recipe_command
 from transfer.protocol import flatten
-from transfer.recipe_command import recipe_command
 from transfer.task import load_task, task_names
 
 

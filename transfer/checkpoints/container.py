@@ -29,7 +29,6 @@ import torch
 from safetensors import SafetensorError
 
 from transfer.checkpoints.foreign import foreign_archive, foreign_file, foreign_folder
-from transfer.checkpoints.pickle_scan import refuse_bombs
 from transfer.checkpoints.plain_values import make_plain
 from transfer.checkpoints.refusals import damaged, unsafe
 from transfer.checkpoints.rules import key_name
@@ -40,6 +39,7 @@ from transfer.checkpoints.unpickle import (
     ForbiddenGlobal,
     PickledArray,
     load_plain_pickle,
+    refuse_bombs,
     torch_safe_globals,
 )
 from transfer.checkpoints.unseen import CARRIED

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from transfer.checkpoints.architectures import ARCHITECTURES, is_optional
+from transfer.checkpoints.architectures import ARCHITECTURES, SUPPORTED, is_optional, lookalike
 from transfer.checkpoints.backbone import Backbone, Dropped, Source, check_names, closest_architecture
 from transfer.checkpoints.container import Contents, read_contents
 from transfer.checkpoints.formats import all_formats, choose, options, recognised
 from transfer.checkpoints.formats.prefix import NAME as PREFIX
 from transfer.checkpoints.formats.prefix import take
 from transfer.checkpoints.lints import lints_of
-from transfer.checkpoints.lookalikes import SUPPORTED, lookalike
 from transfer.checkpoints.rules import Extracted, Format, LeftOver, Tree
 from transfer.checkpoints.wrappers import Unwrapped, unwrapped
 from transfer.runtime.errors import CheckpointError

@@ -23,8 +23,7 @@ from transfer.checkpoints.to_detectron2 import write_detectron2
 from transfer.checkpoints.to_mmdet import to_mmdet
 from transfer.checkpoints.unseen import CARRIED, carry
 from transfer.runtime.errors import CheckpointError
-from transfer.runtime.files import write_atomically
-from transfer.runtime.torch_files import save_torch
+from transfer.runtime.files import save_torch, write_atomically
 
 # Target → the format that reads it back.
 TARGETS = {

@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 
 from transfer.runtime.conditions import differences as other_conditions
 from transfer.runtime.errors import UserError
-from transfer.runtime.files import write_atomically, write_json, write_text
-from transfer.runtime.locks import locked
+from transfer.runtime.files import locked, write_atomically, write_json, write_text
 
 ROWS = 1024  # of a chunk: what a kill costs at most, per process
 DIGEST = 16  # bytes

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.proof import Proof, joined, plain
+from transfer.checkpoints.verify import Proof, joined, plain
 from transfer.classification.feature_cache import DIGEST, Rows, Store, key
 from transfer.classification.trunk import POOLINGS, Precision, Trunk, width
 from transfer.classification.views import WholeView

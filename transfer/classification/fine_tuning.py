@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
 from transfer.classification.task import Loaded, check_sgd, classification_task
-from transfer.protocol import Difference, Protocol
+from transfer.protocol import Protocol
+from transfer.runtime.provenance import Difference
 from transfer.task import RunContext, Task, TaskOutcome
 
 if TYPE_CHECKING:

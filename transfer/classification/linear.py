@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from transfer.checkpoints.backbone import Backbone
-    from transfer.checkpoints.proof import Proof
+    from transfer.checkpoints.verify import Proof
     from transfer.classification.sgd.bank import Bank, Head, Norm
     from transfer.classification.splits import Rows
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transfer.checkpoints.proof import Proof, joined
+from transfer.checkpoints.verify import Proof, joined
 from transfer.classification.features import extract, trunk_once
 from transfer.classification.probes.knn import accuracy, standard_error
 from transfer.classification.score import (

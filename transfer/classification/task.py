@@ -17,8 +17,9 @@ from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.datasets.labels.catalogue import ClassificationData, data_differences, load
 from transfer.datasets.labels.duplicates import duplicates, note
 from transfer.datasets.labels.labelled import ImageSplits
-from transfer.protocol import Difference, Protocol
+from transfer.protocol import Protocol
 from transfer.runtime.errors import DataError, UserError
+from transfer.runtime.provenance import Difference
 from transfer.task import RunContext, Task, TaskOutcome
 
 if TYPE_CHECKING:

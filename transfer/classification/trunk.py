@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detection.recipe import Verification
 from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.proof import LAYERS, Seal, prove
+from transfer.checkpoints.verify import LAYERS, Seal, Verification, prove
 from transfer.classification.views import to_network
 from transfer.runtime.errors import UserError
 

@@ -17,6 +17,7 @@ from transfer.datasets.image_files import walk
 from transfer.datasets.wording import few
 from transfer.runtime.errors import DataError
 
+VAL_AS_TEST = "results are on the validation images: there is no test split, as with ImageNet"
 Kind = Literal["voc", "coco", "folders", "csv"]
 Role = Literal["train", "val", "test"]
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+Difference = tuple[str, str, str]  # (what, in the published protocol, in this run)
 
 
 def git_state(folder: Path) -> tuple[str, bool]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from transfer.runtime.errors import TrainingError
-from transfer.runtime.torch_files import save_torch
+from transfer.runtime.files import save_torch
 
 FORMAT, VERSION = "transfer-sgd", 1
 FILE = "fit.pth"

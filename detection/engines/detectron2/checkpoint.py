@@ -15,9 +15,9 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from detection.recipe import DetectionJob
-from transfer.checkpoints.proof import UNPROVED, Proof
+from transfer.checkpoints.verify import UNPROVED, Proof
 from transfer.runtime.errors import TrainingError
-from transfer.runtime.torch_files import save_torch
+from transfer.runtime.files import save_torch
 from transfer.runtime.world import World
 
 CHECKPOINT_FILE = "checkpoint.pth"

@@ -6,11 +6,10 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
-from detection.checks import demand_buildable, demand_masks
 from detection.engines.detectron2.fcos import FCOS_BACKBONE, FCOS_DETECTOR
 from detection.engines.detectron2.heads import C4_HEADS, C4_HEADS_EXTRA_NORM
 from detection.engines.detectron2.watched import WatchedCfg
-from detection.recipe import DetectionJob, DetectorRecipe
+from detection.recipe import DetectionJob, DetectorRecipe, demand_buildable, demand_masks
 from transfer.checkpoints.architectures import architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.datasets.boxes.detection import DetectionDataset

@@ -12,7 +12,8 @@ from detection.engines.detectron2.prediction import predict
 from detection.engines.detectron2.statistics import renew_statistics
 from detection.engines.detectron2.training import train
 from detection.engines.recompute import recompute_blocks
-from detection.recipe import DetectionJob, DetectionOutcome, Verification
+from detection.recipe import DetectionJob, DetectionOutcome
+from transfer.checkpoints.verify import Verification
 from transfer.runtime.files import write_text
 
 logger = logging.getLogger(__name__)

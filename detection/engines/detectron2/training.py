@@ -18,8 +18,8 @@ from detection.engines.detectron2.hooks import Curve, Forward, Gradients, Log, S
 from detection.engines.detectron2.model import verify_model
 from detection.engines.detectron2.statistics import precise_bn_batches
 from detection.engines.detectron2.watched import WatchedCfg
-from detection.recipe import DetectionJob, Verification
-from transfer.checkpoints.proof import of_beginning
+from detection.recipe import DetectionJob
+from transfer.checkpoints.verify import Verification, of_beginning
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.progress import TrainingLog

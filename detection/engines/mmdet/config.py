@@ -10,11 +10,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from detection.checks import demand_buildable
 from detection.engines.mmdet import regions
 from detection.engines.mmdet.dense import dense
 from detection.engines.mmdet.optimiser import TransferOptimWrapper
-from detection.recipe import DetectorRecipe
+from detection.recipe import DetectorRecipe, demand_buildable
 from transfer.checkpoints.backbone import Backbone
 from transfer.runtime.errors import EngineError
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from detection.checks import GROUPS
 from detection.engines.mmdet import trunk
-from detection.recipe import DetectorRecipe
+from detection.recipe import GROUPS, DetectorRecipe
 from transfer.checkpoints.backbone import Backbone
 
 STRIDES = (8, 16, 32, 64, 128)

@@ -20,10 +20,9 @@ from torch import nn
 from detection.engines.mmdet.parts import register
 from detection.engines.mmdet.watched import watch
 from detection.engines.plan import seed_for_iteration
-from detection.recipe import Verification
 from transfer.checkpoints.architectures import STAGES, expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.verify import Placed, in_precision, own_precision, stages_seen, verify
+from transfer.checkpoints.verify import Placed, Verification, in_precision, own_precision, stages_seen, verify
 
 BLOCKS = (BasicBlock, Bottleneck)  # of ResNeXt, too
 BACKBONE, SHARED_HEAD = "backbone", "roi_head.shared_head"

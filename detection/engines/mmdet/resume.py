@@ -11,7 +11,7 @@ import torch
 
 from detection.recipe import DetectionJob
 from transfer.runtime.errors import TrainingError
-from transfer.runtime.torch_files import save_torch
+from transfer.runtime.files import save_torch
 
 LAYOUT = "msbreg-transfer/mmdet-run/2"
 

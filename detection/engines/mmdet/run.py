@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from detection.checks import demand_buildable, demand_masks
 from detection.engines.mmdet.config import build_config, differences
 from detection.engines.mmdet.model import BLOCKS, build_detector, verify_detector
 from detection.engines.mmdet.prediction import predict
@@ -12,7 +11,8 @@ from detection.engines.mmdet.rehearsal import rehearse
 from detection.engines.mmdet.statistics import renew_statistics
 from detection.engines.mmdet.training import train
 from detection.engines.recompute import recompute_blocks
-from detection.recipe import DetectionJob, DetectionOutcome, Verification
+from detection.recipe import DetectionJob, DetectionOutcome, demand_buildable, demand_masks
+from transfer.checkpoints.verify import Verification
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from detection.engines.mmdet.optimiser import keep_full_precision
 from detection.engines.mmdet.prediction import predict
 from detection.engines.mmdet.statistics import put_back, renew_statistics
 from detection.engines.plan import seed_for_iteration
-from detection.recipe import DetectionJob, Verification
-from transfer.checkpoints.proof import UNPROVED, of_beginning
+from detection.recipe import DetectionJob
+from transfer.checkpoints.verify import UNPROVED, Verification, of_beginning
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.progress import TrainingLog

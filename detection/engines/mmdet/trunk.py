@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detection.checks import LEVELS
-from detection.recipe import DetectorRecipe
+from detection.recipe import LEVELS, DetectorRecipe
 from transfer.checkpoints.architectures import STAGES, architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.to_mmdet import style_of

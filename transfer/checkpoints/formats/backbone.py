@@ -1,4 +1,4 @@
-"""A backbone called `backbone.` in a file that no toolkit has signed: the fallback of `transfer.checkpoints.toolkits`.
+"""A backbone called `backbone.` in a file that no toolkit has signed: the fallback of `transfer.checkpoints.declared`.
 
 Layout: `{"state_dict", …}` of a private Lightning module or training script, or the state dict alone. The network
 called `backbone.` is taken. Heads under the usual names are dropped; anything else, a second backbone above all, is
@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from transfer.checkpoints.declared import USUAL_HEADS, Network, Release
+from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, Network, Release, member
 from transfer.checkpoints.rules import Extracted, Tree, refuse_unknown
-from transfer.checkpoints.toolkits import LIGHTNING, member
 
 _OF_A_RESNET = re.compile(r"\.layer[1-4]\.\d+\.(?:conv|bn)\d\.")
 

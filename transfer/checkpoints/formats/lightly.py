@@ -18,8 +18,7 @@ example has `student_backbone.` and `teacher_backbone.` and no `backbone.`; it e
 taken, as DINO's authors and lightly's benchmark do.
 """
 
-from transfer.checkpoints.declared import Network, Release, sequential
-from transfer.checkpoints.toolkits import LIGHTNING, member
+from transfer.checkpoints.declared import LIGHTNING, Network, Release, member, sequential
 
 _HEADS = {
     "online_classifier.": "online classifier, trained on detached features",

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transfer.checkpoints.backbone import InputSpec, Lint
+from transfer.checkpoints.declared import origin
 from transfer.checkpoints.rules import (
     Drop,
     Extracted,
@@ -31,7 +32,6 @@ from transfer.checkpoints.rules import (
     separate,
     weights_under,
 )
-from transfer.checkpoints.toolkits import origin
 from transfer.checkpoints.unseen import input_from_dict
 from transfer.runtime.errors import CheckpointError
 

@@ -20,9 +20,8 @@ Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep
 
 from __future__ import annotations
 
-from transfer.checkpoints.declared import Network, Release
+from transfer.checkpoints.declared import Network, Release, member
 from transfer.checkpoints.rules import Extracted, Format, Tree, demand_equal, weights_under
-from transfer.checkpoints.toolkits import member
 
 # Second names of the online network, and of the neck behind it.
 _TWINS = ("encoder_q.", "online_net.", "base_encoder.", "encoder.")

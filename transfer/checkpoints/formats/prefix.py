@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from transfer.checkpoints.backbone import Dropped
-from transfer.checkpoints.declared import USUAL_HEADS, renamed, sequential
+from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, renamed, sequential
 from transfer.checkpoints.formats.huggingface import torchvision_name as huggingface_name
 from transfer.checkpoints.rules import (
     TRAINING_STATE,
@@ -34,7 +34,6 @@ from transfer.checkpoints.rules import (
     only_branch,
     separate,
 )
-from transfer.checkpoints.toolkits import LIGHTNING
 from transfer.checkpoints.unseen import ASSUMED
 from transfer.checkpoints.wrappers import MAX_DEPTH, Averaged
 from transfer.runtime.errors import CheckpointError

@@ -13,8 +13,7 @@ of linear evaluation itself hold `backbone.` and `classifier.` alone. The data s
 which is refused by its shape; STL-10, which keeps the 7×7 stem, is not told from ImageNet.
 """
 
-from transfer.checkpoints.declared import Network, Release
-from transfer.checkpoints.toolkits import LIGHTNING, member
+from transfer.checkpoints.declared import LIGHTNING, Network, Release, member
 
 _ONLINE = "online classifier, trained on detached features"
 _HEADS = {

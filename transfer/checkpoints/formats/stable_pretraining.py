@@ -12,9 +12,8 @@ it a 3×3 stem, which is refused. Files into which SklearnCheckpoint put scikit-
 reader.
 """
 
-from transfer.checkpoints.declared import Network, Release
+from transfer.checkpoints.declared import LIGHTNING, Network, Release, member
 from transfer.checkpoints.formats.huggingface import torchvision_name
-from transfer.checkpoints.toolkits import LIGHTNING, member
 
 _HEADS = {
     "callbacks_modules.": "online probes and queues of callbacks",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.proof import LAYERS, UNPROVED, Proof, kept, plain, prove
+from transfer.checkpoints.verify import LAYERS, UNPROVED, Proof, kept, plain, prove
 from transfer.classification.sgd.bank import INITIAL_SCALE, Bank
 from transfer.classification.sgd.data import Batch
 from transfer.classification.sgd.recipe import SgdRecipe

@@ -19,7 +19,7 @@ from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.mask_files import area_of, read_object, read_values
 from transfer.datasets.boxes.masks import Mask
 from transfer.datasets.boxes.voc_layout import INSTANCES, SEGMENTS, Entry
-from transfer.datasets.labels.listed import absent
+from transfer.datasets.lists import absent
 from transfer.datasets.wording import counted, few
 from transfer.runtime.errors import DataError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits
-from transfer.datasets.labels.listed import absent, listed_split, noted, read_columns, read_lines
+from transfer.datasets.labels.listed import listed_split, noted
+from transfer.datasets.lists import absent, read_columns, read_lines
 from transfer.runtime.errors import DataError
 
 CUB_LAYOUT = "unpack CUB_200_2011.tgz: images/, images.txt, image_class_labels.txt, train_test_split.txt, classes.txt"

@@ -32,9 +32,9 @@ from transfer.datasets.labels.torchvision_sets import (
 from transfer.datasets.labels.voc_labels import read_voc_labels
 from transfer.datasets.layouts import chosen, recognise
 from transfer.datasets.wording import few
-from transfer.protocol import Difference
 from transfer.runtime.errors import DataError
-from transfer.task import ROOT
+from transfer.runtime.files import ROOT
+from transfer.runtime.provenance import Difference
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from transfer.datasets.image_files import IMAGENET_NAME
 from transfer.datasets.image_index import some
 from transfer.datasets.images import is_image_name
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
-from transfer.datasets.labels.listed import listed_split, noted, read_lines
+from transfer.datasets.labels.listed import listed_split, noted
 from transfer.datasets.labels.own_images import folder_split
+from transfer.datasets.lists import read_lines
 from transfer.runtime.errors import DataError
 
 LAYOUT = "ImageNet is laid out train/<wnid>/*.JPEG and val/<wnid>/*.JPEG"

@@ -9,7 +9,8 @@ from typing import Any
 
 from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages, Level
-from transfer.datasets.labels.listed import level_of, listed_split, read_json
+from transfer.datasets.labels.listed import level_of, listed_split
+from transfer.datasets.lists import read_json
 from transfer.runtime.errors import DataError
 
 LAYOUT = "unpack train_val2018.tar.gz, train2018.json.tar.gz and val2018.json.tar.gz of iNaturalist 2018 here"

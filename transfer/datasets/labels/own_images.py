@@ -17,8 +17,8 @@ import numpy as np
 from transfer.datasets.image_files import ImageFiles, open_folder
 from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages, Level
-from transfer.datasets.labels.listed import VAL_AS_TEST, checked, level_of, listed_split, noted
-from transfer.datasets.layouts import ALIASES, Role
+from transfer.datasets.labels.listed import checked, level_of, listed_split, noted
+from transfer.datasets.layouts import ALIASES, VAL_AS_TEST, Role
 from transfer.datasets.split_check import refuse_untrained
 from transfer.runtime.errors import DataError
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits
-from transfer.datasets.labels.listed import listed_split, read_lines
+from transfer.datasets.labels.listed import listed_split
 from transfer.datasets.labels.own_images import folder_split
+from transfer.datasets.lists import read_lines
 from transfer.runtime.errors import DataError
 
 LAYOUT = (

@@ -20,7 +20,8 @@ from PIL import Image
 
 from transfer.datasets.image_files import open_folder
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages, Level
-from transfer.datasets.labels.listed import level_of, listed_split, noted, read_lines
+from transfer.datasets.labels.listed import level_of, listed_split, noted
+from transfer.datasets.lists import read_lines
 from transfer.runtime.errors import DataError
 
 CALTECH_TRAIN = 30  # training images a class

@@ -1,0 +1,182 @@
+"""What a published recipe becomes on other hardware: the linear rule, and what is said about the rest."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detection.recipe import DetectorRecipe, unread
+from detection.scaling import expectation, fitted, images_normalised, norm_differences, rescaled
+from detection.task import check_detector
+from transfer.__main__ import main
+from transfer.cli import recipe_command, starting_recipe
+from transfer.protocol import flatten
+from transfer.runtime.errors import UserError
+from transfer.task import load_task, task_names
+
+MOCO = load_task("detection.voc").protocols["moco"].detector
+
+
+def test_one_gpu_sees_as_many_images_at_an_eighth_of_the_rate():
+    one = rescaled(MOCO, processes=1)
+    assert (one.batch, one.lr, one.iterations, one.steps) == (2, 0.0025, 192_000, (144_000, 176_000))
+    assert one.warmup_iterations == 800
+
+
+def test_as_many_gpus_as_published_change_nothing():
+    assert rescaled(MOCO, 8) == MOCO
+    assert rescaled(MOCO, 16) == MOCO
+    assert rescaled(MOCO, 1, batch=16) == MOCO
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([None, 2, 4, 8, 16, 32]))
+def test_images_seen_and_rate_per_image_are_kept(gpus, batch):
+    scaled = rescaled(MOCO, gpus, batch)
+    assert scaled.iterations * scaled.batch == MOCO.iterations * MOCO.batch
+    assert scaled.lr / scaled.batch == pytest.approx(MOCO.lr / MOCO.batch)
+    assert rescaled(scaled, 8, MOCO.batch) == MOCO  # and back
+
+
+def test_a_batch_of_sixteen_on_one_gpu_normalises_as_published():
+    assert images_normalised(MOCO, 8) == images_normalised(rescaled(MOCO, 1, 16), 1) == 16
+    assert norm_differences(MOCO, rescaled(MOCO, 1, 16), 1) == ()
+    ((_, theirs, ours),) = norm_differences(MOCO, rescaled(MOCO, 1), 1)
+    assert (theirs, ours) == ("SyncBN over 16 images", "BN over 2 images")
+    frozen = dataclasses.replace(MOCO, norm="FrozenBN")
+    assert images_normalised(frozen, 8) == 0
+
+
+def test_a_gpu_that_holds_the_batch_keeps_the_published_schedule():
+    # 4.8 GB of the zoo for 2 images, 5.5 / 3.4 of it with trained norms: 62 GB for 16
+    kept, why = fitted(MOCO, 1, 80.0)
+    assert kept == MOCO
+    assert why == (
+        "the published batch of 16 at once and its schedule: "
+        "about 62 GB with a resnet50, of the 80 GB of a GPU, an estimate"
+    )
+    smaller, why = fitted(MOCO, 1, 24.0)
+    assert smaller == rescaled(MOCO, 1)
+    assert "a batch of 16 would take about 62 GB with a resnet50, of the 24 GB of a GPU" in why
+    assert fitted(MOCO, 4, 24.0)[0] == MOCO  # 16 GB on each
+    assert fitted(MOCO, 1, None)[0] == rescaled(MOCO, 1)
+    assert fitted(MOCO, 8, 1.0) == (MOCO, "")
+    fcos = load_task("detection.coco_fcos").protocols["1x"].detector
+    assert "never published" in fitted(fcos, 1, 80.0)[1]
+
+
+def test_a_protocol_of_one_gpu_is_not_made_for_eight():
+    frozen = load_task("detection.voc_fpn").protocols["ssl-transfer-frozen"].detector
+    assert frozen.published_processes() == 1
+    assert fitted(frozen, 1, 8.0) == (frozen, "")
+
+
+def test_hours_are_those_of_the_model_zoo():
+    # Mask R-CNN R50-FPN 1× with trained norms: 90,000 iterations at the zoo's 0.345 s are 8.6 hours.
+    recipe = load_task("segmentation.coco_fpn").protocols["1x"].detector
+    assert expectation(recipe, "resnet50", 8).hours == pytest.approx(90_000 * 0.345 / 3600, rel=1e-6)
+    assert expectation(recipe, "resnet50", 8).gigabytes == pytest.approx(5.5, rel=1e-6)
+    assert expectation(recipe, "resnet101", 8).hours > expectation(recipe, "resnet50", 8).hours
+    assert expectation(load_task("detection.coco_fcos").protocols["1x"].detector, "resnet50", 8) is None
+
+
+def test_recipe_for_one_gpu_says_what_changes_and_what_to_type():
+    text = recipe_command(["detection.voc", "--gpus", "1"])
+    assert "detector.lr                 0.0025  (published: 0.02)" in text
+    assert "batch norm: BN over 2 images (published: SyncBN over 16 images)" in text
+    assert "not measured here" in text
+    text = recipe_command(["detection.voc", "--gpus", "1", "--batch", "16"])
+    assert "on 1 GPU: as published" in text
+    assert "TORCHRUN=1 bash detection/run_voc.sh CKPT --detector.batch 16" in text
+    text = recipe_command(["segmentation.coco_fpn", "--protocol", "2x", "--gpus", "4"])
+    assert "TORCHRUN=4 bash segmentation/run_coco.sh fpn CKPT --protocol 2x" in text
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_typed_batch_takes_rate_and_schedule_with_it(device):
+    task = load_task("detection.voc")
+    assert starting_recipe(task, "moco", None, device, 2, 16) == task.protocols["moco"]
+    four = starting_recipe(task, "moco", None, device, 2, 4).detector
+    assert (four.batch, four.lr, four.iterations, four.steps) == (4, 0.005, 96_000, (72_000, 88_000))
+    small = task.presets["cpu"][1]
+    assert starting_recipe(task, "moco", "cpu", device, 2, 4) == small  # a preset is taken as it is
+
+
+def test_the_batch_is_read_from_the_command_line(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(
+        "transfer.cli.starting_recipe", lambda *given: seen.append(given[-1]) or starting_recipe(*given)
+    )
+    for typed in (["--detector.batch", "4"], ["--detector.batch=8"], []):
+        main(["run", "detection.voc", "random:resnet18", "--device", "cpu", "--engine", "none", *typed])
+    assert seen == [4, 8, None]
+    assert "no engine 'none'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["detection.voc", "--gpus", "8", "--batch", "12"], "cannot be shared by 8 GPUs"),
+        (["detection.voc", "--gpus", "0"], "give 1 or more"),
+        (["transfer.knn", "--gpus", "2"], "does not depend on the number of GPUs"),
+        (["detection.voc", "--gpus", "1", "--arch", "vit"], "unknown architecture"),
+    ],
+)
+def test_bad_hardware_gets_one_clear_message(arguments, message, capsys):
+    assert main(["recipe", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("family", "neck", "name", "value"),
+    [
+        ("faster_rcnn", "c4", "fpn_channels", 64),
+        ("faster_rcnn", "fpn", "extra_norm", False),
+        ("faster_rcnn", "fpn", "mask_convs", 3),
+        ("mask_rcnn", "c4", "mask_resolution", 7),
+        ("retinanet", "fpn", "roi_batch", 64),
+        ("fcos", "fpn", "anchor_ratios", (1.0,)),
+    ],
+)
+def test_a_value_that_nothing_would_read_is_an_error(family, neck, name, value):
+    recipe = DetectorRecipe(family=family, neck=neck)
+    assert name in unread(recipe)
+    check_detector(recipe, None, "cuda", [], False)
+    with pytest.raises(UserError, match="cannot be run") as error:
+        check_detector(dataclasses.replace(recipe, **{name: value}), None, "cuda", [], False)
+    assert f"{name} is {value}, but nothing reads it" in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["faster_rcnn", "mask_rcnn", "retinanet", "fcos"])
+def test_unread_values_are_values(family):
+    recipe = DetectorRecipe(family=family, neck="fpn")
+    assert set(unread(recipe)) <= set(flatten(recipe))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("flip", 3.0), ("nms", -1.0), ("score_threshold", 7.0), ("momentum", 5.0), ("gamma", -1.0)),
+        *(("rpn_positive", 9.0), ("rpn_pre_nms_train", 0), ("weight_decay", float("nan")), ("anchor_ratios", ())),
+        *(("lr", float("nan")), ("steps", (9, 3)), ("freeze_at", 6), ("train_sizes", (0,)), ("batch", 0)),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(name, value):
+    with pytest.raises(UserError, match="cannot be run") as error:
+        check_detector(dataclasses.replace(MOCO, **{name: value}), None, "cuda", [], False)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("task", [name for name in task_names() if name.startswith(("detection.", "segmentation."))])
+def test_protocols_and_presets_pass_their_own_checks(task):
+    declared = load_task(task)
+    recipes = [*declared.protocols.values(), *(recipe for _, recipe in declared.presets.values())]
+    for recipe in recipes:
+        declared.check(recipe, None, "cuda", False)
+
+
+def test_a_batch_must_be_shared_equally(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError) as error:
+        check_detector(MOCO, None, "cuda", [], False)
+    assert "a batch of 16 cannot be shared by 3 processes" in str(error.value)

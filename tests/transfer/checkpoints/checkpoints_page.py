@@ -1,0 +1,57 @@
+"""The table of checkpoints in `docs/checkpoints.md`, made from what the tests test. Rewrite it with
+
+PYTHONPATH=. python tests/transfer/checkpoints/checkpoints_page.py
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer" / "checkpoints")]
+
+from releases import Release, all_refusals, all_releases  # noqa: E402 - found by the line above
+
+from transfer.checkpoints.architectures import ARCHITECTURES  # noqa: E402
+
+PAGE = ROOT / "docs" / "checkpoints.md"
+BEGIN, END = (
+    "<!-- checkpoints: made by tests/transfer/checkpoints/checkpoints_page.py -->",
+    "<!-- end of checkpoints -->",
+)
+
+
+def table() -> str:
+    """Markdown: one row for the releases of a format that differ in nothing but their heads, then the refusals."""
+    groups: dict[tuple[str, str, str], list[Release]] = {}
+    for release in sorted(all_releases().values(), key=lambda release: (release.format, release.title)):
+        branches = ", ".join((release.branch, *release.others)) if release.others else "–"
+        groups.setdefault((release.format, branches, release.real or "layout only"), []).append(release)
+    rows = ["| `--format` | release form | architectures | branches | tested on |", "| --- | --- | --- | --- | --- |"]
+    for (name, branches, seen), members in groups.items():
+        titles = "; ".join(dict.fromkeys(release.title for release in members))
+        used = {arch for release in members for arch in release.archs}
+        archs = ", ".join(arch.removeprefix("resnet") for arch in ARCHITECTURES if arch in used)
+        rows.append(f"| `{name}` | {titles} | {archs} | {branches} | {seen} |")
+    rows += ["", "| recognised and refused | because (words of the message) |", "| --- | --- |"]
+    rows += [f"| {refusal.title} | {', '.join(refusal.says[:2])} |" for refusal in all_refusals().values()]
+    return "\n".join(rows)
+
+
+def counted() -> str:
+    """What the README says of them."""
+    return f"{len(all_releases())} release forms in {len({r.format for r in all_releases().values()})} formats are read"
+
+
+def with_table(page: str) -> str:
+    """The page with its counts, and the table between its two marks, made anew."""
+    page = re.sub(r"\S+ release forms in \S+ formats are read", counted(), page)
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
