@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,19 @@ class DetectionSplits:
         train, test: the sides.
         notes: what is odd about the two beside each other, and what of them does not count; for the record.
         objects: of each side how many objects were annotated, left out for which reason, and used.
+        differences: from the protocol's data.
     """
 
     train: DetectionDataset
     test: DetectionDataset
     notes: tuple[str, ...] = ()
     objects: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+
+    @cached_property
+    def fingerprints(self) -> dict[str, dict[str, object]]:
+        """One for each side."""
+        return {"train": self.train.fingerprint(), "test": self.test.fingerprint()}
 
 
 Official = Callable[[DetectionData, bool], DetectionSplits]  # (options, masks wanted) → the protocol's own splits
@@ -329,11 +337,6 @@ def refuse_shared(splits: DetectionSplits) -> None:
             found=f"{len(shared)} shared, for example {', '.join(shared[:3])}",
             todo="choose splits that have no image in common",
         )
-
-
-def fingerprints(splits: DetectionSplits) -> dict[str, dict[str, object]]:
-    """One fingerprint per split."""
-    return {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
 
 
 def data_differences(options: DetectionData, official: str) -> tuple[Difference, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transfer.checkpoints.backbone import Backbone
     from transfer.checkpoints.verify import Verification
     from transfer.runtime.world import World
+    from transfer.task import Run
 
 # Where the defaults below were read: MoCo's two files, and Detectron2's for what they leave open.
 D = "Detectron2, config/defaults.py: "
@@ -199,6 +200,31 @@ class DetectionJob:
     world: World = field(default_factory=_alone)
     recompute: bool = False
     score: Callable[[Detections], dict[str, float]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        recipe: DetectorRecipe,
+        train: DetectionDataset,
+        test: DetectionDataset,
+        score: Callable[[Detections], dict[str, float]],
+    ) -> DetectionJob:
+        """What a run asks of its engine."""
+        return cls(
+            backbone=run.backbone,
+            recipe=recipe,
+            train=train.for_training(),
+            test=test,
+            seed=run.seed,
+            workdir=run.workdir,
+            device=run.device,
+            workers=run.workers,
+            checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
+            world=run.world,
+            recompute=run.recompute,
+            score=score,
+        )
 
     @property
     def images_per_process(self) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -16,16 +16,15 @@ from detection.data import (
     Official,
     data_differences,
     easiest,
-    fingerprints,
     load_splits,
 )
-from detection.engines.choose import load_engine
+from detection.engines.choose import choose_engine, load_engine
 from detection.pictures.contact_sheet import draw_contact_sheet
 from detection.pictures.mistakes import draw_misses
 from detection.protocols import Detector, read_alone
 from detection.recipe import (
+    DetectionEngine,
     DetectionJob,
-    DetectionOutcome,
     DetectionRecipe,
     DetectorRecipe,
     dead,
@@ -41,10 +40,7 @@ from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
 from transfer.runtime.provenance import Difference
-from transfer.task import RunContext, Task, TaskOutcome
-
-if TYPE_CHECKING:
-    from transfer.checkpoints.backbone import Backbone
+from transfer.task import Engine, Hardware, Run, Task, TaskOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +48,124 @@ logger = logging.getLogger(__name__)
 FORWARD_AND_BACKWARD = 3.0
 RECOMPUTED = "blocks of the ResNet were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DetectionTask(Task):
+    """A task that trains a detector and reports its AP.
+
+    Attributes:
+        leading: whose AP is called "AP" in the metrics; the other's is "voc_AP" or "coco_AP".
+        official: reads the published data.
+        official_name: what they are called, for example "COCO train2017 → val2017".
+    """
+
+    leading: Metric
+    official: Official
+    official_name: str
+
+    data_options = DetectionData
+    engines = ("detectron2", "mmdet")
+    batch_option = BATCH
+
+    @property
+    def detector(self) -> DetectorRecipe:
+        """That of the first protocol."""
+        recipe: DetectorRecipe = next(iter(self.protocols.values())).detector
+        return recipe
+
+    def load(self, options: DetectionData) -> DetectionSplits:
+        """Read both sides.
+
+        Raises:
+            DataError: see `load_splits`.
+        """
+        splits = load_splits(options, self.official, masks=self.detector.masks)
+        return dataclasses.replace(splits, differences=data_differences(options, self.official_name))
+
+    def check(self, run: Run) -> None:
+        """Refuse another task's detector, values that nothing reads or that mean nothing, and weeks on a CPU."""
+        recipe: DetectionRecipe = run.recipe
+        if run.data is not None:
+            if recipe.overfit:
+                easiest(run.data.train, recipe.overfit)
+            return
+        if recipe.detector.masks != self.detector.masks:
+            room = "detection" if self.detector.masks else "segmentation"
+            raise UserError(
+                f"{recipe.detector.family} is another task's detector",
+                found=f"this one is about {'masks' if self.detector.masks else 'boxes alone'}",
+                todo=f"leave --detector.family out, or use {room}/run_coco.sh",
+            )
+        if recipe.overfit < 0:
+            raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
+        offered = [*self.protocols.values(), *(preset for _, preset in self.presets.values())]
+        demand_sound(recipe.detector, run.device, [each.detector for each in offered])
+        if run.device == "cpu":
+            images = recipe.detector.iterations * recipe.detector.batch
+            gmacs = images * gmacs_per_image(recipe.detector, run.backbone.arch) * FORWARD_AND_BACKWARD
+            what = f"{recipe.detector.iterations:,} iterations of {recipe.detector.batch} images"
+            refuse_if_endless(run.backbone, gmacs, what, list(self.presets), run.allow_slow)
+
+    def scale(self, recipe: DetectionRecipe, hardware: Hardware, batch: int | None) -> tuple[DetectionRecipe, str]:
+        """On fewer GPUs than published as it is if their memory holds its batch, else rescaled.
+
+        A batch that was typed rescales it everywhere. A CPU otherwise gets it as it is, and is then refused.
+        """
+        detector, why = recipe.detector, ""
+        if batch is not None:
+            detector = rescaled(detector, hardware.processes, batch)
+        elif hardware.device != "cpu":
+            detector, why = fitted(detector, hardware.processes, hardware.memory, hardware.arch)
+        return dataclasses.replace(recipe, detector=detector), why
+
+    def account(self, recipe: DetectionRecipe, scaled: DetectionRecipe, hardware: Hardware) -> list[str]:
+        """Images a GPU, batch norm, hours and memory.
+
+        Raises:
+            UserError: the batch cannot be shared by so many GPUs.
+        """
+        return account(recipe.detector, scaled.detector, hardware)
+
+    def choose_engine(self, wanted: str, archs: Collection[str]) -> tuple[Engine, str]:
+        """See `detection.engines.choose`."""
+        name, why = choose_engine(wanted, self.engines, archs)
+        return load_engine(name), why
+
+    def run(self, run: Run) -> TaskOutcome:
+        """Train, predict, score, draw; of several processes the leader alone scores and draws."""
+        from detection.pictures.curves import draw_curves  # matplotlib takes half a second
+        from transfer.checkpoints.verify import UNPROVED
+
+        recipe: DetectionRecipe = run.recipe
+        splits: DetectionSplits = run.data
+        if recipe.overfit:
+            splits = easiest(splits.train, recipe.overfit)
+
+        def score(detections: Detections) -> dict[str, float]:
+            return _Measured.of(splits.test, detections, recipe, self.leading).metrics()
+
+        outcome = cast(DetectionEngine, run.engine).run(
+            DetectionJob.of(run, recipe.detector, splits.train, splits.test, score)
+        )
+        if not run.world.leads:
+            return TaskOutcome({})
+        write_json(run.workdir / "detections.json", outcome.detections.to_coco(splits.test))
+        measured = _Measured.of(splits.test, outcome.detections, recipe, self.leading)
+        draw_contact_sheet(splits.test, outcome.detections, run.workdir / "contact_sheet.png")
+        draw_misses(splits.test, outcome.detections, run.workdir / "misses.png")
+        draw_curves(measured.coco[-1], run.workdir / "curves.png")
+        arch = run.backbone.arch
+        architecture: tuple[Difference, ...] = () if arch == "resnet50" else (("architecture", "resnet50", arch),)
+        norms = norm_differences(self.detector, recipe.detector, run.world.size)
+        again = (RECOMPUTED,) if run.recompute else ()
+        return TaskOutcome(
+            metrics=measured.metrics(),
+            details={"detections": len(outcome.detections), "objects": dict(splits.objects)} | measured.per_class(),
+            verification=dataclasses.asdict(outcome.verification) if outcome.verification else UNPROVED,
+            differences=architecture + norms + outcome.differences,
+            notes=(*splits.train.notes, *splits.test.notes, *splits.notes, *outcome.notes, *again, *measured.notes()),
+        )
 
 
 def detection_task(
@@ -62,106 +176,39 @@ def detection_task(
     protocols: Mapping[str, Detector],
     presets: Mapping[str, tuple[str, DetectionRecipe]],
     version: int = 1,
-) -> Task:
-    """A task that trains a detector and reports its AP.
-
-    Args:
-        title: one line for lists of tasks.
-        leading: whose AP is called "AP" in the metrics; the other's is "voc_AP" or "coco_AP".
-        official: reads the published data.
-        official_name: what they are called, for example "COCO train2017 → val2017".
-        protocols: name → as published; the first is the default.
-        presets: see `Task`.
-        version: see `Task`.
-    """
-    recipes = [protocol.recipe.detector for protocol in protocols.values()]
-    first, names = recipes[0], list(presets)
-    offered = [*recipes, *(recipe.detector for _, recipe in presets.values())]
-
-    def check(recipe: DetectionRecipe, backbone: Backbone, device: str, allow_slow: bool) -> None:
-        if recipe.detector.masks != first.masks:
-            room = "detection" if first.masks else "segmentation"
-            raise UserError(
-                f"{recipe.detector.family} is another task's detector",
-                found=f"this one is about {'masks' if first.masks else 'boxes alone'}",
-                todo=f"leave --detector.family out, or use {room}/run_coco.sh",
-            )
-        if recipe.overfit < 0:
-            raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
-        check_detector(recipe.detector, backbone, device, names, allow_slow, offered)
-
-    def check_data(
-        recipe: DetectionRecipe, backbone: Backbone, data: DetectionSplits, device: str, allow_slow: bool
-    ) -> None:
-        if recipe.overfit:
-            easiest(data.train, recipe.overfit)
-
-    def load(options: DetectionData) -> DetectionSplits:
-        return load_splits(options, official, masks=first.masks)
-
-    def run(context: RunContext) -> TaskOutcome:
-        return run_detection(context, first, leading)
-
-    return Task(
+) -> DetectionTask:
+    """The task of these protocols, in which values that nothing reads in their detectors say so."""
+    named = {name: read_alone(protocol) for name, protocol in protocols.items()}
+    masks = next(iter(named.values())).recipe.detector.masks
+    return DetectionTask(
         title=title,
         version=version,
-        primary=("mask_AP" if first.masks else "AP") if leading == "coco" else "AP50",
-        published={name: read_alone(protocol) for name, protocol in protocols.items()},
+        primary=("mask_AP" if masks else "AP") if leading == "coco" else "AP50",
+        published=named,
         presets=presets,
-        engines=("detectron2", "mmdet"),
-        data_options=DetectionData,
-        load_data=load,
-        fingerprints=fingerprints,
-        data_differences=lambda options: data_differences(options, official_name),
-        adapt=adapt,
-        batch_option=BATCH,
-        check=check,
-        check_data=check_data,
-        run=run,
-        scale=scale,
+        leading=leading,
+        official=official,
+        official_name=official_name,
     )
 
 
-def adapt(recipe: DetectionRecipe, device: str, processes: int, batch: int | None) -> DetectionRecipe:
-    """On fewer GPUs than published the recipe stays as it is if their memory holds its batch, else it is rescaled.
-
-    A batch that was typed rescales it everywhere. A CPU otherwise gets it as it is, and is then refused.
-    """
-    if batch is not None:
-        return dataclasses.replace(recipe, detector=rescaled(recipe.detector, processes, batch))
-    if device == "cpu":
-        return recipe
-    import torch
-
-    memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
-    detector, why = fitted(recipe.detector, processes, memory)
-    if why:
-        logger.info("%s", why)
-    return dataclasses.replace(recipe, detector=detector)
-
-
-def scale(
-    recipe: DetectionRecipe, gpus: int, batch: int | None, arch: str, memory: float | None
-) -> tuple[DetectionRecipe, list[str]]:
-    """See `Task.scale`."""
-    published = recipe.detector
-    scaled, why = (rescaled(published, gpus, batch), "") if batch else fitted(published, gpus, memory, arch)
+def account(published: DetectorRecipe, scaled: DetectorRecipe, hardware: Hardware) -> list[str]:
+    """See `DetectionTask.account`."""
+    gpus, theirs = hardware.processes, published.published_processes()
     if scaled.batch % gpus:
         raise UserError(
             f"a batch of {scaled.batch} cannot be shared by {gpus} GPUs",
             todo=f"give --batch a multiple of {gpus}",
         )
-    lines = [why] if why else []
-    lines += [
-        f"images per GPU: {scaled.batch // gpus} (published: {published.batch // published.published_processes()})",
-        f"batch norm: {norm_in_words(scaled, gpus)} (published: "
-        f"{norm_in_words(published, published.published_processes())})",
+    lines = [
+        f"images per GPU: {scaled.batch // gpus} (published: {published.batch // theirs})",
+        f"batch norm: {norm_in_words(scaled, gpus)} (published: {norm_in_words(published, theirs)})",
     ]
     if norm_differences(published, scaled, gpus):
         lines.append(
             f"  not as published: --batch {published.batch} keeps {published.batch} images together, if they fit"
         )
-    expected = expectation(scaled, arch, gpus)
+    expected = expectation(scaled, hardware.arch, gpus)
     if expected is None:
         lines.append("hours and memory: no published measurement of this detector to go by")
     else:
@@ -169,41 +216,7 @@ def scale(
             f"expected: about {expected.hours:.0f} hours on V100s, {expected.gigabytes:.0f} GB per GPU, not measured "
             f"here: {expected.source}"
         )
-    return dataclasses.replace(recipe, detector=scaled), lines
-
-
-def run_detection(context: RunContext, published: DetectorRecipe, leading: Metric) -> TaskOutcome:
-    """Train, predict, score, draw; of several processes the leader alone scores and draws."""
-    from detection.pictures.curves import draw_curves  # matplotlib takes half a second
-    from transfer.checkpoints.verify import UNPROVED
-
-    recipe: DetectionRecipe = context.recipe
-    splits: DetectionSplits = context.data
-    if recipe.overfit:
-        splits = easiest(splits.train, recipe.overfit)
-
-    def score(detections: Detections) -> dict[str, float]:
-        return _Measured.of(splits.test, detections, recipe, leading).metrics()
-
-    outcome = train_and_predict(context, recipe.detector, splits.train, splits.test, score)
-    if not context.world.leads:
-        return TaskOutcome({})
-    measured = _Measured.of(splits.test, outcome.detections, recipe, leading)
-    draw_contact_sheet(splits.test, outcome.detections, context.workdir / "contact_sheet.png")
-    draw_misses(splits.test, outcome.detections, context.workdir / "misses.png")
-    draw_curves(measured.coco[-1], context.workdir / "curves.png")
-    architecture: tuple[Difference, ...] = ()
-    if context.backbone.arch != "resnet50":
-        architecture = (("architecture", "resnet50", context.backbone.arch),)
-    norms = norm_differences(published, recipe.detector, context.world.size)
-    again = (RECOMPUTED,) if context.recompute else ()
-    return TaskOutcome(
-        metrics=measured.metrics(),
-        details={"detections": len(outcome.detections), "objects": dict(splits.objects)} | measured.per_class(),
-        verification=dataclasses.asdict(outcome.verification) if outcome.verification else UNPROVED,
-        differences=architecture + norms + outcome.differences,
-        notes=(*splits.train.notes, *splits.test.notes, *splits.notes, *outcome.notes, *again, *measured.notes()),
-    )
+    return lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,37 +260,6 @@ class _Measured:
         return tuple(dict.fromkeys(notes))
 
 
-def train_and_predict(
-    context: RunContext,
-    recipe: DetectorRecipe,
-    train: DetectionDataset,
-    test: DetectionDataset,
-    score: Callable[[Detections], dict[str, float]],
-) -> DetectionOutcome:
-    """Run the engine and keep its detections as `detections.json` (COCO result form) in the run's folder.
-
-    `score` gives the numbers of the curve, see `DetectionJob`.
-    """
-    job = DetectionJob(
-        backbone=context.backbone,
-        recipe=recipe,
-        train=train.for_training(),
-        test=test,
-        seed=context.seed,
-        workdir=context.workdir,
-        device=context.device,
-        workers=context.workers,
-        checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
-        world=context.world,
-        recompute=context.recompute,
-        score=score,
-    )
-    outcome = load_engine(context.engine).run(job)
-    if context.world.leads:
-        write_json(context.workdir / "detections.json", outcome.detections.to_coco(test))
-    return outcome
-
-
 def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     """Multiply–accumulates (in 10⁹) of one training image's forward pass, convolutions of backbone and heads only.
 
@@ -301,25 +283,10 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch + masks
 
 
-def check_detector(
-    recipe: DetectorRecipe,
-    backbone: Backbone,
-    device: str,
-    presets: list[str],
-    allow_slow: bool,
-    offered: Sequence[DetectorRecipe] = (),
-) -> None:
-    """Raise `UserError` if the recipe makes no sense, or would not end on this CPU.
-
-    `offered` are the task's protocols and presets.
-    """
+def demand_sound(recipe: DetectorRecipe, device: str, offered: Sequence[DetectorRecipe] = ()) -> None:
+    """Raise `UserError` if the recipe makes no sense; `offered` are those of the task's protocols and presets."""
     from transfer.runtime.world import world_size
 
     problems = [*out_of_range(recipe, world_size()), *unbuildable(recipe, device), *dead(recipe, offered)]
     if problems:
         raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")
-    if device == "cpu":
-        images = recipe.iterations * recipe.batch
-        gmacs = images * gmacs_per_image(recipe, backbone.arch) * FORWARD_AND_BACKWARD
-        what = f"{recipe.iterations:,} iterations of {recipe.batch} images"
-        refuse_if_endless(backbone, gmacs, what, presets, allow_slow)

@@ -23,7 +23,7 @@ from transfer.runtime.conditions import THREADS, settle
 from transfer.runtime.errors import CheckpointError, DataError, UserError
 from transfer.runtime.files import ROOT
 from transfer.runtime.logs import say_from
-from transfer.task import Task, load_task
+from transfer.task import Engine, Hardware, Run, Task, load_task
 
 if TYPE_CHECKING:
     from transfer.checkpoints.backbone import Backbone
@@ -93,7 +93,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return _run_all(typed, together)
 
 
-def understood(arguments: Sequence[str]) -> Typed:
+def understood(arguments: Sequence[str]) -> CommandLine:
     """What `TASK CHECKPOINT … [options]` says, before anything is read.
 
     Raises:
@@ -117,7 +117,7 @@ def understood(arguments: Sequence[str]) -> Typed:
     if options.recompute and not task.engines:
         raise UserError(f"--recompute is for detectors, and {name} trains none", todo="leave it out")
     words, auto = shlex.join(arguments), _peek(rest, "protocol") == AUTO
-    return Typed(name, task, protocol, options, data_options, recipe, device, words, auto)
+    return CommandLine(name, task, protocol, options, data_options, recipe, device, words, auto)
 
 
 def _protocol(name: str, task: Task, rest: list[str]) -> str:
@@ -133,8 +133,19 @@ def _protocol(name: str, task: Task, rest: list[str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Typed:
-    """What the command line says."""
+class CommandLine:
+    """What was typed: `Run`s are made of it, one for each checkpoint and seed.
+
+    Attributes:
+        name, task: which task.
+        protocol: the one that was typed, the task's first, or that of the checkpoints' own authors.
+        options: those that every task has.
+        data: those of the task that say where its images lie.
+        recipe: protocol or preset, rescaled for this machine, with the values that were typed.
+        device: "cpu" or "cuda".
+        words: the line itself.
+        auto: whether the protocol was left to the checkpoints.
+    """
 
     name: str
     task: Task
@@ -145,6 +156,28 @@ class Typed:
     device: str
     words: str
     auto: bool
+
+    def run(self, backbone: Backbone, label: str, engine: Engine | None, world: World) -> Run:
+        """The run of a checkpoint, before its data are read; of the first seed."""
+        return Run(
+            task_name=self.name,
+            task=self.task,
+            protocol=self.protocol,
+            recipe=self.recipe,
+            backbone=backbone,
+            label=label,
+            engine=engine,
+            seed=self.options.seeds[0],
+            device=self.device,
+            workers=self.options.workers,
+            threads=self.options.threads,
+            recompute=self.options.recompute,
+            allow_slow=self.options.allow_slow,
+            authors_own=self.auto,
+            command=f"python -m transfer run {self.words}",
+            runs=self.options.runs,
+            world=world,
+        )
 
 
 def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
@@ -159,61 +192,38 @@ def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
     return typed or ("cuda" if torch.cuda.is_available() else "cpu"), world_size()
 
 
-def _run_all(typed: Typed, processes: World) -> int:
+def _run_all(line: CommandLine, world: World) -> int:
     """Read checkpoints and data, do every run."""
-    from detection.engines.choose import choose_engine
-    from transfer.runner import Plan, run
+    from transfer.runner import do
 
-    task, options = typed.task, typed.options
-    if not processes.leads:
+    task, options = line.task, line.options
+    if not world.leads:
         say_from(logging.ERROR)
-    logger.info("computes with: %s", settle(typed.device, options.threads).line())
+    logger.info("computes with: %s", settle(line.device, options.threads).line())
     backbones = read_backbones(options)
-    archs = {backbone.arch for backbone, _ in backbones}
-    engine, why = choose_engine(options.engine, task.engines, archs) if task.engines else ("", "")
+    engine, why = task.choose_engine(options.engine, {backbone.arch for backbone, _ in backbones})
     if engine:
-        logger.info("engine: %s (%s)", engine, why)
-    for backbone, label in backbones:
-        line = advice(backbone.source.format, typed.protocol, task.protocols)
-        if line:
-            logger.info("%s: %s", label, line)
-        task.check(typed.recipe, backbone, typed.device, options.allow_slow)
+        logger.info("engine: %s (%s)", engine.name, why)
+    runs = [line.run(backbone, label, engine, world) for backbone, label in backbones]
+    for run in runs:
+        hint = advice(run.backbone.source.format, line.protocol, task.protocols)
+        if hint:
+            logger.info("%s: %s", run.label, hint)
+        task.check(run)
     # the leader first: what it downloads is there for the others
-    data = processes.together(lambda: task.load_data(typed.data) if processes.leads else None)
-    if not processes.leads:
-        data = task.load_data(typed.data)
-    for backbone, _ in backbones:
-        task.check_data(typed.recipe, backbone, data, typed.device, options.allow_slow)
-    published = task.protocols[typed.protocol]
-    _log_differences(typed.protocol, task, published, typed.recipe, typed.data)
-    fingerprints = task.fingerprints(data)
+    data = world.together(lambda: task.load(line.data) if world.leads else None)
+    if data is None:
+        data = task.load(line.data)
+    runs = [dataclasses.replace(run, data=data) for run in runs]
+    for run in runs:
+        task.check(run)
+    _log_differences(runs[0])
     made: list[Record] = []
-    for backbone, label in backbones:
-        for seed in options.seeds:
-            logger.info("%s: %s, seed %d", typed.name, label, seed)
-            plan = Plan(
-                task_name=typed.name,
-                task=task,
-                backbone=backbone,
-                label=label,
-                protocol=typed.protocol,
-                published=published,
-                recipe=typed.recipe,
-                data=data,
-                fingerprints=fingerprints,
-                data_differences=task.data_differences(typed.data),
-                engine=engine,
-                seed=seed,
-                device=typed.device,
-                workers=options.workers,
-                command=f"python -m transfer run {typed.words}",
-                threads=options.threads,
-                authors_own=typed.auto,
-                recompute=options.recompute,
-            )
-            record = run(plan, options.runs, options.overwrite, processes)
-            made.append(record)
-            logger.info("%s", _summary(record, options.runs))
+    for run in (dataclasses.replace(run, seed=seed) for run in runs for seed in options.seeds):
+        logger.info("%s: %s, seed %d", run.task_name, run.label, run.seed)
+        record = do(run, options.overwrite)
+        made.append(record)
+        logger.info("%s", _summary(record, options.runs))
     return int(any(record.status != "finished" for record in made))
 
 
@@ -228,7 +238,11 @@ def starting_recipe(
     if protocol not in task.protocols:
         raise UserError(f"no protocol is called {protocol!r}", todo=f"choose one of {', '.join(task.protocols)}")
     if preset is None:
-        return task.adapt(task.protocols[protocol], device, processes, batch)
+        memory = gpu_gigabytes() if device == "cuda" and task.batch_option else None
+        scaled, why = task.scale(task.protocols[protocol], Hardware(device, processes, memory), batch)
+        if why:
+            logger.info("%s", why)
+        return scaled
     if preset not in task.presets:
         lines = "\n".join(f"{name}: {line}" for name, (line, _) in task.presets.items())
         raise UserError(
@@ -255,7 +269,7 @@ def _parse(name: str, task: Task, recipe: Any, rest: list[str]) -> tuple[RunOpti
 
 
 def _description(name: str, task: Task) -> str:
-    if task.scale is None:
+    if not task.batch_option:
         return task.title
     return (
         f"{task.title}\n\nDefaults are those of the protocol as published, or of the preset. On fewer GPUs than "
@@ -290,8 +304,8 @@ def read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
         raise UserError(
             f"two checkpoints would be called {', '.join(repeated)} in tables", todo="name them with --labels"
         )
-    if min(options.seeds, default=0) < 0:
-        raise UserError(f"--seeds {min(options.seeds)}", todo="seeds are 0 or more")
+    if min(options.seeds, default=-1) < 0:
+        raise UserError("--seeds " + " ".join(map(str, options.seeds)), todo="seeds are 0 or more")
     read = [_read_one(name, options) for name in options.checkpoints]
     for first, second in itertools.combinations(read, 2):
         if (first.source.sha256, first.source.branch) == (second.source.sha256, second.source.branch):
@@ -329,6 +343,13 @@ def _default_label(name: str) -> str:
     return path.resolve().parent.name if path.stem == "checkpoint" else path.stem
 
 
+def gpu_gigabytes() -> float | None:
+    """Memory of the first GPU in GB; None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
+
+
 def _check_machine(device: str, workers: int) -> None:
     import torch
 
@@ -343,13 +364,12 @@ def _check_machine(device: str, workers: int) -> None:
         raise UserError("--device cuda, but PyTorch sees no GPU", todo="check nvidia-smi, or use --device cpu")
 
 
-def _log_differences(protocol: str, task: Task, published: Any, recipe: Any, data_options: Any) -> None:
-    differences = (*task.data_differences(data_options), *recipe_differences(published, recipe))
-    if not differences:
-        logger.info("recipe: the published protocol %r, unchanged", protocol)
+def _log_differences(run: Run) -> None:
+    if not run.differences:
+        logger.info("recipe: the published protocol %r, unchanged", run.protocol)
         return
-    lines = "".join(f"\n    {what}: {ours}  (protocol: {theirs})" for what, theirs, ours in differences)
-    logger.info("recipe: differs from the published protocol %r in%s", protocol, lines)
+    lines = "".join(f"\n    {what}: {ours}  (protocol: {theirs})" for what, theirs, ours in run.differences)
+    logger.info("recipe: differs from the published protocol %r in%s", run.protocol, lines)
 
 
 def _summary(record: Record, runs: Path) -> str:
@@ -522,7 +542,7 @@ def _of_preset(task: Task, protocol: str, preset: str) -> str:
 
 
 def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
-    if task.scale is None:
+    if not task.batch_option:
         raise UserError(f"{options.task} does not depend on the number of GPUs", todo="leave --gpus and --batch out")
     gpus = 1 if options.gpus is None else options.gpus
     if gpus < 1 or (options.batch is not None and options.batch < 1):
@@ -531,7 +551,9 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
         raise UserError(f"--memory {options.memory:g}", todo="give the GB of a GPU")
     architecture(options.arch)
     published = task.protocols[protocol]
-    recipe, lines = task.scale(published, gpus, options.batch, options.arch, options.memory)
+    hardware = Hardware("cuda", gpus, options.memory, options.arch)
+    recipe, why = task.scale(published, hardware, options.batch)
+    lines = [*([why] if why else []), *task.account(published, recipe, hardware)]
     rows = _changed(published, recipe)
     width = max((len(key) for key, _, _ in rows), default=0)
     typed = [_script(options.task)]

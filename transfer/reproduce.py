@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import Positional
 
 from transfer import record as records
-from transfer.cli import Typed, read_backbones, understood
+from transfer.cli import CommandLine, read_backbones, understood
 from transfer.protocol import flatten
 from transfer.record import Record, read_record
 from transfer.runtime.errors import UserError
@@ -182,7 +182,7 @@ def demand_the_same(record: Record, words: Sequence[str]) -> None:
             logger.warning("%s was %s and is now %s: last digits may move", name, record.versions[name], versions[name])
 
 
-def _understood(record: Record, words: Sequence[str]) -> Typed:
+def _understood(record: Record, words: Sequence[str]) -> CommandLine:
     """The line, parsed; the parser would end the program, so what it did not understand is told here."""
     try:
         return understood(words)
@@ -194,7 +194,7 @@ def _understood(record: Record, words: Sequence[str]) -> Typed:
         ) from error
 
 
-def _checkpoint(record: Record, typed: Typed) -> Iterator[str]:
+def _checkpoint(record: Record, typed: CommandLine) -> Iterator[str]:
     theirs = record.checkpoint
     try:
         ((backbone, _),) = read_backbones(typed.options)
@@ -208,7 +208,7 @@ def _checkpoint(record: Record, typed: Typed) -> Iterator[str]:
         yield f"checkpoint: branch {theirs['branch']}, here {source.branch}"
 
 
-def _recipe(record: Record, typed: Typed) -> Iterator[str]:
+def _recipe(record: Record, typed: CommandLine) -> Iterator[str]:
     if typed.task.version != record.task_version:
         yield f"code: version {record.task_version} of {record.task}, here {typed.task.version}"
     ours = plain(flatten(typed.recipe))
@@ -228,9 +228,9 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _data(record: Record, typed: Typed) -> Iterator[str]:
+def _data(record: Record, typed: CommandLine) -> Iterator[str]:
     try:
-        fingerprints = plain(typed.task.fingerprints(typed.task.load_data(typed.data)))
+        fingerprints = plain(typed.task.load(typed.data).fingerprints)
     except UserError as error:
         yield f"data: {error.what}"
         return

@@ -11,79 +11,22 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from detection.engines.choose import load_engine
 from transfer import record as records
-from transfer.checkpoints.backbone import Backbone
-from transfer.protocol import recipe_differences
 from transfer.record import Record
-from transfer.runtime.conditions import THREADS, Conditions, differences, observed, settle
+from transfer.runtime.conditions import Conditions, differences, observed, settle
 from transfer.runtime.errors import UserError
-from transfer.runtime.files import locked, write_json
-from transfer.runtime.provenance import Difference
+from transfer.runtime.files import ROOT, locked, write_json
 from transfer.runtime.shared_memory import out_of_shared_memory
-from transfer.runtime.world import World
-from transfer.task import RunContext, Task, TaskOutcome
+from transfer.task import Run, TaskOutcome
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """One run to be done: everything that decides its number, and how it is presented.
-
-    Attributes:
-        protocol: name of the published protocol that `recipe` is measured against.
-        published: that protocol's recipe.
-        recipe: what will be run.
-        data_differences: how the data differ from the protocol's.
-        label: the checkpoint's name in tables.
-        command: as typed.
-        threads: of PyTorch on the CPU; stands in the record and not in the run id, see `transfer.runtime.conditions`.
-        authors_own: see `Record`; not in the run id.
-        recompute: see `RunContext`; not in the run id, because it moves no number beyond rounding.
-    """
-
-    task_name: str
-    task: Task
-    backbone: Backbone
-    label: str
-    protocol: str
-    published: Any
-    recipe: Any
-    data: Any
-    fingerprints: dict[str, dict[str, object]]
-    data_differences: tuple[Difference, ...]
-    engine: str
-    seed: int
-    device: str
-    workers: int
-    command: str
-    threads: int = THREADS
-    authors_own: bool = False
-    recompute: bool = False
-
-    def run_id(self) -> str:
-        """Hash of what decides the number: task + version, checkpoint, engine, recipe, data, seed."""
-        source = self.backbone.source
-        return records.run_id(
-            task=self.task_name,
-            task_version=self.task.version,
-            sha256=source.sha256,
-            branch=source.branch,
-            engine=self.engine,
-            recipe=dataclasses.asdict(self.recipe),
-            data_fingerprints=self.fingerprints,
-            seed=self.seed,
-        )
-
-
-def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = None) -> Record:
+def do(run: Run, overwrite: bool = False) -> Record:
     """Do one run, or find it finished.
 
     Records go to `runs/records`, what runs share to `runs/features`, everything else to `runs/work/<task>/<run id>`.
@@ -94,10 +37,10 @@ def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = N
     Raises:
         UserError: another process is doing this very run, or the record cannot be written.
     """
-    world = world or World()
-    conditions = settle(plan.device, plan.threads)
+    world = run.world
+    conditions = settle(run.device, run.threads)
     if not world.leads:
-        return _follow(plan, runs, world)
+        return _follow(run)
     said: list[bool] = []
 
     def announce(goes: bool) -> None:
@@ -111,7 +54,7 @@ def run(plan: Plan, runs: Path, overwrite: bool = False, world: World | None = N
         world.collect(record)
 
     try:
-        record = _lead(plan, runs, overwrite, world, conditions, announce)
+        record = _lead(run, overwrite, conditions, announce)
         if world.size > 1 and said[0] and record.status == "failed":
             _end_all()
     except Exception:  # not Ctrl-C, which reaches the others too: who writes to one that has gone gets an error
@@ -131,7 +74,7 @@ def _end_all() -> None:
     os._exit(1)
 
 
-def _follow(plan: Plan, runs: Path, world: World) -> Record:
+def _follow(run: Run) -> Record:
     """Take part in the leader's run, if there is one, and return its record.
 
     Raises:
@@ -139,12 +82,12 @@ def _follow(plan: Plan, runs: Path, world: World) -> Record:
     """
     record: Record | None = None
     try:
-        if world.collect(None)[0]:
+        if run.world.collect(None)[0]:
             try:
-                plan.task.run(_context(plan, runs, plan.run_id(), world))
+                run.task.run(run)
             except UserError as error:
-                logger.debug("process %d: %s", world.rank, error)  # the leader says it, and writes it down
-        record = world.collect(None)[0]
+                logger.debug("process %d: %s", run.world.rank, error)  # the leader says it, and writes it down
+        record = run.world.collect(None)[0]
     except RuntimeError as error:  # what gloo says when the leader has left, see `_end_all`
         if not re.search("Connection (closed|reset) by peer", str(error)):
             raise
@@ -153,13 +96,9 @@ def _follow(plan: Plan, runs: Path, world: World) -> Record:
     return record
 
 
-def _lead(
-    plan: Plan, runs: Path, overwrite: bool, world: World, conditions: Conditions, announce: Callable[[bool], None]
-) -> Record:
+def _lead(run: Run, overwrite: bool, conditions: Conditions, announce: Callable[[bool], None]) -> Record:
     """Do the run, or find it finished; `announce` tells the other processes which."""
-    run_id = plan.run_id()
-    path = runs / "records" / plan.task_name / f"{run_id}.json"
-    workdir = runs / "work" / plan.task_name / run_id
+    path, workdir = run.record_file, run.workdir
     # Marks a run that is being done again, so that the earlier record does not answer for it after a kill.
     redo = workdir / "redo"
     with only_one(workdir):
@@ -169,52 +108,35 @@ def _lead(
             found = records.read_record(path)
             if found.status == "finished":
                 announce(False)
-                _demand_as_many_processes(found, plan, world)
-                return _reuse(found, path, plan, runs, conditions)
-            logger.info("the last attempt at run %s failed (%s); trying again", run_id, found.failure["message"])
+                _demand_as_many_processes(found, run)
+                return _reuse(found, run, conditions)
+            logger.info("the last attempt at run %s failed (%s); trying again", run.id, found.failure["message"])
         if overwrite and not redo.exists():
             _forget(workdir)
             redo.touch()
         announce(True)
-        record = _attempt(plan, _context(plan, runs, run_id, world), conditions)
+        record = _attempt(run, conditions)
         kept = path.exists() and record.status == "failed" and records.read_record(path).status == "finished"
         if kept:
             logger.error("the record of the earlier, finished run is kept: %s", path)
         else:
-            records.write_record(record, runs / "records", overwrite=True)
+            records.write_record(record, run.runs / "records", overwrite=True)
         redo.unlink(missing_ok=True)
     return record
 
 
-def _context(plan: Plan, runs: Path, run_id: str, world: World) -> RunContext:
-    return RunContext(
-        backbone=plan.backbone,
-        recipe=plan.recipe,
-        data=plan.data,
-        engine=plan.engine,
-        seed=plan.seed,
-        workdir=runs / "work" / plan.task_name / run_id,
-        device=plan.device,
-        workers=plan.workers,
-        cache=runs / "features",
-        world=world,
-        recompute=plan.recompute,
-    )
-
-
-def _attempt(plan: Plan, context: RunContext, conditions: Conditions) -> Record:
+def _attempt(run: Run, conditions: Conditions) -> Record:
     """The record of one attempt, finished or failed."""
-    run_id = plan.run_id()
-    code = records.git_state(Path(__file__).parent)  # now: files may change while the run goes on
+    code = records.git_state(ROOT)  # now: files may change while the run goes on
     began = time.perf_counter()
     try:
-        earlier = _earlier_attempts(context.workdir / "conditions.json", conditions)
-        outcome = plan.task.run(context)
-        notes = [*outcome.notes, *earlier, *_changed(conditions, plan.device)]
-        if context.world.size > 1:
-            notes.append(_processes(context.world.size))
+        earlier = _earlier_attempts(run.workdir / "conditions.json", conditions)
+        outcome = run.task.run(run)
+        notes = [*outcome.notes, *earlier, *_changed(conditions, run.device)]
+        if run.world.size > 1:
+            notes.append(_processes(run.world.size))
         outcome = dataclasses.replace(outcome, notes=tuple(notes))
-        return _record(plan, run_id, code, time.perf_counter() - began, conditions, outcome=outcome)
+        return _record(run, code, time.perf_counter() - began, conditions, outcome=outcome)
     except UserError as error:
         logger.error("%s", error)
         failure = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
@@ -231,7 +153,7 @@ def _attempt(plan: Plan, context: RunContext, conditions: Conditions) -> Record:
             )
         failure = {"kind": type(shown).__name__, "message": str(shown), "traceback": traceback.format_exc()}
     logger.debug("%s", failure["traceback"])
-    return _record(plan, run_id, code, time.perf_counter() - began, conditions, failure=failure)
+    return _record(run, code, time.perf_counter() - began, conditions, failure=failure)
 
 
 def _earlier_attempts(path: Path, conditions: Conditions) -> list[str]:
@@ -258,59 +180,56 @@ def _changed(conditions: Conditions, device: str) -> list[str]:
 
 
 def _record(
-    plan: Plan,
-    run_id: str,
+    run: Run,
     code: tuple[str, bool],
     seconds: float,
     conditions: Conditions,
     outcome: TaskOutcome | None = None,
     failure: dict[str, str] | None = None,
 ) -> Record:
-    source = plan.backbone.source
+    source = run.backbone.source
     commit, dirty = code
-    differences = (
-        *plan.data_differences,
-        *recipe_differences(plan.published, plan.recipe),
-        *(outcome.differences if outcome else ()),
-    )
-    versions = records.package_versions(PACKAGES)
-    if plan.engine:
-        versions |= load_engine(plan.engine).versions()
+    differences = (*run.differences, *(outcome.differences if outcome else ()))
     return Record(
-        run_id=run_id,
-        task=plan.task_name,
-        task_version=plan.task.version,
+        run_id=run.id,
+        task=run.task_name,
+        task_version=run.task.version,
         checkpoint={
             "path": source.path,
             "sha256": source.sha256,
             "format": source.format,
             "branch": source.branch,
-            "arch": plan.backbone.arch,
-            "label": plan.label,
+            "arch": run.backbone.arch,
+            "label": run.label,
         },
-        engine=plan.engine,
-        recipe=dataclasses.asdict(plan.recipe),
-        protocol=plan.protocol,
+        engine=run.engine.name if run.engine else "",
+        recipe=dataclasses.asdict(run.recipe),
+        protocol=run.protocol,
         differences=[{"what": what, "protocol": theirs, "run": ours} for what, theirs, ours in differences],
-        data=plan.fingerprints,
-        seed=plan.seed,
+        data=run.data.fingerprints,
+        seed=run.seed,
         status="finished" if outcome else "failed",
-        primary_metric=plan.task.primary,
+        primary_metric=run.task.primary,
         metrics=outcome.metrics if outcome else {},
         details=outcome.details if outcome else {},
         verification=outcome.verification if outcome else {},
-        notes=[*plan.backbone.remarks(), *(outcome.notes if outcome else ())],
+        notes=[*run.backbone.remarks(), *(outcome.notes if outcome else ())],
         failure=failure or {},
-        command=plan.command,
+        command=run.command,
         git_commit=commit,
         git_dirty=dirty,
-        versions=versions,
+        versions=_versions(run),
         conditions=conditions.plain(),
-        device=records.device_name(plan.device),
+        device=records.device_name(run.device),
         seconds=round(seconds, 1),
         utc=records.utc_now(),
-        authors_own=plan.authors_own,
+        authors_own=run.authors_own,
     )
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """Of all packages that decide the numbers, those of the engine among them."""
+    return records.package_versions(PACKAGES) | (run.engine.versions() if run.engine else {})
 
 
 def _processes(size: int) -> str:
@@ -318,12 +237,13 @@ def _processes(size: int) -> str:
     return f"{size} processes"
 
 
-def _demand_as_many_processes(found: Record, plan: Plan, world: World) -> None:
+def _demand_as_many_processes(found: Record, run: Run) -> None:
     """An engine's processes draw and normalise apart from each other: their number decides the numbers.
 
     Other tasks give the same with any.
     """
-    if not plan.engine or (world.size == 1 and not any(note.endswith(" processes") for note in found.notes)):
+    world = run.world
+    if not run.engine or (world.size == 1 and not any(note.endswith(" processes") for note in found.notes)):
         return
     if _processes(world.size) not in found.notes:
         raise UserError(
@@ -334,29 +254,26 @@ def _demand_as_many_processes(found: Record, plan: Plan, world: World) -> None:
         )
 
 
-def _reuse(found: Record, path: Path, plan: Plan, runs: Path, conditions: Conditions) -> Record:
+def _reuse(found: Record, run: Run, conditions: Conditions) -> Record:
     """The finished record, under the name asked for now; says what else is not as it was."""
-    versions = records.package_versions(PACKAGES)
-    if plan.engine:
-        versions |= load_engine(plan.engine).versions()
-    logger.info("already finished on %s: %s (--overwrite does it again)", found.utc, path)
-    commit, dirty = records.git_state(Path(__file__).parent)
-    for difference in records.differences_on_reuse(found, commit, dirty, versions, conditions.plain()):
+    logger.info("already finished on %s: %s (--overwrite does it again)", found.utc, run.record_file)
+    commit, dirty = records.git_state(ROOT)
+    for difference in records.differences_on_reuse(found, commit, dirty, _versions(run), conditions.plain()):
         logger.warning("compared with that run: %s", difference)
-    if found.protocol != plan.protocol:
+    if found.protocol != run.protocol:
         logger.warning(
             "the record states its differences from protocol %s, not %s; --overwrite does the run again for that",
-            *(found.protocol, plan.protocol),
+            *(found.protocol, run.protocol),
         )
     # The number is the same whoever chose the protocol; a run that was once asked for by its name stays comparable.
-    own = found.authors_own and plan.authors_own
+    own = found.authors_own and run.authors_own
     if found.authors_own and not own:
         logger.info("it was marked as --protocol auto, and is compared with others from now on")
-    if found.label != plan.label:
-        logger.info("it was called %s, and is called %s from now on", found.label, plan.label)
-    if (found.label, found.authors_own) != (plan.label, own):
-        found = dataclasses.replace(found, checkpoint={**found.checkpoint, "label": plan.label}, authors_own=own)
-        records.write_record(found, runs / "records", overwrite=True)
+    if found.label != run.label:
+        logger.info("it was called %s, and is called %s from now on", found.label, run.label)
+    if (found.label, found.authors_own) != (run.label, own):
+        found = dataclasses.replace(found, checkpoint={**found.checkpoint, "label": run.label}, authors_own=own)
+        records.write_record(found, run.runs / "records", overwrite=True)
     return found
 
 

@@ -1,17 +1,22 @@
-"""What a task is, and how tasks are found: by looking in the task folders. Adding a task is adding one file."""
+"""What a task is, what a run of it is given, and how tasks are found: adding a task is adding one file."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Protocol as Interface
 
-from transfer.protocol import Protocol
+from transfer import record
+from transfer.protocol import Protocol, recipe_differences
+from transfer.runtime.conditions import THREADS
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import ROOT
 from transfer.runtime.provenance import Difference
@@ -24,40 +29,50 @@ TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
 _DECLARES = re.compile(r"^TASKS? = ", re.MULTILINE)
 
 
-@dataclass(frozen=True, eq=False)
-class RunContext:
-    """Everything a task's `run` is given.
+class Data(Interface):
+    """What a task has read."""
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """In what it is not the published data."""
+        ...
+
+    @property
+    def fingerprints(self) -> dict[str, dict[str, object]]:
+        """One for each split: what it is called, how many images, and a hash of them all."""
+        ...
+
+
+class Engine(Interface):
+    """Whose library trains; only detectors have one."""
+
+    name: str
+
+    def versions(self) -> dict[str, str]:
+        """Package → version of what decides this engine's numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a recipe is rescaled to.
 
     Attributes:
-        backbone: the checkpoint's weights.
-        recipe: what to do, an instance of the task's recipe class.
-        data: what the task's `load_data` returned.
-        engine: name of the engine, already known to be usable; "" for tasks without engines.
-        seed: of everything random.
-        workdir: the run's own folder; an unfinished run found there is resumed.
         device: "cpu" or "cuda".
-        workers: data-loading processes.
-        cache: folder that all runs share, for what several of them need (features of a checkpoint).
-        world: this process among those that `torchrun` started.
-        recompute: whether a detector's blocks are computed again in the backward pass (`detection.engines.recompute`).
+        processes: that train together, one a GPU.
+        memory: GB of each GPU; None: not known.
+        arch: of the backbone.
     """
 
-    backbone: Backbone
-    recipe: Any
-    data: Any
-    engine: str
-    seed: int
-    workdir: Path
-    device: str
-    workers: int
-    cache: Path
-    world: World
-    recompute: bool = False
+    device: str = "cuda"
+    processes: int = 1
+    memory: float | None = None
+    arch: str = "resnet50"
 
 
 @dataclass(frozen=True, eq=False)
 class TaskOutcome:
-    """What `run` returns: numbers in percent by name, and what a reader needs to believe them."""
+    """What `Task.run` returns: numbers in percent by name, and what a reader needs to believe them."""
 
     metrics: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
@@ -66,9 +81,9 @@ class TaskOutcome:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What a task file declares as `TASK`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task(ABC):
+    """What a task file declares as `TASK`: its values here, its life in `load`, `check`, `run` and `scale`.
 
     Attributes:
         title: one line for `python -m transfer tasks`.
@@ -76,45 +91,154 @@ class Task:
         primary: the metric that tables and plots show first.
         published: name → protocol; the first is the default.
         presets: name → (one line of description, recipe) for smaller hardware; never the published protocol.
-        engines: names of usable engines, preferred first; empty if the task needs none.
         data_options: frozen dataclass of the task's data options, read by tyro.
-        load_data: options → data object; raises `DataError`.
-        fingerprints: data object → one fingerprint dict per split.
-        data_differences: options → differences from the published data.
-        adapt: (published recipe, device, processes, batch) → the recipe as this machine starts from it, rescaled for
-            fewer processes than published or for the batch that was typed (None if none was); what else is typed is
-            applied after that and never rescaled.
+        engines: names of usable engines, preferred first; empty if the task needs none.
         batch_option: name of the option that is the batch, if the recipe is rescaled by it.
-        check: (recipe, backbone, device, allow_slow) raises `UserError` if the recipe cannot sensibly run here; asked
-            before the data are read.
-        check_data: (recipe, backbone, data, device, allow_slow) does the same once they are.
-        run: does the work.
-        scale: (published recipe, GPUs, batch or None, architecture, GB of memory of each GPU or None) → the recipe on
-            such hardware, and lines that say what it takes and what is not as published; None where nothing is
-            rescaled.
     """
 
     title: str
-    version: int
     primary: str
     published: Mapping[str, Protocol[Any]]
-    presets: Mapping[str, tuple[str, Any]]
-    engines: tuple[str, ...]
-    data_options: type
-    load_data: Callable[[Any], Any]
-    fingerprints: Callable[[Any], dict[str, dict[str, object]]]
-    data_differences: Callable[[Any], tuple[Difference, ...]]
-    adapt: Callable[[Any, str, int, int | None], Any]
-    check: Callable[[Any, Backbone, str, bool], None]
-    run: Callable[[RunContext], TaskOutcome]
-    check_data: Callable[[Any, Backbone, Any, str, bool], None] = lambda *_: None
-    batch_option: str = ""
-    scale: Callable[[Any, int, int | None, str, float | None], tuple[Any, list[str]]] | None = None
+    presets: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    version: int = 1
+
+    data_options: ClassVar[type]
+    engines: ClassVar[tuple[str, ...]] = ()
+    batch_option: ClassVar[str] = ""
 
     @cached_property
     def protocols(self) -> dict[str, Any]:
         """Name → recipe as published; the first is the default."""
         return {name: protocol.recipe for name, protocol in self.published.items()}
+
+    @abstractmethod
+    def load(self, options: Any) -> Data:
+        """Read the images that the data options name.
+
+        Raises:
+            DataError: something is missing or malformed; the message says what and where.
+        """
+
+    @abstractmethod
+    def check(self, run: Run) -> None:
+        """Refuse what makes no sense or would not end here: asked with the checkpoint alone, and again with the data.
+
+        Raises:
+            UserError: says what and what to type instead.
+        """
+
+    @abstractmethod
+    def run(self, run: Run) -> TaskOutcome:
+        """Do the work; every process of `run.world` calls it."""
+
+    def scale(self, recipe: Any, hardware: Hardware, batch: int | None) -> tuple[Any, str]:
+        """The published recipe on such hardware, and why it is as it is in a line; most tasks need no change.
+
+        Args:
+            recipe: as published.
+            hardware: where it is to run.
+            batch: that was typed, if one was; what else is typed is applied afterwards and never rescaled.
+        """
+        return recipe, ""
+
+    def account(self, recipe: Any, scaled: Any, hardware: Hardware) -> list[str]:
+        """Lines for `python -m transfer recipe --gpus`: what the scaled recipe takes, and what is not as published."""
+        return []
+
+    def choose_engine(self, wanted: str, archs: Collection[str]) -> tuple[Engine | None, str]:
+        """The engine that will run, and why this one; none for a task that trains no detector.
+
+        Args:
+            wanted: a name, or "auto".
+            archs: architectures that it must be able to build.
+        """
+        return None, ""
+
+
+def _alone() -> World:
+    from transfer.runtime.world import World  # needs torch, which help does not
+
+    return World()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Run:
+    """One run, from the command line to the engine: all that decides its number, and how it is presented.
+
+    Attributes:
+        task_name, task: what is run.
+        protocol: name of the published protocol that `recipe` is measured against.
+        recipe: what to do, an instance of the task's recipe class.
+        backbone: the checkpoint's weights.
+        label: the checkpoint's name in tables.
+        data: what `task.load` returned; None until it has.
+        engine: already known to be usable here; None for tasks without engines.
+        seed: of everything random.
+        device: "cpu" or "cuda".
+        workers: data-loading processes; they change no number.
+        threads: of PyTorch on the CPU; in the record and not in the run id, see `transfer.runtime.conditions`.
+        recompute: whether a detector's blocks are computed again in the backward pass; not in the run id, because it
+            moves no number beyond rounding (`detection.engines.recompute`).
+        allow_slow: train on a CPU however long it takes.
+        authors_own: see `Record`; not in the run id.
+        command: as typed.
+        runs: the folder of records and of everything else.
+        world: this process among those that `torchrun` started.
+    """
+
+    task_name: str
+    task: Task
+    protocol: str
+    recipe: Any
+    backbone: Backbone
+    label: str
+    data: Any = None
+    engine: Engine | None = None
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 0
+    threads: int = THREADS
+    recompute: bool = False
+    allow_slow: bool = False
+    authors_own: bool = False
+    command: str = ""
+    runs: Path = ROOT / "runs"
+    world: World = field(default_factory=_alone)
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of what decides the number: task + version, checkpoint, engine, recipe, data, seed."""
+        source = self.backbone.source
+        return record.run_id(
+            task=self.task_name,
+            task_version=self.task.version,
+            sha256=source.sha256,
+            branch=source.branch,
+            engine=self.engine.name if self.engine else "",
+            recipe=dataclasses.asdict(self.recipe),
+            data_fingerprints=self.data.fingerprints,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def workdir(self) -> Path:
+        """The run's own folder; an unfinished run found there is resumed."""
+        return self.runs / "work" / self.task_name / self.id
+
+    @property
+    def record_file(self) -> Path:
+        """Where its record is, or will be."""
+        return self.runs / "records" / self.task_name / f"{self.id}.json"
+
+    @property
+    def cache(self) -> Path:
+        """Folder that all runs share, for what several of them need: features of a checkpoint."""
+        return self.runs / "features"
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """From what was published: of the data, then of the recipe."""
+        return (*self.data.differences, *recipe_differences(self.task.protocols[self.protocol], self.recipe))
 
 
 def task_names() -> list[str]:

@@ -1,6 +1,7 @@
 """What a published recipe becomes on other hardware: the linear rule, and what is said about the rest."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from detection.recipe import DetectorRecipe, unread
 from detection.scaling import expectation, fitted, images_normalised, norm_differences, rescaled
-from detection.task import check_detector
+from detection.task import demand_sound
 from transfer.__main__ import main
 from transfer.cli import recipe_command, starting_recipe
 from transfer.protocol import flatten
@@ -141,9 +142,9 @@ def test_bad_hardware_gets_one_clear_message(arguments, message, capsys):
 def test_a_value_that_nothing_would_read_is_an_error(family, neck, name, value):
     recipe = DetectorRecipe(family=family, neck=neck)
     assert name in unread(recipe)
-    check_detector(recipe, None, "cuda", [], False)
+    demand_sound(recipe, "cuda")
     with pytest.raises(UserError, match="cannot be run") as error:
-        check_detector(dataclasses.replace(recipe, **{name: value}), None, "cuda", [], False)
+        demand_sound(dataclasses.replace(recipe, **{name: value}), "cuda")
     assert f"{name} is {value}, but nothing reads it" in str(error.value)
 
 
@@ -163,7 +164,7 @@ def test_unread_values_are_values(family):
 )
 def test_values_that_mean_nothing_are_refused(name, value):
     with pytest.raises(UserError, match="cannot be run") as error:
-        check_detector(dataclasses.replace(MOCO, **{name: value}), None, "cuda", [], False)
+        demand_sound(dataclasses.replace(MOCO, **{name: value}), "cuda")
     assert name in str(error.value)
 
 
@@ -172,11 +173,11 @@ def test_protocols_and_presets_pass_their_own_checks(task):
     declared = load_task(task)
     recipes = [*declared.protocols.values(), *(recipe for _, recipe in declared.presets.values())]
     for recipe in recipes:
-        declared.check(recipe, None, "cuda", False)
+        declared.check(SimpleNamespace(recipe=recipe, data=None, device="cuda"))
 
 
 def test_a_batch_must_be_shared_equally(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError) as error:
-        check_detector(MOCO, None, "cuda", [], False)
+        demand_sound(MOCO, "cuda")
     assert "a batch of 16 cannot be shared by 3 processes" in str(error.value)

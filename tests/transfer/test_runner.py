@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from transfer.checkpoints.backbone import random_backbone
 from transfer.checkpoints.lints import lints_of
 from transfer.protocol import Protocol, flatten, recipe_differences
 from transfer.record import read_record
-from transfer.runner import Plan, only_one, run
+from transfer.runner import do as run_once
+from transfer.runner import only_one
 from transfer.runtime.errors import TrainingError, UserError
-from transfer.task import Task, TaskOutcome, load_task, task_names
+from transfer.task import Run, Task, TaskOutcome, load_task, task_names
 
 
 @dataclass(frozen=True)
@@ -31,44 +33,57 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Data:
-    pass
+class Read:
+    """Data of a sha256."""
+
+    sha: str = "d" * 64
+    differences: tuple[tuple[str, str, str], ...] = (("data", "theirs", "ours"),)
+
+    @property
+    def fingerprints(self):
+        return {"train": {"name": "t", "sha256": self.sha, "images": 1, "boxes": 1}}
 
 
-def plan(do, *, seed=0, recipe=None, backbone=None, sha="d" * 64) -> Plan:
-    recipe = recipe or Recipe()
-    task = Task(
-        title="a test",
-        version=1,
-        primary="AP",
-        published={"p": Protocol(Recipe)},
-        presets={},
-        engines=(),
-        data_options=Data,
-        load_data=lambda options: None,
-        fingerprints=lambda data: {},
-        data_differences=lambda options: (),
-        adapt=lambda recipe, *_: recipe,
-        check=lambda *a: None,
-        run=do,
-    )
-    return Plan(
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Doing(Task):
+    """A task that does what it is given."""
+
+    do: Callable[[Run], TaskOutcome]
+    data_options = Read
+
+    def load(self, options):
+        return options
+
+    def check(self, run):
+        pass
+
+    def run(self, run):
+        return self.do(run)
+
+
+def plan(do, *, seed=0, recipe=None, backbone=None, sha="d" * 64) -> Run:
+    return Run(
         task_name="room.test",
-        task=task,
+        task=Doing(title="a test", primary="AP", published={"p": Protocol(Recipe), "other": Protocol(Recipe)}, do=do),
+        protocol="p",
+        recipe=recipe or Recipe(),
         backbone=backbone or random_backbone("resnet18", 0),
         label="ckpt",
-        protocol="p",
-        published=Recipe(),
-        recipe=recipe,
-        data=None,
-        fingerprints={"train": {"name": "t", "sha256": sha, "images": 1, "boxes": 1}},
-        data_differences=(("data", "theirs", "ours"),),
-        engine="",
+        data=Read(sha),
         seed=seed,
-        device="cpu",
-        workers=0,
         command="python -m transfer run room.test ckpt",
     )
+
+
+def run(planned: Run, runs: Path, overwrite: bool = False):
+    return run_once(dataclasses.replace(planned, runs=runs), overwrite)
+
+
+class Engine:
+    name = "mmdet"
+
+    def versions(self):
+        return {"mmdet": "3"}
 
 
 def finish(context):
@@ -101,14 +116,12 @@ def test_a_run_leaves_one_record_and_is_found_again(tmp_path):
 
 
 def test_an_engines_run_of_two_processes_does_not_answer_for_one(tmp_path):
-    pytest.importorskip("mmdet")
-
     def in_two(context):
         return TaskOutcome({"AP": 50.0}, notes=("2 processes",))
 
-    run(dataclasses.replace(plan(in_two), engine="mmdet"), tmp_path)
+    run(dataclasses.replace(plan(in_two), engine=Engine()), tmp_path)
     with pytest.raises(UserError, match="by another number of processes") as error:
-        run(dataclasses.replace(plan(finish), engine="mmdet"), tmp_path)
+        run(dataclasses.replace(plan(finish), engine=Engine()), tmp_path)
     assert "2 processes, now 1" in str(error.value)
     run(dataclasses.replace(plan(in_two), seed=1), tmp_path)
     assert run(dataclasses.replace(plan(finish), seed=1), tmp_path).metrics == {
@@ -166,7 +179,7 @@ def test_what_an_attempt_left_is_taken_up_and_its_other_conditions_are_in_the_re
 
 
 def test_what_older_code_left_unfinished_was_made_under_conditions_that_nobody_knows(tmp_path):
-    workdir = tmp_path / "work" / "room.test" / plan(finish).run_id()
+    workdir = tmp_path / "work" / "room.test" / plan(finish).id
     workdir.mkdir(parents=True)
     (workdir / "checkpoint.pth").write_text("half way", encoding="utf-8")
     notes = run(plan(finish), tmp_path).notes
@@ -196,11 +209,11 @@ def test_seed_recipe_data_and_weights_each_give_another_run(tmp_path):
         plan(finish, recipe=Recipe(mode="b")),
         plan(finish, sha="e" * 64),
         plan(finish, backbone=random_backbone("resnet18", 1)),
-        dataclasses.replace(base, engine="mmdet"),
+        dataclasses.replace(base, engine=Engine()),
     ]
-    ids = {p.run_id() for p in [base, *others]}
+    ids = {p.id for p in [base, *others]}
     assert len(ids) == 6
-    assert dataclasses.replace(base, label="another name", command="x", workers=3).run_id() == base.run_id()
+    assert dataclasses.replace(base, label="another name", command="x", workers=3).id == base.id
 
 
 @pytest.mark.parametrize("error", [TrainingError("the loss is nan", todo="lower it"), ZeroDivisionError("oops")])

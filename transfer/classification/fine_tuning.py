@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
-from transfer.classification.task import Loaded, check_sgd, classification_task
+from transfer.classification.task import ClassificationTask, demand_sgd
 from transfer.protocol import Protocol
 from transfer.runtime.provenance import Difference
-from transfer.task import RunContext, Task, TaskOutcome
+from transfer.task import Run, Task, TaskOutcome
 
 if TYPE_CHECKING:
-    from transfer.checkpoints.backbone import Backbone
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +58,27 @@ def vissl(config: str, epochs: int, milestones: tuple[int, ...]) -> Protocol[Tun
     )
 
 
-def check(recipe: TuningRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse what cannot be trained, or would not end on this CPU."""
-    check_sgd(recipe.sgd, backbone, len(loaded.splits.train), device, allow_slow, ["cpu"], passes=3)
+class TuningTask(ClassificationTask):
+    """One training of backbone and classifier."""
 
+    def demand(self, run: Run) -> None:
+        """Refuse what cannot be trained, or would not end on this CPU."""
+        recipe: TuningRecipe = run.recipe
+        demand_sgd(run, recipe.sgd, passes=3)
 
-def run(context: RunContext) -> TaskOutcome:
-    """Fine-tune, report on test."""
-    from transfer.classification.sgd.fit import evaluate, fine_tune
-    from transfer.classification.splits import left_out_note, report, sgd_machine, whole_rows
+    def measure(self, run: Run) -> TaskOutcome:
+        """Fine-tune, report on test."""
+        from transfer.classification.sgd.fit import evaluate, fine_tune
+        from transfer.classification.splits import left_out_note, report, sgd_machine, whole_rows
 
-    recipe: TuningRecipe = context.recipe
-    splits, machine = context.data.splits, sgd_machine(context)
-    model = fine_tune(
-        context.backbone, splits.train, recipe.sgd, seed=context.seed, folder=context.workdir, machine=machine
-    )
-    scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
-    metrics, details = report(scores, whole_rows(splits.test))
-    details["duplicates"] = context.data.duplicates
-    notes = (*context.data.notes(), *left_out_note(splits.train.name, model.left_out))
-    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
+        recipe: TuningRecipe = run.recipe
+        splits, machine = run.data.splits, sgd_machine(run)
+        model = fine_tune(run.backbone, splits.train, recipe.sgd, seed=run.seed, folder=run.workdir, machine=machine)
+        scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
+        metrics, details = report(scores, whole_rows(splits.test))
+        details["duplicates"] = run.data.duplicates
+        notes = (*run.data.notes(), *left_out_note(splits.train.name, model.left_out))
+        return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 
 CPU = "two CPU cores, small sets: 10 epochs at 96 pixels"
@@ -104,16 +105,14 @@ def tuning_task(
 
     Args:
         small: of the preset for two CPU cores.
-        departures: see `classification_task`.
+        departures: see `ClassificationTask`.
     """
-    return classification_task(
-        dataset,
+    return TuningTask(
+        dataset=dataset,
         title=title,
         primary="top1",
-        protocols=protocols,
+        published=protocols,
         presets={"cpu": (CPU, TuningRecipe(sgd=small))},
-        run=run,
-        check=check,
         departures=departures,
         version=version,
     )

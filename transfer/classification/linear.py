@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 
 from transfer.checkpoints.architectures import stage_channels
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import Loaded, Precision, check_sgd, classification_task, held_out
+from transfer.classification.task import ClassificationTask, Precision, demand_sgd, held_out
 from transfer.protocol import OURS, Protocol
 from transfer.runtime.errors import UserError
-from transfer.task import RunContext, Task, TaskOutcome
+from transfer.task import Run, Task, TaskOutcome
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from transfer.checkpoints.backbone import Backbone
     from transfer.checkpoints.verify import Proof
     from transfer.classification.sgd.bank import Bank, Head, Norm
     from transfer.classification.splits import Rows
@@ -150,30 +149,44 @@ CPU_SEARCH = (
 )  # fmt: skip
 
 
-def check(recipe: LinearSgdRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse a recipe that cannot be trained, or would not end here."""
-    images = len(loaded.splits.train)
-    if recipe.form == "crops" and recipe.precision != "fp32":
-        raise UserError("--precision is of the cached form; random crops are seen in fp32", todo="leave it out")
-    slow = allow_slow or recipe.form == "cached"
-    check_sgd(recipe.sgd, backbone, images, device, slow, ["cpu"], passes=1)
+class LinearTask(ClassificationTask):
+    """Linear classifiers by SGD on a frozen backbone."""
 
+    def demand(self, run: Run) -> None:
+        """Refuse a recipe that cannot be trained, or would not end here."""
+        recipe: LinearSgdRecipe = run.recipe
+        if recipe.form == "crops" and recipe.precision != "fp32":
+            raise UserError("--precision is of the cached form; random crops are seen in fp32", todo="leave it out")
+        slow = run.allow_slow or recipe.form == "cached"
+        demand_sgd(dataclasses.replace(run, allow_slow=slow), recipe.sgd, passes=1)
 
-def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[LinearSgdRecipe]], version: int) -> Task:
-    """The linear task of a set of `transfer.datasets.labels.catalogue`; its file declares it as `TASK`."""
-    first = next(iter(protocols.values())).recipe
-    line, small = CPU_SEARCH
-    small = dataclasses.replace(small, head=first.head, head_eps=first.head_eps, head_momentum=first.head_momentum)
-    return classification_task(
-        dataset,
-        title=f"{title}, a linear classifier on frozen features",
-        primary="top1",
-        protocols=protocols,
-        presets={"cpu": (line, small)},
-        run=run,
-        check=check,
-        version=version,
-    )
+    def measure(self, run: Run) -> TaskOutcome:
+        """Train the classifiers, choose one on held-out images if rates or decays are searched, report on test."""
+        from transfer.classification.splits import report
+
+        recipe: LinearSgdRecipe = run.recipe
+        loaded, grid = run.data, recipe.grid()
+        fitted = (_on_crops if recipe.form == "crops" else _on_features)(run, grid)
+        sweep: list[dict[str, Any]] = [asdict(head) for head in grid]
+        best, notes = 0, fitted.notes
+        if fitted.held_out is not None:
+            found = _accuracies(fitted.bank, *fitted.held_out)
+            best = int(np.argmax(found))  # the first of equals
+            notes += _edges(recipe, grid[best])
+            for line, value, lost in zip(sweep, found, fitted.bank.lost.tolist(), strict=True):
+                line["validation"] = None if lost else value
+        metrics, details = report(fitted.scores(best), fitted.test)
+        if not recipe.searches:
+            for place, head in enumerate(grid[1:], 1):
+                beside, _ = report(fitted.scores(place), fitted.test)
+                metrics |= {f"{name}_{head.pooling}": value for name, value in beside.items()}
+        details |= {
+            "duplicates": loaded.duplicates,
+            "sweep": sweep,
+            "chosen": sweep[best],
+            "validation_images": 0 if fitted.held_out is None else len(fitted.held_out[1]),
+        }
+        return TaskOutcome(metrics=metrics, details=details, verification=fitted.proof, notes=(*loaded.notes(), *notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,56 +209,27 @@ class _Fitted:
     proof: Proof
 
 
-def run(context: RunContext) -> TaskOutcome:
-    """Train the classifiers, choose one on held-out images if rates or decays are searched, report on test."""
-    from transfer.classification.splits import report
-
-    recipe: LinearSgdRecipe = context.recipe
-    loaded, grid = context.data, recipe.grid()
-    fitted = (_on_crops if recipe.form == "crops" else _on_features)(context, grid)
-    sweep: list[dict[str, Any]] = [asdict(head) for head in grid]
-    best, notes = 0, fitted.notes
-    if fitted.held_out is not None:
-        found = _accuracies(fitted.bank, *fitted.held_out)
-        best = int(np.argmax(found))  # the first of equals
-        notes += _edges(recipe, grid[best])
-        for line, value, lost in zip(sweep, found, fitted.bank.lost.tolist(), strict=True):
-            line["validation"] = None if lost else value
-    metrics, details = report(fitted.scores(best), fitted.test)
-    if not recipe.searches:
-        for place, head in enumerate(grid[1:], 1):
-            beside, _ = report(fitted.scores(place), fitted.test)
-            metrics |= {f"{name}_{head.pooling}": value for name, value in beside.items()}
-    details |= {
-        "duplicates": loaded.duplicates,
-        "sweep": sweep,
-        "chosen": sweep[best],
-        "validation_images": 0 if fitted.held_out is None else len(fitted.held_out[1]),
-    }
-    return TaskOutcome(metrics=metrics, details=details, verification=fitted.proof, notes=(*loaded.notes(), *notes))
-
-
-def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
+def _on_crops(run: Run, grid: list[Head]) -> _Fitted:
     """The published form."""
     import torch
 
     from transfer.classification.sgd.fit import evaluate, fit_linear
     from transfer.classification.splits import left_out_note, sgd_machine, whole_rows
 
-    recipe: LinearSgdRecipe = context.recipe
-    splits, machine, view = context.data.splits, sgd_machine(context), recipe.sgd.evaluation_view()
+    recipe: LinearSgdRecipe = run.recipe
+    splits, machine, view = run.data.splits, sgd_machine(run), recipe.sgd.evaluation_view()
     train, val = splits.train, splits.val
     if recipe.searches and val is None:
-        kept, out = held_out(len(train), train.name, recipe.holdout, context.seed)
+        kept, out = held_out(len(train), train.name, recipe.holdout, run.seed)
         train, val = train.subset(kept, f"{train.name}_kept"), train.subset(out, f"{train.name}_held_out")
     fit = fit_linear(
-        context.backbone,
+        run.backbone,
         train,
         recipe.sgd,
         grid,
-        norm=recipe.norm(context.backbone.arch),
-        seed=context.seed,
-        folder=context.workdir,
+        norm=recipe.norm(run.backbone.arch),
+        seed=run.seed,
+        folder=run.workdir,
         machine=machine,
     )
     chosen_on = None
@@ -262,23 +246,23 @@ def _on_crops(context: RunContext, grid: list[Head]) -> _Fitted:
     return _Fitted(fit.bank, chosen_on, scores, whole_rows(splits.test), notes, fit.proof)
 
 
-def _on_features(context: RunContext, grid: list[Head]) -> _Fitted:
+def _on_features(run: Run, grid: list[Head]) -> _Fitted:
     """The fast form."""
     import torch
 
     from transfer.classification.sgd.bank import train_on_features
     from transfer.classification.splits import frozen_splits
 
-    recipe: LinearSgdRecipe = context.recipe
+    recipe: LinearSgdRecipe = run.recipe
     view = recipe.sgd.evaluation_view()
-    frozen = frozen_splits(context, view, recipe.poolings, recipe.precision, val=recipe.searches)
+    frozen = frozen_splits(run, view, recipe.poolings, recipe.precision, val=recipe.searches)
     train, val = frozen.train, None
     if recipe.searches:
-        train, val = frozen.to_choose(recipe.holdout, context.seed)
+        train, val = frozen.to_choose(recipe.holdout, run.seed)
     bank = train_on_features(
         train.features, train.labels, grid, recipe.sgd,
-        classes=len(train.images.classes), norm=recipe.norm(context.backbone.arch), seed=context.seed,
-        device=torch.device(context.device),
+        classes=len(train.images.classes), norm=recipe.norm(run.backbone.arch), seed=run.seed,
+        device=torch.device(run.device),
     )  # fmt: skip
     chosen_on = None
     if val is not None:
@@ -319,3 +303,18 @@ def _edges(recipe: LinearSgdRecipe, head: Head) -> tuple[str, ...]:
         if len(values) > 1 and value in (min(values), max(values)):
             said.append(f"the chosen classifier lies at the edge of the {name} searched: {value:g}")
     return tuple(said)
+
+
+def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[LinearSgdRecipe]], version: int) -> Task:
+    """The linear task of a set of `transfer.datasets.labels.catalogue`; its file declares it as `TASK`."""
+    first = next(iter(protocols.values())).recipe
+    line, small = CPU_SEARCH
+    small = dataclasses.replace(small, head=first.head, head_eps=first.head_eps, head_momentum=first.head_momentum)
+    return LinearTask(
+        dataset=dataset,
+        title=f"{title}, a linear classifier on frozen features",
+        primary="top1",
+        published=protocols,
+        presets={"cpu": (line, small)},
+        version=version,
+    )

@@ -25,7 +25,7 @@ from transfer.classification.task import Metric, Precision, held_out
 from transfer.classification.trunk import Trunk
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
-from transfer.task import RunContext
+from transfer.task import Run
 
 PER_CLASS = 1_000  # classes of which a record keeps each one's accuracy
 
@@ -75,7 +75,7 @@ class Rows:
 
 
 def _frozen_rows(
-    context: RunContext,
+    run: Run,
     images: LabelledImages,
     view: WholeView,
     poolings: tuple[str, ...],
@@ -83,16 +83,16 @@ def _frozen_rows(
     network: Callable[[], Trunk],
 ) -> Rows:
     found = extract(
-        context.backbone,
+        run.backbone,
         images,
         view,
         poolings,
-        cache=context.cache,
-        device=torch.device(context.device),
-        workers=context.workers,
+        cache=run.cache,
+        device=torch.device(run.device),
+        workers=run.workers,
         precision=precision,
-        unreadable=context.data.unreadable,
-        world=context.world,
+        unreadable=run.data.unreadable,
+        world=run.world,
         network=network,
     )
     proof, origin = found.proof, found.origin
@@ -147,7 +147,7 @@ class FrozenSplits:
 
 
 def frozen_splits(
-    context: RunContext, view: WholeView, poolings: tuple[str, ...], precision: Precision, val: bool = True
+    run: Run, view: WholeView, poolings: tuple[str, ...], precision: Precision, val: bool = True
 ) -> FrozenSplits:
     """Features of all splits, from the cache that all runs share; without `val` not of the validation split.
 
@@ -157,20 +157,20 @@ def frozen_splits(
         UserError: features that are not finite, or a cache that belongs to something else.
     """
 
-    network = trunk_once(context.backbone, poolings, torch.device(context.device), precision)
+    network = trunk_once(run.backbone, poolings, torch.device(run.device), precision)
 
     def rows(images: LabelledImages) -> Rows:
-        return _frozen_rows(context, images, view, poolings, precision, network)
+        return _frozen_rows(run, images, view, poolings, precision, network)
 
-    splits: ImageSplits = context.data.splits
+    splits: ImageSplits = run.data.splits
     chosen_on = rows(splits.val) if val and splits.val is not None else None
     return FrozenSplits(rows(splits.train), chosen_on, rows(splits.test))
 
 
-def sgd_machine(context: RunContext) -> Machine:
+def sgd_machine(run: Run) -> Machine:
     """This machine for SGD."""
-    device = torch.device(context.device)
-    return Machine(device, context.workers, unreadable=context.data.unreadable, world=context.world)
+    device = torch.device(run.device)
+    return Machine(device, run.workers, unreadable=run.data.unreadable, world=run.world)
 
 
 def scorer(metric: Metric, classes: int) -> Callable[[torch.Tensor, torch.Tensor], float]:

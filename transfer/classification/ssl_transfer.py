@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,18 +20,17 @@ import numpy as np
 
 from transfer.classification.probes.grids import PENALTIES
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import Loaded, Metric, Precision, check_sgd, classification_task, held_out
+from transfer.classification.task import ClassificationTask, Loaded, Metric, Precision, demand_sgd, held_out
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
 from transfer.protocol import OURS, Protocol
 from transfer.runtime.errors import Diverged, TrainingError, UserError
 from transfer.runtime.files import write_json
-from transfer.task import RunContext, Task, TaskOutcome
+from transfer.task import Run, Task, TaskOutcome
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from transfer.checkpoints.backbone import Backbone
     from transfer.classification.probes.penalty import Choice, SharedChoice
     from transfer.classification.score import Scores
     from transfer.classification.splits import FrozenSplits, Rows
@@ -88,29 +88,42 @@ LINEAR = (
 )
 
 
-def run_linear(context: RunContext) -> TaskOutcome:
-    """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
-    import torch
+class LogisticTask(ClassificationTask):
+    """A task of logistic regressions on frozen features, whose penalty is chosen on held-out images."""
 
-    from transfer.classification.probes.penalty import choose_penalty
-    from transfer.classification.splits import frozen_splits, report, scorer
+    def demand(self, run: Run) -> None:
+        """Refuse penalties that are none."""
+        recipe: LogisticRecipe = run.recipe
+        if not recipe.penalties or min(recipe.penalties) <= 0:
+            raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
 
-    recipe: LinearRecipe = context.recipe
-    loaded: Loaded = context.data
-    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
-    fit, val = frozen.to_choose(recipe.holdout, context.seed)
-    classes = len(loaded.splits.train.classes)
-    device = torch.device(context.device)
-    chosen = choose_penalty(
-        *fit.tensors(recipe.pooling, device), *val.tensors(recipe.pooling, device),
-        frozen.test.tensors(recipe.pooling, device)[0],
-        classes=classes, penalties=recipe.penalties, score=scorer(recipe.metric, classes),
-    )  # fmt: skip
-    reported = report(chosen.scores.cpu().numpy(), frozen.test)
-    unconverged = [] if chosen.fit.converged else [f"the final fit, penalty {chosen.penalty:g}"]
-    if chosen.unconverged:
-        unconverged.append("penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
-    return logistic_outcome(loaded, frozen, val, chosen, reported, unconverged)
+
+class Linear(LogisticTask):
+    """One regression for all classes."""
+
+    def measure(self, run: Run) -> TaskOutcome:
+        """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+        import torch
+
+        from transfer.classification.probes.penalty import choose_penalty
+        from transfer.classification.splits import frozen_splits, report, scorer
+
+        recipe: LinearRecipe = run.recipe
+        loaded: Loaded = run.data
+        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        fit, val = frozen.to_choose(recipe.holdout, run.seed)
+        classes = len(loaded.splits.train.classes)
+        device = torch.device(run.device)
+        chosen = choose_penalty(
+            *fit.tensors(recipe.pooling, device), *val.tensors(recipe.pooling, device),
+            frozen.test.tensors(recipe.pooling, device)[0],
+            classes=classes, penalties=recipe.penalties, score=scorer(recipe.metric, classes),
+        )  # fmt: skip
+        reported = report(chosen.scores.cpu().numpy(), frozen.test)
+        unconverged = [] if chosen.fit.converged else [f"the final fit, penalty {chosen.penalty:g}"]
+        if chosen.unconverged:
+            unconverged.append("penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
+        return logistic_outcome(loaded, frozen, val, chosen, reported, unconverged)
 
 
 def logistic_outcome(
@@ -213,49 +226,73 @@ class Judge:
     report: Callable[[Scores, LabelledImages], tuple[dict[str, float], dict[str, Any]]]
 
 
-def run_fine_tune(context: RunContext) -> TaskOutcome:
-    """`searched`, for images of one label each."""
-    import torch
+class SearchTask(ClassificationTask):
+    """A task of fine-tuning, whose rate and decay are chosen on held-out images."""
 
-    from transfer.classification.splits import report, scorer, whole_rows
+    @abstractmethod
+    def judge(self, recipe: Any) -> Judge:
+        """What logits are worth by this recipe's metric."""
 
-    metric: Metric = context.recipe.metric
-    judge = Judge(
-        metric,
-        functools.partial(torch.argmax, dim=1),
-        lambda kept, val: scorer(metric, len(val.classes))(kept, torch.from_numpy(val.labels.astype(np.int64))),
-        lambda logits, test: report(logits, whole_rows(test)),
-    )
-    return searched(context, judge)
+    def demand(self, run: Run) -> None:
+        """Refuse a search that makes no sense or would not end."""
+        recipe: SearchRecipe = run.recipe
+        if recipe.sgd.lr or recipe.sgd.lr_backbone or recipe.sgd.weight_decay:
+            raise UserError(
+                "rates and decays of fine-tuning are searched", todo="give --lrs and --decays, not those of --sgd"
+            )
+        if not recipe.lrs or not recipe.decays or min(recipe.lrs) <= 0 or min(recipe.decays) < 0:
+            raise UserError(
+                "fine-tuning needs learning rates above 0 and weight decays from 0",
+                found=f"--lrs {recipe.lrs}, --decays {recipe.decays}",
+            )
+        trainings = len(recipe.grid()) + 1 if len(recipe.grid()) > 1 else 1
+        for sgd in recipe.grid()[:1]:
+            demand_sgd(run, sgd, passes=3 * trainings)
+
+    def measure(self, run: Run) -> TaskOutcome:
+        """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
+        from transfer.classification.sgd.fit import evaluate, fine_tune
+        from transfer.classification.splits import left_out_note, sgd_machine
+
+        recipe: SearchRecipe = run.recipe
+        judge = self.judge(recipe)
+        loaded: Loaded = run.data
+        splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(run)
+        fit, val, whole = _to_fine_tune(splits, recipe, run.seed)
+        view, sweep = recipe.sgd.evaluation_view(), []
+        for place, sgd in enumerate(grid if len(grid) > 1 else []):
+            value = _validation(run, fit, val, sgd, judge, place)
+            sweep.append({"lr": sgd.lr, "weight_decay": sgd.weight_decay, "validation": value})
+            logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, judge.metric, _percent(value))
+        best = _best(sweep) if sweep else 0
+        model = fine_tune(run.backbone, whole, grid[best], seed=run.seed, folder=run.workdir / "final", machine=machine)
+        metrics, details = judge.report(evaluate(model, splits.test, view, machine=machine).numpy(), splits.test)
+        notes = (*loaded.notes(), *left_out_note(whole.name, model.left_out))
+        details |= {
+            "duplicates": loaded.duplicates,
+            "sweep": sweep,
+            "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
+            "validation_images": len(val) if sweep else 0,
+        }
+        return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 
-def searched(context: RunContext, judge: Judge) -> TaskOutcome:
-    """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
-    from transfer.classification.sgd.fit import evaluate, fine_tune
-    from transfer.classification.splits import left_out_note, sgd_machine
+class FineTune(SearchTask):
+    """Images of one label each."""
 
-    recipe: SearchRecipe = context.recipe
-    loaded: Loaded = context.data
-    splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(context)
-    fit, val, whole = _to_fine_tune(splits, recipe, context.seed)
-    view, sweep = recipe.sgd.evaluation_view(), []
-    for place, sgd in enumerate(grid if len(grid) > 1 else []):
-        value = _validation(context, fit, val, sgd, judge, place)
-        sweep.append({"lr": sgd.lr, "weight_decay": sgd.weight_decay, "validation": value})
-        logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, judge.metric, _percent(value))
-    best = _best(sweep) if sweep else 0
-    model = fine_tune(
-        context.backbone, whole, grid[best], seed=context.seed, folder=context.workdir / "final", machine=machine
-    )
-    metrics, details = judge.report(evaluate(model, splits.test, view, machine=machine).numpy(), splits.test)
-    notes = (*loaded.notes(), *left_out_note(whole.name, model.left_out))
-    details |= {
-        "duplicates": loaded.duplicates,
-        "sweep": sweep,
-        "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
-        "validation_images": len(val) if sweep else 0,
-    }
-    return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
+    def judge(self, recipe: Any) -> Judge:
+        """See `SearchTask`."""
+        import torch
+
+        from transfer.classification.splits import report, scorer, whole_rows
+
+        metric: Metric = recipe.metric
+        return Judge(
+            metric,
+            functools.partial(torch.argmax, dim=1),
+            lambda kept, val: scorer(metric, len(val.classes))(kept, torch.from_numpy(val.labels.astype(np.int64))),
+            lambda logits, test: report(logits, whole_rows(test)),
+        )
 
 
 def _to_fine_tune(
@@ -270,7 +307,7 @@ def _to_fine_tune(
 
 
 def _validation(
-    context: RunContext, fit: LabelledImages, val: LabelledImages, sgd: SgdRecipe, judge: Judge, place: int
+    run: Run, fit: LabelledImages, val: LabelledImages, sgd: SgdRecipe, judge: Judge, place: int
 ) -> float | None:
     """What training number `place` of the search reaches on the validation part, in percent; None if it diverged.
 
@@ -281,25 +318,25 @@ def _validation(
     from transfer.classification.splits import sgd_machine
     from transfer.runtime.training import FILE
 
-    folder, weights = context.workdir / f"search_{place}", context.backbone.weights
+    folder, weights = run.workdir / f"search_{place}", run.backbone.weights
     known = folder / "validation.json"
-    kept = json.loads(known.read_text(encoding="utf-8")) if context.world.together(known.exists) else None
+    kept = json.loads(known.read_text(encoding="utf-8")) if run.world.together(known.exists) else None
     if isinstance(kept, dict) and kept["weights"] == weights:
         found: float | None = kept["validation"]
         return found
     if kept is not None:
         logger.warning("%s does not say that these weights were proved: this training is done again", known)
-    machine, value = sgd_machine(context), None
+    machine, value = sgd_machine(run), None
     try:
-        model = fine_tune(context.backbone, fit, sgd, seed=context.seed, folder=folder, machine=machine)
+        model = fine_tune(run.backbone, fit, sgd, seed=run.seed, folder=folder, machine=machine)
         kept_logits = evaluate(model, val, sgd.evaluation_view(), machine=machine, keep=judge.keep)
         if not bool(kept_logits.isfinite().all()):
             raise Diverged(f"logits of {val.name} are not finite", todo="lower the learning rates")
         value = judge.score(kept_logits, val)
     except Diverged as error:
         logger.warning("lr %g, weight decay %g is out of the search: %s", sgd.lr, sgd.weight_decay, error.what)
-    context.world.wait()
-    if context.world.leads:
+    run.world.wait()
+    if run.world.leads:
         write_json(known, {"validation": value, "weights": weights})
         (folder / FILE).unlink(missing_ok=True)
     return value
@@ -344,46 +381,20 @@ def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]
     linear = LINEAR.but(_OTHERS.get(dataset, f"{_LINEAR}, LINEAR_DATASETS"), metric=metric)
     tuned = FINE_TUNE.but(_OTHERS.get(dataset, f"{_TUNE}, FINETUNE_DATASETS"), metric=metric)
     return {
-        "linear": classification_task(
-            dataset,
+        "linear": Linear(
+            dataset=dataset,
             title=f"{title}, logistic regression on frozen features",
             primary=metric,
-            protocols={"ssl-transfer": linear},
+            published={"ssl-transfer": linear},
             presets={"cpu": (CPU_LINEAR, dataclasses.replace(linear.recipe, view=CPU_VIEW))},
-            run=run_linear,
-            check=check_linear,
             departures=(END_OF_FIT,),
         ),
-        "finetune": classification_task(
-            dataset,
+        "finetune": FineTune(
+            dataset=dataset,
             title=f"{title}, fine-tuning",
             primary=metric,
-            protocols={"ssl-transfer": tuned},
+            published={"ssl-transfer": tuned},
             presets={"cpu": (CPU_FINE_TUNE, for_cpu(tuned.recipe))},
-            run=run_fine_tune,
-            check=check_fine_tune,
             departures=(START_OF_CLASSIFIER,),
         ),
     }
-
-
-def check_linear(recipe: LogisticRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse penalties that are none; see `Task.check_data`."""
-    if not recipe.penalties or min(recipe.penalties) <= 0:
-        raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
-
-
-def check_fine_tune(recipe: SearchRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse a search that makes no sense or would not end; see `Task.check_data`."""
-    if recipe.sgd.lr or recipe.sgd.lr_backbone or recipe.sgd.weight_decay:
-        raise UserError(
-            "rates and decays of fine-tuning are searched", todo="give --lrs and --decays, not those of --sgd"
-        )
-    if not recipe.lrs or not recipe.decays or min(recipe.lrs) <= 0 or min(recipe.decays) < 0:
-        raise UserError(
-            "fine-tuning needs learning rates above 0 and weight decays from 0",
-            found=f"--lrs {recipe.lrs}, --decays {recipe.decays}",
-        )
-    trainings = len(recipe.grid()) + 1 if len(recipe.grid()) > 1 else 1
-    for sgd in recipe.grid()[:1]:
-        check_sgd(sgd, backbone, len(loaded.splits.train), device, allow_slow, ["cpu"], passes=3 * trainings)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transfer.classification.score import at_level, mean_per_class
-from transfer.classification.task import Loaded, Precision, classification_task
+from transfer.classification.task import ClassificationTask, Precision
 from transfer.classification.views import WholeView
 from transfer.protocol import Protocol
 from transfer.runtime.errors import UserError
-from transfer.task import RunContext, TaskOutcome
+from transfer.task import Run, TaskOutcome
 
 if TYPE_CHECKING:
-    from transfer.checkpoints.backbone import Backbone
+    pass
 
 
 @dataclass(frozen=True)
@@ -57,67 +57,68 @@ DINO = (
 )
 
 
-def check(recipe: KnnRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse a recipe without the neighbours that the primary metric is named after."""
-    if PRIMARY not in recipe.ks:
-        raise UserError(
-            f"the primary metric is top1_k{PRIMARY}",
-            found=f"--ks {' '.join(map(str, recipe.ks))}",
-            todo=f"keep {PRIMARY} among them",
+class Knn(ClassificationTask):
+    """Votes of the nearest training images."""
+
+    def demand(self, run: Run) -> None:
+        """Refuse a recipe without the neighbours that the primary metric is named after."""
+        recipe: KnnRecipe = run.recipe
+        if PRIMARY not in recipe.ks:
+            raise UserError(
+                f"the primary metric is top1_k{PRIMARY}",
+                found=f"--ks {' '.join(map(str, recipe.ks))}",
+                todo=f"keep {PRIMARY} among them",
+            )
+        images = len(run.data.splits.train)
+        if max(recipe.ks) > images or min(recipe.ks) < 1:
+            raise UserError(
+                f"there are not that many neighbours: {run.data.splits.train.name} has {images} images",
+                found=f"--ks {' '.join(map(str, recipe.ks))}",
+                todo=f"give --ks of 1 … {images}, {PRIMARY} among them" if images >= PRIMARY else "give more images",
+            )
+
+    def measure(self, run: Run) -> TaskOutcome:
+        """Extract, vote, count."""
+        import torch
+
+        from transfer.classification.probes.knn import accuracy, knn, standard_error
+        from transfer.classification.splits import frozen_splits
+
+        recipe: KnnRecipe = run.recipe
+        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision, val=False)
+        train, test = frozen.train, frozen.test
+        device, labels = torch.device(run.device), test.labels.astype(np.int64)
+        votes = knn(
+            torch.from_numpy(np.array(train.features[recipe.pooling])).to(device),
+            torch.from_numpy(train.labels.astype(np.int64)),
+            torch.from_numpy(np.array(test.features[recipe.pooling])),
+            classes=len(train.images.classes),
+            k=recipe.ks,
+            temperature=recipe.temperature,
         )
-    images = len(loaded.splits.train)
-    if max(recipe.ks) > images or min(recipe.ks) < 1:
-        raise UserError(
-            f"there are not that many neighbours: {loaded.splits.train.name} has {images} images",
-            found=f"--ks {' '.join(map(str, recipe.ks))}",
-            todo=f"give --ks of 1 … {images}, {PRIMARY} among them" if images >= PRIMARY else "give more images",
+        metrics = {f"top1_k{k}": accuracy(predicted, torch.from_numpy(labels)) for k, predicted in votes.items()}
+        errors = {name: standard_error(value, len(labels)) for name, value in metrics.items()}
+        nearest = votes[PRIMARY].numpy()
+        metrics["mean_per_class_k20"] = mean_per_class(nearest, labels, len(train.images.classes))
+        for name, level in test.images.levels.items():
+            metrics[f"top1_k{PRIMARY}_{name}"] = at_level(nearest, labels, level)
+        return TaskOutcome(
+            metrics=metrics,
+            details={"standard_error": errors, "test_images": len(labels), "duplicates": run.data.duplicates},
+            verification=frozen.proof(),
+            notes=(*run.data.notes(), *frozen.notes()),
         )
 
 
-def run(context: RunContext) -> TaskOutcome:
-    """Extract, vote, count."""
-    import torch
-
-    from transfer.classification.probes.knn import accuracy, knn, standard_error
-    from transfer.classification.splits import frozen_splits
-
-    recipe: KnnRecipe = context.recipe
-    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision, val=False)
-    train, test = frozen.train, frozen.test
-    device, labels = torch.device(context.device), test.labels.astype(np.int64)
-    votes = knn(
-        torch.from_numpy(np.array(train.features[recipe.pooling])).to(device),
-        torch.from_numpy(train.labels.astype(np.int64)),
-        torch.from_numpy(np.array(test.features[recipe.pooling])),
-        classes=len(train.images.classes),
-        k=recipe.ks,
-        temperature=recipe.temperature,
-    )
-    metrics = {f"top1_k{k}": accuracy(predicted, torch.from_numpy(labels)) for k, predicted in votes.items()}
-    errors = {name: standard_error(value, len(labels)) for name, value in metrics.items()}
-    nearest = votes[PRIMARY].numpy()
-    metrics["mean_per_class_k20"] = mean_per_class(nearest, labels, len(train.images.classes))
-    for name, level in test.images.levels.items():
-        metrics[f"top1_k{PRIMARY}_{name}"] = at_level(nearest, labels, level)
-    return TaskOutcome(
-        metrics=metrics,
-        details={"standard_error": errors, "test_images": len(labels), "duplicates": context.data.duplicates},
-        verification=frozen.proof(),
-        notes=(*context.data.notes(), *frozen.notes()),
-    )
-
-
-TASK = classification_task(
-    "imagenet",
+TASK = Knn(
+    dataset="imagenet",
     title="Weighted k nearest neighbours on frozen features (ImageNet, or any labelled images)",
     primary=f"top1_k{PRIMARY}",
-    protocols={"dino": DINO},
+    published={"dino": DINO},
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224",
             dataclasses.replace(DINO.recipe, view=WholeView(128, 128, interpolation="bicubic")),
         )
     },
-    run=run,
-    check=check,
 )

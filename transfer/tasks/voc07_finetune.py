@@ -17,12 +17,9 @@ from transfer.classification.ssl_transfer import (
     START_OF_CLASSIFIER,
     Judge,
     SearchRecipe,
-    check_fine_tune,
+    SearchTask,
     for_cpu,
-    searched,
 )
-from transfer.classification.task import classification_task
-from transfer.task import RunContext, TaskOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +43,27 @@ SSL_TRANSFER = (
 )
 
 
-def run(context: RunContext) -> TaskOutcome:
-    """See `transfer.classification.ssl_transfer.searched`."""
-    recipe: VocFineTuneRecipe = context.recipe
-    judge = Judge(
-        recipe.metric,
-        None,
-        lambda logits, val: mean_precision(logits.numpy(), val.labels.astype("int8"), recipe.metric, recipe.difficult),
-        lambda logits, test: report_precisions(logits, test.labels.astype("int8"), test.classes, recipe.difficult),
-    )
-    return searched(context, judge)
+class VocFineTune(SearchTask):
+    """Images of several labels."""
+
+    def judge(self, recipe: VocFineTuneRecipe) -> Judge:
+        """Mean average precision, of logits as they are."""
+        return Judge(
+            recipe.metric,
+            None,
+            lambda logits, val: mean_precision(
+                logits.numpy(), val.labels.astype("int8"), recipe.metric, recipe.difficult
+            ),
+            lambda logits, test: report_precisions(logits, test.labels.astype("int8"), test.classes, recipe.difficult),
+        )
 
 
-TASK = classification_task(
-    "voc07_val",
+TASK = VocFineTune(
+    dataset="voc07_val",
     title="VOC07 classification, fine-tuning (or any multi-label set in VOC layout)",
     primary="mAP_11point",
-    protocols={"ssl-transfer": SSL_TRANSFER},
+    published={"ssl-transfer": SSL_TRANSFER},
     presets={"cpu": (CPU_FINE_TUNE, for_cpu(SSL_TRANSFER.recipe))},
-    run=run,
-    check=check_fine_tune,
     multilabel=True,
     departures=(START_OF_CLASSIFIER, RECALL_0),
 )

@@ -18,12 +18,12 @@ from transfer.classification.ssl_transfer import (
     END_OF_FIT,
     LINEAR,
     LogisticRecipe,
-    check_linear,
+    LogisticTask,
     logistic_outcome,
 )
-from transfer.classification.task import Loaded, classification_task
+from transfer.classification.task import Loaded
 from transfer.datasets.labels.labelled import PRESENT
-from transfer.task import RunContext, TaskOutcome
+from transfer.task import Run, TaskOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,40 +47,41 @@ SSL_TRANSFER = (
 )
 
 
-def run(context: RunContext) -> TaskOutcome:
-    """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
-    import torch
+class VocLogistic(LogisticTask):
+    """One logistic regression a class."""
 
-    from transfer.classification.probes.penalty import choose_shared_penalty
-    from transfer.classification.splits import frozen_splits
+    def measure(self, run: Run) -> TaskOutcome:
+        """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+        import torch
 
-    recipe: VocLogisticRecipe = context.recipe
-    loaded: Loaded = context.data
-    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
-    fit, val = frozen.to_choose(recipe.holdout, context.seed)
-    classes, device = loaded.splits.train.classes, torch.device(context.device)
-    (features, labels), (val_features, val_labels) = (rows.tensors(recipe.pooling, device) for rows in (fit, val))
-    known = val.labels.astype("int8")
-    chosen = choose_shared_penalty(
-        features, labels == PRESENT, val_features, val_labels == PRESENT,
-        frozen.test.tensors(recipe.pooling, device)[0],
-        classes=classes, penalties=recipe.penalties,
-        score=lambda odds: mean_precision(odds.cpu().numpy(), known, recipe.metric, recipe.difficult),
-    )  # fmt: skip
-    reported = report_precisions(
-        chosen.scores.cpu().numpy(), frozen.test.labels.astype("int8"), classes, recipe.difficult
-    )
-    return logistic_outcome(loaded, frozen, val, chosen, reported, chosen.unconverged)
+        from transfer.classification.probes.penalty import choose_shared_penalty
+        from transfer.classification.splits import frozen_splits
+
+        recipe: VocLogisticRecipe = run.recipe
+        loaded: Loaded = run.data
+        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        fit, val = frozen.to_choose(recipe.holdout, run.seed)
+        classes, device = loaded.splits.train.classes, torch.device(run.device)
+        (features, labels), (val_features, val_labels) = (rows.tensors(recipe.pooling, device) for rows in (fit, val))
+        known = val.labels.astype("int8")
+        chosen = choose_shared_penalty(
+            features, labels == PRESENT, val_features, val_labels == PRESENT,
+            frozen.test.tensors(recipe.pooling, device)[0],
+            classes=classes, penalties=recipe.penalties,
+            score=lambda odds: mean_precision(odds.cpu().numpy(), known, recipe.metric, recipe.difficult),
+        )  # fmt: skip
+        reported = report_precisions(
+            chosen.scores.cpu().numpy(), frozen.test.labels.astype("int8"), classes, recipe.difficult
+        )
+        return logistic_outcome(loaded, frozen, val, chosen, reported, chosen.unconverged)
 
 
-TASK = classification_task(
-    "voc07_val",
+TASK = VocLogistic(
+    dataset="voc07_val",
     title="VOC07 classification, logistic regressions on frozen features (or any multi-label set in VOC layout)",
     primary="mAP_11point",
-    protocols={"ssl-transfer": SSL_TRANSFER},
+    published={"ssl-transfer": SSL_TRANSFER},
     presets={"cpu": (CPU_LINEAR, dataclasses.replace(SSL_TRANSFER.recipe, view=CPU_VIEW))},
-    run=run,
-    check=check_linear,
     multilabel=True,
     departures=(END_OF_FIT, RECALL_0),
 )

@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 
 from transfer.classification.probes.grids import COSTS
 from transfer.classification.score import average_precisions
-from transfer.classification.task import Loaded, Precision, classification_task
+from transfer.classification.task import ClassificationTask, Loaded, Precision
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.protocol import Protocol
 from transfer.runtime.errors import DataError, UserError
-from transfer.task import RunContext, TaskOutcome
+from transfer.task import Run, TaskOutcome
 
 if TYPE_CHECKING:
     import torch
 
-    from transfer.checkpoints.backbone import Backbone
 
 PRIMARY = 8  # tables show one k first: the middle of the published ones, which small sets reach too
 
@@ -79,16 +78,6 @@ VISSL = (
 )
 
 
-def check(recipe: LowShotRecipe, backbone: Backbone, loaded: Loaded, device: str, allow_slow: bool) -> None:
-    """Refuse a set that has too few images for the largest k."""
-    if PRIMARY not in recipe.ks or min(recipe.ks) < 1 or recipe.draws < 1:
-        raise UserError(
-            f"the primary metric is mAP_k{PRIMARY}, the mean of at least one draw",
-            found=f"--ks {' '.join(map(str, recipe.ks))} --draws {recipe.draws}",
-        )
-    _refuse_too_few(loaded.splits.train, loaded.splits.train.labels, max(recipe.ks))
-
-
 def _refuse_too_few(train: LabelledImages, known: NDArray[Any], k: int) -> None:
     needed = {PRESENT: k, ABSENT: (len(train.classes) - 1) * k}
     for name, labels in zip(train.classes, known.T, strict=True):
@@ -119,35 +108,8 @@ def draw(labels: NDArray[np.int8], k: int, seed: tuple[int, ...]) -> NDArray[np.
     return drawn
 
 
-def run(context: RunContext) -> TaskOutcome:
-    """Extract; for every k and draw fit all classes and costs; choose the cost on what was not drawn; report."""
-    import torch
-
-    from transfer.classification.splits import frozen_splits
-
-    recipe: LowShotRecipe = context.recipe
-    loaded: Loaded = context.data
-    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
-    _refuse_too_few(loaded.splits.train, frozen.train.labels, max(recipe.ks))  # of those that could be read
-    train, labels, test = frozen.multilabel(recipe.pooling, torch.device(context.device))
-    if recipe.normalise:
-        train, test = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-5) for x in (train, test))
-    metrics: dict[str, float] = {}
-    details: dict[str, Any] = {}
-    for k in recipe.ks:
-        found = [
-            _draw_and_fit(context, k, number, train, labels, test, frozen.test.labels) for number in range(recipe.draws)
-        ]
-        chosen_on, reported = (np.array(part) for part in zip(*found, strict=True))  # [draws, costs] each
-        best = int(chosen_on.mean(0).argmax())  # the first of equals
-        metrics[f"mAP_k{k}"] = float(reported[:, best].mean())
-        details[f"k{k}"] = _about(recipe, best, chosen_on, reported)
-    details |= {"duplicates": loaded.duplicates, "features": train.shape[1], "test_images": len(frozen.test.labels)}
-    return TaskOutcome(metrics, details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes()))
-
-
 def _draw_and_fit(
-    context: RunContext,
+    run: Run,
     k: int,
     number: int,
     train: torch.Tensor,
@@ -160,9 +122,9 @@ def _draw_and_fit(
 
     from transfer.classification.probes.svm import fit_svms
 
-    recipe: LowShotRecipe = context.recipe
+    recipe: LowShotRecipe = run.recipe
     known = labels.cpu().numpy()
-    drawn = draw(known, k, (context.seed, k, number))
+    drawn = draw(known, k, (run.seed, k, number))
     used, count = drawn.any(1), len(recipe.costs)  # what no class has drawn constrains nothing
     fit = fit_svms(
         train[torch.from_numpy(used)],
@@ -198,19 +160,57 @@ def _about(
     }
 
 
-TASK = classification_task(
-    "voc07",
+class LowShot(ClassificationTask):
+    """SVMs on few images of a class."""
+
+    def demand(self, run: Run) -> None:
+        """Refuse a set that has too few images for the largest k."""
+        recipe: LowShotRecipe = run.recipe
+        if PRIMARY not in recipe.ks or min(recipe.ks) < 1 or recipe.draws < 1:
+            raise UserError(
+                f"the primary metric is mAP_k{PRIMARY}, the mean of at least one draw",
+                found=f"--ks {' '.join(map(str, recipe.ks))} --draws {recipe.draws}",
+            )
+        _refuse_too_few(run.data.splits.train, run.data.splits.train.labels, max(recipe.ks))
+
+    def measure(self, run: Run) -> TaskOutcome:
+        """Extract; for every k and draw fit all classes and costs; choose the cost on what was not drawn; report."""
+        import torch
+
+        from transfer.classification.splits import frozen_splits
+
+        recipe: LowShotRecipe = run.recipe
+        loaded: Loaded = run.data
+        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        _refuse_too_few(loaded.splits.train, frozen.train.labels, max(recipe.ks))  # of those that could be read
+        train, labels, test = frozen.multilabel(recipe.pooling, torch.device(run.device))
+        if recipe.normalise:
+            train, test = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-5) for x in (train, test))
+        metrics: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        for k in recipe.ks:
+            found = [
+                _draw_and_fit(run, k, number, train, labels, test, frozen.test.labels) for number in range(recipe.draws)
+            ]
+            chosen_on, reported = (np.array(part) for part in zip(*found, strict=True))  # [draws, costs] each
+            best = int(chosen_on.mean(0).argmax())  # the first of equals
+            metrics[f"mAP_k{k}"] = float(reported[:, best].mean())
+            details[f"k{k}"] = _about(recipe, best, chosen_on, reported)
+        details |= {"duplicates": loaded.duplicates, "features": train.shape[1], "test_images": len(frozen.test.labels)}
+        return TaskOutcome(metrics, details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes()))
+
+
+TASK = LowShot(
+    dataset="voc07",
     title="VOC07 classification from 1 to 96 images of a class, linear SVMs on frozen features",
     primary=f"mAP_k{PRIMARY}",
-    protocols={"vissl": VISSL},
+    published={"vissl": VISSL},
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224, global average instead of the grid",
             dataclasses.replace(VISSL.recipe, view=WholeView(resize=0, crop=128, squash=True), pooling="avg"),
         )
     },
-    run=run,
-    check=check,
     multilabel=True,
     departures=(
         ("cost chosen on", "the test images", "training images that were not drawn"),

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transfer.classification.probes.grids import COSTS
 from transfer.classification.score import AveragePrecisions, average_precisions
-from transfer.classification.task import Loaded, Precision, classification_task
+from transfer.classification.task import ClassificationTask, Loaded, Precision
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import PRESENT
 from transfer.protocol import OURS, Protocol
-from transfer.task import RunContext, TaskOutcome
+from transfer.task import Hardware, Run, TaskOutcome
 
 if TYPE_CHECKING:
     from transfer.classification.probes.svm_costs import SvmProbe
@@ -84,35 +84,6 @@ VICREG = (
 VICREG_AVG = VICREG.but(f"{OURS}: app. C.3 names no number of features; the global average, 2,048", pooling="avg")
 
 
-def run(context: RunContext) -> TaskOutcome:
-    """Extract, choose each class's cost, refit, report."""
-    import torch
-
-    from transfer.classification.probes.svm_costs import svm_one_vs_all
-    from transfer.classification.splits import frozen_splits
-
-    recipe: SvmRecipe = context.recipe
-    loaded: Loaded = context.data
-    frozen = frozen_splits(context, recipe.view, (recipe.pooling,), recipe.precision)
-    classes = loaded.splits.train.classes
-    train, labels, test = frozen.multilabel(recipe.pooling, torch.device(context.device))
-    probe = svm_one_vs_all(
-        train, labels, test, costs=recipe.costs, folds=recipe.folds, positive_weight=recipe.positive_weight,
-        negative_weight=recipe.negative_weight, normalise=recipe.normalise, solver=recipe.solver, classes=classes,
-        seed=context.seed,
-    )  # fmt: skip
-    found = average_precisions(probe.decisions.cpu().numpy(), frozen.test.labels.astype("int8"))
-    details = _details(recipe, probe, found, classes) | {
-        "duplicates": loaded.duplicates,
-        "features": train.shape[1],
-        "test_images": len(frozen.test.labels),
-        "positives": dict(zip(classes, (frozen.train.labels == PRESENT).sum(0).tolist(), strict=True)),
-    }
-    return TaskOutcome(
-        found.metrics(), details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes(), *_notes(probe))
-    )
-
-
 def _details(recipe: SvmRecipe, probe: SvmProbe, found: AveragePrecisions, classes: tuple[str, ...]) -> dict[str, Any]:
     """Each class's AP by both metrics, its cost, and the whole cross validation."""
     table = [dict(zip(map(str, recipe.costs), row, strict=True)) for row in (100 * probe.choice.table).tolist()]
@@ -131,11 +102,47 @@ def _notes(probe: SvmProbe) -> tuple[str, ...]:
     return (f"{probe.choice.unconverged} of {probe.choice.fits} machines stopped before they had converged",)
 
 
-TASK = classification_task(
-    "voc07",
+class Svm(ClassificationTask):
+    """One SVM a class."""
+
+    def scale(self, recipe: SvmRecipe, hardware: Hardware, batch: int | None) -> tuple[SvmRecipe, str]:
+        """The solver that goes on to the optimum, on any hardware."""
+        return dataclasses.replace(recipe, solver="batched"), ""
+
+    def measure(self, run: Run) -> TaskOutcome:
+        """Extract, choose each class's cost, refit, report."""
+        import torch
+
+        from transfer.classification.probes.svm_costs import svm_one_vs_all
+        from transfer.classification.splits import frozen_splits
+
+        recipe: SvmRecipe = run.recipe
+        loaded: Loaded = run.data
+        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        classes = loaded.splits.train.classes
+        train, labels, test = frozen.multilabel(recipe.pooling, torch.device(run.device))
+        probe = svm_one_vs_all(
+            train, labels, test, costs=recipe.costs, folds=recipe.folds, positive_weight=recipe.positive_weight,
+            negative_weight=recipe.negative_weight, normalise=recipe.normalise, solver=recipe.solver, classes=classes,
+            seed=run.seed,
+        )  # fmt: skip
+        found = average_precisions(probe.decisions.cpu().numpy(), frozen.test.labels.astype("int8"))
+        details = _details(recipe, probe, found, classes) | {
+            "duplicates": loaded.duplicates,
+            "features": train.shape[1],
+            "test_images": len(frozen.test.labels),
+            "positives": dict(zip(classes, (frozen.train.labels == PRESENT).sum(0).tolist(), strict=True)),
+        }
+        return TaskOutcome(
+            found.metrics(), details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes(), *_notes(probe))
+        )
+
+
+TASK = Svm(
+    dataset="voc07",
     title="VOC07 classification, linear SVMs on frozen features (or any multi-label set in VOC layout)",
     primary="mAP",
-    protocols={"vissl": VISSL, "obow": OBOW, "vicreg": VICREG, "vicreg_avg": VICREG_AVG},
+    published={"vissl": VISSL, "obow": OBOW, "vicreg": VICREG, "vicreg_avg": VICREG_AVG},
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224, global average instead of the grid",
@@ -144,8 +151,5 @@ TASK = classification_task(
             ),
         )
     },
-    run=run,
-    adapt=lambda recipe, *_: dataclasses.replace(recipe, solver="batched"),
-    check=lambda recipe, backbone, loaded, device, allow_slow: None,
     multilabel=True,
 )
