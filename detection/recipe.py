@@ -1,24 +1,19 @@
-"""What a detection task asks of an engine, and what it gets back. Knows neither Detectron2 nor MMDetection."""
+"""What moves the number of a detector, in Detectron2's terms, and what such a recipe must fulfil."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from detection.score.coco_ap import CocoApOptions
 from detection.score.voc_ap import VocApOptions
 from transfer.checkpoints.architectures import STAGES
-from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.protocol import OURS, flatten, stated
 from transfer.runtime.errors import EngineError
 
 if TYPE_CHECKING:
-    from transfer.checkpoints.backbone import Backbone
-    from transfer.checkpoints.verify import Verification
-    from transfer.runtime.world import World
-    from transfer.task import Run
+    pass
 
 # Where the defaults below were read: MoCo's two files, and Detectron2's for what they leave open.
 D = "Detectron2, config/defaults.py: "
@@ -163,112 +158,6 @@ def unread(recipe: DetectorRecipe) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _alone() -> World:
-    from transfer.runtime.world import World  # needs torch, which a recipe does not
-
-    return World()
-
-
-@dataclass(frozen=True, eq=False)
-class DetectionJob:
-    """One run for an engine.
-
-    Attributes:
-        backbone: the initial weights.
-        recipe: what to train.
-        train: `DetectionDataset.for_training`: images with at least one box each, no crowds.
-        test: images to predict on.
-        seed: decides initial heads, image order, augmentation and sampling.
-        workdir: where checkpoints, `metrics.jsonl` and logs go; an unfinished run found there is resumed.
-        device: "cpu" or "cuda".
-        workers: data-loading processes (0: in the main process); does not change any number.
-        checkpoint_every: iterations between checkpoints.
-        world: this process among those that train together; `recipe.batch` is the batch of all of them.
-        recompute: blocks of the ResNet are computed again in the backward pass, see `detection.engines.recompute`.
-        score: detections on `test` → numbers in percent, for the curve that `recipe.evaluate_every` asks for.
-    """
-
-    backbone: Backbone
-    recipe: DetectorRecipe
-    train: DetectionDataset
-    test: DetectionDataset
-    seed: int
-    workdir: Path
-    device: str = "cpu"
-    workers: int = 0
-    checkpoint_every: int = 500
-    world: World = field(default_factory=_alone)
-    recompute: bool = False
-    score: Callable[[Detections], dict[str, float]] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        run: Run,
-        recipe: DetectorRecipe,
-        train: DetectionDataset,
-        test: DetectionDataset,
-        score: Callable[[Detections], dict[str, float]],
-    ) -> DetectionJob:
-        """What a run asks of its engine."""
-        return cls(
-            backbone=run.backbone,
-            recipe=recipe,
-            train=train.for_training(),
-            test=test,
-            seed=run.seed,
-            workdir=run.workdir,
-            device=run.device,
-            workers=run.workers,
-            checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
-            world=run.world,
-            recompute=run.recompute,
-            score=score,
-        )
-
-    @property
-    def images_per_process(self) -> int:
-        """Images of a batch that this process sees; `check_detector` has seen to it that they are equally many."""
-        return self.recipe.batch // self.world.size
-
-
-@dataclass(frozen=True, eq=False)
-class DetectionOutcome:
-    """What an engine hands back: detections on the test images, and how it got them."""
-
-    detections: Detections
-    verification: Verification | None  # None: taken up from a checkpoint of an older version, which kept no proof
-    differences: tuple[tuple[str, str, str], ...] = ()  # (what, published protocol, this run)
-    notes: tuple[str, ...] = field(default=())
-
-
-class DetectionEngine(Protocol):
-    """An engine is a module-level object in `detection/engines/<name>.py` called ENGINE."""
-
-    name: str
-
-    def missing(self) -> str | None:
-        """None if the engine can run here, otherwise one sentence: what is missing and how to get it."""
-        ...
-
-    def cannot_build(self, arch: str) -> str | None:
-        """None if the engine has a backbone for this architecture, otherwise one sentence that says why not."""
-        ...
-
-    def versions(self) -> dict[str, str]:
-        """Package name → version of what decides this engine's numbers."""
-        ...
-
-    def run(self, job: DetectionJob) -> DetectionOutcome:
-        """Build, verify, train (or resume), predict; every process of `job.world` gets all detections.
-
-        Raises:
-            EngineError: the model does not hold the backbone's weights; nothing was trained.
-            TrainingError: the loss stopped being finite.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class DetectionRecipe:
     """The detector and how it is measured. Every run is measured in both ways, so that no number is ambiguous.
@@ -367,17 +256,3 @@ def demand_buildable(recipe: DetectorRecipe, device: str = "") -> None:
     problems = unbuildable(recipe, device)
     if problems:
         raise EngineError("this detector cannot be built", found="\n".join(problems))
-
-
-def demand_masks(job: DetectionJob) -> None:
-    """What an engine asks of the training images.
-
-    Raises:
-        EngineError: masks are to be learnt from images without any.
-    """
-    if job.recipe.masks and job.recipe.iterations and not job.train.has_masks:
-        raise EngineError(
-            "a Mask R-CNN is trained on masks",
-            found=f"{job.train.name} has images without any",
-            todo="give a data set with masks, or choose --detector.family faster_rcnn",
-        )

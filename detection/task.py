@@ -19,18 +19,12 @@ from detection.data import (
     load_splits,
 )
 from detection.engines.choose import choose_engine, load_engine
+from detection.engines.detector import DetectionJob
+from detection.engines.engine import DetectionEngine
 from detection.pictures.contact_sheet import draw_contact_sheet
 from detection.pictures.mistakes import draw_misses
 from detection.protocols import Detector, read_alone
-from detection.recipe import (
-    DetectionEngine,
-    DetectionJob,
-    DetectionRecipe,
-    DetectorRecipe,
-    dead,
-    out_of_range,
-    unbuildable,
-)
+from detection.recipe import DetectionRecipe, DetectorRecipe, dead, out_of_range, unbuildable
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc

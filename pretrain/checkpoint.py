@@ -12,7 +12,6 @@ A `torch.save` dict that loads with `weights_only=True`:
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pretrain.step import Step
 from pretrain.views import MEAN, STD
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.files import save_torch
+from transfer.runtime.training import demand_format, read_whole
 
 FORMAT, VERSION = "msbreg-checkpoint", 1
 FILE = "checkpoint.pth"
@@ -77,16 +77,9 @@ def load(path: Path) -> dict[str, Any] | None:
         return None
     if not os.access(path, os.R_OK):
         raise TrainingError(f"may not read {path}", todo="change its permissions or choose another --out")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        known = isinstance(state, dict) and (state.get("format"), state.get("version")) == (FORMAT, VERSION)
-        found = "" if known else f"not a {FORMAT} of version {VERSION}"
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        found = f"not a whole PyTorch file ({type(error).__name__})"
-    if found:
-        raise TrainingError(
-            f"cannot resume from {path}", found=found, todo="start anew with --overwrite or choose another --out"
-        )
+    remedy = "start anew with --overwrite or choose another --out"
+    state: dict[str, Any] = read_whole(path, f"cannot resume from {path}", remedy)
+    demand_format(state, path, FORMAT, VERSION, remedy)
     return state
 
 

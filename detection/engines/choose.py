@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection
 
-from detection.recipe import DetectionEngine
+from detection.engines.engine import DetectionEngine
 from transfer.runtime.errors import EngineError
 
 

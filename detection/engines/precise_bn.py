@@ -6,7 +6,8 @@ fixed weights, average the batch means and batch variances of `iterations` train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,3 +67,16 @@ def update_bn_statistics(
         layer.running_var.copy_(variance)  # type: ignore[union-attr]
     world.demand_equal("batch-norm statistics", [*means, *variances])
     return len(layers)
+
+
+@contextmanager
+def put_back(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside to statistics and mode of the model is undone afterwards."""
+    buffers, was_training = [buffer.clone() for buffer in model.buffers()], model.training
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        model.train(was_training)

@@ -30,8 +30,8 @@ from PIL import Image
 from torch import nn
 
 from detection.engines.choose import load_engine
+from detection.engines.detector import DetectionJob
 from detection.presets import CPU_FPN
-from detection.recipe import DetectionJob
 from transfer.checkpoints.backbone import random_backbone
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 
@@ -67,14 +67,12 @@ class Clock:
 
 
 def ours_detectron2(job: DetectionJob) -> float:
-    from detection.engines.detectron2.config import build_cfg
-    from detection.engines.detectron2.model import build_verified_model
-    from detection.engines.detectron2.training import train
+    from detection.engines.detectron2.detector import Detectron2Detector
+    from detection.engines.run import train
 
-    cfg = build_cfg(job)
-    model, _ = build_verified_model(cfg, job.backbone, job.seed)
-    clock = Clock(model)
-    train(cfg, job, model)
+    detector = Detectron2Detector(job)
+    clock = Clock(detector.model)
+    train(detector)
     return clock.seconds()
 
 
@@ -85,10 +83,10 @@ def theirs_detectron2(job: DetectionJob) -> float:
 
     from detection.engines.detectron2.config import build_cfg
     from detection.engines.detectron2.data import dataset_dict
-    from detection.engines.detectron2.model import build_verified_model
+    from detection.engines.detectron2.model import build_with_weights
 
     cfg = build_cfg(job)
-    model, _ = build_verified_model(cfg, job.backbone, job.seed)
+    model = build_with_weights(cfg, job.backbone, job.seed)
     loader = build_detection_train_loader(
         [dataset_dict(image) for image in job.train.images],
         mapper=DatasetMapper(cfg, is_train=True),
@@ -110,14 +108,12 @@ def theirs_detectron2(job: DetectionJob) -> float:
 
 
 def ours_mmdet(job: DetectionJob) -> float:
-    from detection.engines.mmdet.config import build_config
-    from detection.engines.mmdet.model import build_detector
-    from detection.engines.mmdet.training import train
+    from detection.engines.mmdet.detector import MMDetector
+    from detection.engines.run import train
 
-    config = build_config(job.recipe, job.backbone, job.train.classes)
-    model = build_detector(config, job.backbone, job.seed)
-    clock = Clock(model.data_preprocessor)
-    train(job, config, model)
+    detector = MMDetector(job)
+    clock = Clock(detector.model.data_preprocessor)
+    train(detector)
     return clock.seconds()
 
 

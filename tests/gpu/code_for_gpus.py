@@ -29,10 +29,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "pretrain/nuclear.py": (VIEWS,),
     "pretrain/step.py": (SCALING,),
     "pretrain/train.py": (VIEWS, COMPILED),
+    "transfer/cli.py": (VOC,),
+    "transfer/runtime/batch_norm.py": (),
     "transfer/runtime/conditions.py": (VOC, VIEWS),
-    "detection/task.py": (VOC,),
-    "detection/engines/detectron2/training.py": (MASKS,),
-    "detection/engines/mmdet/optimiser.py": (MASKS,),
+    "detection/engines/run.py": (MASKS,),
+    "detection/engines/checkpoint.py": (MASKS,),
     "transfer/checkpoints/verify.py": (VOC, MASKS),
     "transfer/classification/features.py": (FEATURES,),
     "transfer/runtime/provenance.py": (VOC,),
@@ -40,7 +41,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "transfer/runtime/world.py": (NCCL,),
 }
 # They name a GPU to refuse it or to speak of it: a CPU reaches these lines.
-ON_A_CPU = ("pretrain/recipe.py", "transfer/cli.py", "detection/recipe.py")
+ON_A_CPU = ("pretrain/recipe.py", "detection/recipe.py", "transfer/task.py")
 
 
 def reached() -> dict[str, tuple[str, ...]]:

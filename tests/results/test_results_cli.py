@@ -167,8 +167,10 @@ def test_results_imports_no_engine_and_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy, spine = done.stdout.splitlines()
     assert heavy == "[]"
-    parts = ("atomic", "conditions", "errors", "interrupts", "provenance", "record")
-    assert spine == str(["transfer", *(f"transfer.{part}" for part in parts)])
+    parts = ("conditions", "errors", "files", "interrupts", "provenance")
+    assert spine == str(
+        ["transfer", "transfer.record", "transfer.runtime", *(f"transfer.runtime.{part}" for part in parts)]
+    )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["table", "--help"], ["compare", "--help"], ["export", "--help"]])

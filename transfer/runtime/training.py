@@ -39,14 +39,9 @@ def load(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (FORMAT, VERSION)
-        found = "" if known else f"not a {FORMAT} of version {VERSION}"
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        found = f"not a whole PyTorch file ({type(error).__name__})"
-    if found:
-        raise TrainingError(f"cannot resume from {path}", found=found, todo="remove the file to train again")
+    remedy = "remove the file to train again"
+    content = read_whole(path, f"cannot resume from {path}", remedy)
+    demand_format(content, path, FORMAT, VERSION, remedy)
     lines = differences(content["config"], config)
     if lines:
         raise TrainingError(
@@ -54,7 +49,30 @@ def load(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
             found="\n".join(lines),
             todo="repeat its settings, choose another folder, or remove the file to train again",
         )
-    return content
+    found: dict[str, Any] = content
+    return found
+
+
+def read_whole(path: Path, what: str, todo: str, device: str = "cpu") -> Any:
+    """The content of a checkpoint that this project wrote, tensors on `device`; nothing in the file is run.
+
+    Raises:
+        TrainingError: it is cut off or no PyTorch file: `what`, and `todo`.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise TrainingError(what, found=f"not a whole PyTorch file ({type(error).__name__})", todo=todo) from error
+
+
+def demand_format(content: Any, path: Path, format: str, version: int, todo: str) -> None:
+    """Refuse a file of another kind.
+
+    Raises:
+        TrainingError: it is.
+    """
+    if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (format, version):
+        raise TrainingError(f"cannot resume from {path}", found=f"not a {format} of version {version}", todo=todo)
 
 
 def clear(folder: Path) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from contextlib import AbstractContextManager
 
-from detection.recipe import DetectionJob, DetectionOutcome
-from transfer.runtime.errors import EngineError
+from detection.engines.detector import DetectionJob, Detector
+from detection.engines.engine import DetectionEngine
 
 HOW_TO_GET_IT = (
     "`conda install -c conda-forge detectron2`, or build it as its own page says "
@@ -19,7 +20,7 @@ HOW_TO_GET_IT = (
 )
 
 
-class Detectron2Engine:
+class Detectron2Engine(DetectionEngine):
     """Trains and predicts with Detectron2, on one process or on several, see `DetectionEngine`."""
 
     name = "detectron2"
@@ -45,14 +46,15 @@ class Detectron2Engine:
         packages = ("fvcore", "torch", "torchvision", "pillow")
         return {"detectron2": str(library.__version__)} | {name: importlib.metadata.version(name) for name in packages}
 
-    def run(self, job: DetectionJob) -> DetectionOutcome:
-        """Build, verify, train (or resume), compute batch-norm statistics anew, predict; see `DetectionEngine.run`."""
-        missing = self.missing()
-        if missing is not None:
-            raise EngineError("the engine detectron2 cannot run here", found=missing)
-        module = importlib.import_module("detection.engines.detectron2.job")
-        outcome: DetectionOutcome = module.run(job)
-        return outcome
+    def build(self, job: DetectionJob) -> Detector:
+        """See `DetectionEngine`."""
+        detector: Detector = importlib.import_module("detection.engines.detectron2.detector").Detectron2Detector(job)
+        return detector
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """See `DetectionEngine`."""
+        quiet: AbstractContextManager[None] = importlib.import_module("detection.engines.detectron2.logs").quiet()
+        return quiet
 
 
 ENGINE = Detectron2Engine()

@@ -6,10 +6,11 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
+from detection.engines.detector import DetectionJob
 from detection.engines.detectron2.fcos import FCOS_BACKBONE, FCOS_DETECTOR
 from detection.engines.detectron2.heads import C4_HEADS, C4_HEADS_EXTRA_NORM
 from detection.engines.detectron2.watched import WatchedCfg
-from detection.recipe import DetectionJob, DetectorRecipe, demand_buildable, demand_masks
+from detection.recipe import DetectorRecipe, demand_buildable
 from transfer.checkpoints.architectures import architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.datasets.boxes.detection import DetectionDataset
@@ -25,11 +26,10 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
     """The frozen native config of `job`. What is not set is Detectron2's default (detectron2/config/defaults.py).
 
     Raises:
-        EngineError: the recipe asks for what Detectron2 cannot build, or for masks from images without any.
+        EngineError: the recipe asks for what Detectron2 cannot build.
     """
     recipe, classes = job.recipe, len(job.train.classes)
     demand_buildable(recipe, job.device)
-    demand_masks(job)
     settings = _model(job) | _resnet(job.backbone, recipe, job.world.size)
     if recipe.regions:
         settings |= _c4(recipe) if recipe.neck == "c4" else _region_pyramid(recipe)

@@ -13,11 +13,10 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Subset
 
-from detection.engines.plan import plan_batches, planned_loader, seed_for_iteration
-from detection.recipe import DetectionJob
-from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
+from detection.engines.detector import DetectionJob
+from detection.engines.plan import plan_batches, planned_loader
+from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.masks import Mask, sized
 from transfer.datasets.boxes.pixels import read_pixels
 from transfer.runtime.errors import DataError
@@ -81,19 +80,18 @@ class TrainMapper:
         return item
 
 
-class PredictionImages(Dataset[Any]):
-    """The test images as items: "image" uint8 [3, H, W] at test size, "height" and "width" of the original."""
+class PredictionImages:
+    """Maps a `DetectionImage` to a test item: "image" uint8 [3, H, W] at test size, "height" and "width" as stored.
 
-    def __init__(self, cfg: CfgNode, dataset: DetectionDataset) -> None:
+    A `DataError` is handed on as the item, see `TrainMapper`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
         self.channels: str = cfg.INPUT.FORMAT
         self.augmentations = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
-        self.images = dataset.images
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any] | DataError:
-        image = self.images[index]
+    def __call__(self, image: DetectionImage) -> dict[str, Any] | DataError:
+        """The item of one image."""
         try:
             augmented = T.AugInput(read_pixels(image, self.channels))
         except DataError as error:
@@ -107,39 +105,30 @@ class PredictionImages(Dataset[Any]):
         }
 
 
-def train_batches(cfg: CfgNode, job: DetectionJob, seed: int, start: int, iterations: int) -> Iterator[list[Any]]:
+def train_batches(
+    load: TrainMapper, batch: int, job: DetectionJob, seed: int, start: int, iterations: int
+) -> Iterator[list[Any]]:
     """This process's share of the batches of iterations `start` … `iterations` − 1 of the plan under `seed`.
-
-    The generators are seeded for an iteration when its batch is handed out, so what the model samples does not depend
-    on where a run was taken up.
 
     Raises:
         DataError: an image cannot be read, on any process; then all of them raise.
     """
     world = job.world
-    plan = plan_batches(job.train, iterations, cfg.SOLVER.IMS_PER_BATCH, seed, job.images_per_process)
-    load = TrainMapper(cfg, job.recipe.flip)
-    loader = planned_loader(job.train, load, plan, seed, start, job.workers, _as_list, world)
-
-    def batches() -> Iterator[list[Any]]:
-        for iteration, batch in enumerate(loader, start):
-            failed = any(isinstance(item, DataError) for item in batch)
-            if world.any(failed, torch.device(job.device)):
-                world.together(partial(_raise_first, batch))
-            seed_for_iteration(seed, iteration, world.rank)
-            yield batch
-
-    return batches()
+    plan = plan_batches(job.train, iterations, batch, seed, job.images_per_process)
+    for items in planned_loader(job.train, load, plan, seed, start, job.workers, _as_list, world):
+        failed = any(isinstance(item, DataError) for item in items)
+        if world.any(failed, torch.device(job.device)):
+            world.together(partial(_raise_first, items))
+        yield items
 
 
-def prediction_items(images: PredictionImages, job: DetectionJob) -> Iterator[dict[str, Any]]:
-    """This process's share of the test images, every `world.size`-th, one by one and in order.
+def test_items(load: PredictionImages, images: Sequence[DetectionImage], workers: int) -> Iterator[dict[str, Any]]:
+    """The items of images, one by one and in order.
 
     Raises:
         DataError: an image cannot be read.
     """
-    share = Subset(images, range(job.world.rank, len(images), job.world.size))
-    for item in Loader(share, batch_size=None, num_workers=job.workers):
+    for item in Loader(list(images), batch_size=None, num_workers=workers, collate_fn=load):  # type: ignore[arg-type]
         yield _or_raise(item)
 
 

@@ -28,18 +28,6 @@ _BOTTOM_UP = "backbone.bottom_up"
 _RES5 = "roi_heads.res5"
 
 
-def build_verified_model(
-    cfg: CfgNode, backbone: Backbone, seed: int, world: World = ALONE
-) -> tuple[nn.Module, Verification]:
-    """`build_with_weights`, proven equal.
-
-    Raises:
-        EngineError: the weights did not arrive.
-    """
-    model = build_with_weights(cfg, backbone, seed, world)
-    return model, world.together(lambda: verify_model(model, backbone))
-
-
 def build_with_weights(cfg: CfgNode, backbone: Backbone, seed: int, world: World = ALONE) -> nn.Module:
     """Build the detector of `cfg` on its device, with heads drawn from `seed` and the backbone's weights."""
     torch.manual_seed(seed)

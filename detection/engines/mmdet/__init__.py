@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from importlib import import_module
 
 import torch
 import torchvision
 
 from detection.engines import mmcv_ops
-from detection.recipe import DetectionJob, DetectionOutcome
+from detection.engines.detector import DetectionJob, Detector
+from detection.engines.engine import DetectionEngine
 from transfer.checkpoints.architectures import architecture
 
 
-class MMDetection:
-    """Detectors of MMDetection 3 behind `detection.recipe.DetectionEngine`."""
+class MMDetection(DetectionEngine):
+    """Detectors of MMDetection 3."""
 
     name = "mmdet"
 
@@ -59,17 +61,22 @@ class MMDetection:
             "mmcv kernels": kernels,
         }
 
-    def run(self, job: DetectionJob) -> DetectionOutcome:
-        """Build, verify, train (or resume) and predict; see `detection.recipe.DetectionEngine`."""
+    def build(self, job: DetectionJob) -> Detector:
+        """See `DetectionEngine`."""
         mmcv_ops.install()
         _import_quietly("mmdet.models")
-        from detection.engines.mmdet.run import run
+        from detection.engines.mmdet.detector import MMDetector
 
+        return MMDetector(job)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """See `DetectionEngine`."""
         with warnings.catch_warnings():
             # Two old ways of writing in mmdet, which PyTorch deprecates in every run.
             warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
             warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8", category=UserWarning)
-            return run(job)
+            yield
 
 
 def _import_quietly(module: str) -> None:

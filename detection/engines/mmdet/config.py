@@ -12,7 +12,6 @@ from mmengine.config import Config
 
 from detection.engines.mmdet import regions
 from detection.engines.mmdet.dense import dense
-from detection.engines.mmdet.optimiser import TransferOptimWrapper
 from detection.recipe import DetectorRecipe, demand_buildable
 from transfer.checkpoints.backbone import Backbone
 from transfer.runtime.errors import EngineError
@@ -107,9 +106,7 @@ def _optimizer(recipe: DetectorRecipe) -> dict[str, Any]:
         )
     factor = recipe.weight_decay_norm / recipe.weight_decay if recipe.weight_decay else 0.0
     return {
-        "type": TransferOptimWrapper.__name__,
-        "amp": recipe.amp,
-        "clip_grad": {"max_norm": recipe.clip_gradients, "norm_type": 2} if recipe.clip_gradients else None,
+        "type": "OptimWrapper",
         "optimizer": {
             "type": "SGD",
             "lr": recipe.lr,

@@ -15,9 +15,10 @@ from mmcv.transforms import Compose, RandomChoiceResize, RandomFlip, Resize
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from detection.engines.detector import DetectionJob
 from detection.engines.mmdet.masks import MaskFormat, mask_format, training_masks
 from detection.engines.plan import plan_batches, planned_loader
-from detection.recipe import DetectionJob, DetectorRecipe
+from detection.recipe import DetectorRecipe
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.pixels import read_pixels
 from transfer.runtime.errors import DataError

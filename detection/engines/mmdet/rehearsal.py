@@ -10,8 +10,8 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import PolygonMasks
 from mmengine.structures import InstanceData
 
-from detection.engines.mmdet.statistics import put_back
 from detection.engines.mmdet.watched import demand_read
+from detection.engines.precise_bn import put_back
 
 # Pixels: norms need more than one position in the smallest map, stage 4's or p7's; more regions would take their time.
 SIDE_REGIONS, SIDE_DENSE = 64, 256

@@ -16,11 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.recipe import DenseRecipe, DetectionJob, DetectorRecipe
+from detection.engines.detector import DetectionJob
+from detection.recipe import DenseRecipe, DetectorRecipe
 from transfer.checkpoints.backbone import Backbone, random_backbone
+from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 from transfer.datasets.boxes.masks import Mask
-from transfer.runtime.world import World, world
+from transfer.runtime.world import ALONE, World, world
 
 TINY = DetectorRecipe(
     neck="fpn",
@@ -135,12 +137,22 @@ class Interruption(Exception):
     """Stands for a kill."""
 
 
+def build_verified_model(cfg: Any, backbone: Backbone, seed: int, world: World = ALONE) -> tuple[Any, Verification]:
+    """Detectron2's model with the backbone's weights, and the proof."""
+    from detection.engines.detectron2.model import build_with_weights, verify_model
+
+    model = build_with_weights(cfg, backbone, seed, world)
+    return model, verify_model(model, backbone)
+
+
 def trained(job: DetectionJob, stop_after: int | None = None) -> Any:
     """The model after training and PreciseBN; or killed when `stop_after` iterations are logged."""
-    from detection.engines.detectron2.config import build_cfg
-    from detection.engines.detectron2.model import build_verified_model
-    from detection.engines.detectron2.statistics import renew_statistics
-    from detection.engines.detectron2.training import train
+    return trained_detector(job, stop_after).model
+
+
+def trained_detector(job: DetectionJob, stop_after: int | None = None) -> Any:
+    from detection.engines.detectron2.detector import Detectron2Detector
+    from detection.engines.run import renew_statistics, train
     from transfer.runtime.progress import TrainingLog
 
     def interrupted(log: TrainingLog, iteration: int, *rest: Any) -> None:
@@ -148,16 +160,15 @@ def trained(job: DetectionJob, stop_after: int | None = None) -> Any:
         if stop_after is not None and iteration + 1 > stop_after:
             raise Interruption
 
-    cfg = build_cfg(job)
-    model, _ = build_verified_model(cfg, job.backbone, job.seed, job.world)
+    detector = Detectron2Detector(job)
     step = TrainingLog.step
     TrainingLog.step = interrupted  # type: ignore[method-assign]
     try:
-        train(cfg, job, model)
+        train(detector)
     finally:
         TrainingLog.step = step  # type: ignore[method-assign]
-    renew_statistics(cfg, job, model)
-    return model
+    renew_statistics(detector)
+    return detector
 
 
 def one_step(job: DetectionJob) -> DetectionJob:
@@ -202,7 +213,6 @@ def two_process_jobs(folder: Path, processes: World) -> dict[str, DetectionJob]:
 def states(folder: Path, processes: World) -> dict[str, Any]:
     """Everything that `main` has done, for `test_two_processes_train_as_one`."""
     from detection.engines.detectron2 import ENGINE
-    from detection.engines.detectron2.checkpoint import loss_normalizer
     from transfer.runtime.errors import TrainingError
 
     jobs = two_process_jobs(folder, processes)
@@ -212,8 +222,8 @@ def states(folder: Path, processes: World) -> dict[str, Any]:
     try:
         trained(jobs["interrupted"], stop_after=2)
     except Interruption:
-        resumed = trained(jobs["interrupted"])
-        found["interrupted"], found["normalizer"] = resumed.state_dict(), loss_normalizer(resumed)
+        resumed = trained_detector(jobs["interrupted"])
+        found["interrupted"], found["normalizer"] = resumed.model.state_dict(), resumed.memory()
 
     from detectron2.modeling.meta_arch.fcos import FCOS
 

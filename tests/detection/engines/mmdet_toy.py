@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+from detection.engines.detector import DetectionJob
 from detection.engines.mmdet import ENGINE
-from detection.recipe import DetectionJob, DetectorRecipe
+from detection.recipe import DetectorRecipe
 from transfer.checkpoints.backbone import random_backbone
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 from transfer.datasets.boxes.masks import Mask

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from detection.engines.choose import choose_engine, load_engine
-from detection.recipe import DetectionJob, DetectorRecipe
+from detection.engines.detector import DetectionJob
+from detection.recipe import DetectorRecipe
 from transfer.checkpoints.architectures import ARCHITECTURES, architecture, expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone, random_backbone
 from transfer.checkpoints.verify import Verification
@@ -27,8 +28,9 @@ NECKS = [("c4", *each) for each in SLOW] + [("fpn", *each) for each in SLOW if e
 def built(engine: str, backbone: Backbone, recipe: DetectorRecipe, folder: Path) -> Verification:
     if engine == "detectron2":
         pytest.importorskip("detectron2")
+        from detectron2_toy import build_verified_model
+
         from detection.engines.detectron2.config import build_cfg
-        from detection.engines.detectron2.model import build_verified_model
 
         images = DetectionDataset("none", CLASSES, ())
         job = DetectionJob(backbone, recipe, images, images, seed=0, workdir=folder)

@@ -14,7 +14,7 @@ import torch
 from detectron2_toy import FAMILIES, TINY, TINY_C4
 from PIL import Image
 
-from detection.recipe import DetectionJob
+from detection.engines.detector import DetectionJob
 from transfer.checkpoints.architectures import is_optional
 from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
@@ -26,9 +26,13 @@ pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
+from detectron2_toy import build_verified_model  # noqa: E402
+
+from detection.engines.detectron2 import ENGINE  # noqa: E402
 from detection.engines.detectron2.config import build_cfg, mask_format  # noqa: E402
-from detection.engines.detectron2.data import TrainMapper, train_augmentations, train_batches  # noqa: E402
-from detection.engines.detectron2.model import build_verified_model, load_weights, verify_model  # noqa: E402
+from detection.engines.detectron2.data import TrainMapper, train_augmentations  # noqa: E402
+from detection.engines.detectron2.detector import Detectron2Detector  # noqa: E402
+from detection.engines.detectron2.model import load_weights, verify_model  # noqa: E402
 
 # ---- weights that must arrive
 
@@ -226,7 +230,7 @@ def test_masks_are_not_read_by_detectors_without(make_job: Callable[..., Detecti
 def test_a_mask_rcnn_wants_masks(make_job: Callable[..., DetectionJob], images: DetectionDataset) -> None:
     bare = dataclasses.replace(images, images=tuple(dataclasses.replace(one, masks=None) for one in images.images))
     with pytest.raises(EngineError, match="trained on masks"):
-        build_cfg(make_job(recipe=FAMILIES["mask_rcnn"], train=bare))
+        ENGINE.run(make_job(recipe=FAMILIES["mask_rcnn"], train=bare))
 
 
 @pytest.mark.parametrize(("flip", "expected"), [(0.0, []), (0.5, [0.5]), (0.2, [0.2])])
@@ -256,5 +260,5 @@ def test_bad_images_are_named(damage: str, workers: int, make_job: Callable[...,
     dataset = DetectionDataset("bad", ("red",), (one_image(path, width, 60),))
     job = make_job(recipe=dataclasses.replace(TINY, batch=1), train=dataset, workers=workers)
     with pytest.raises(DataError, match=r"bad\.jpg") as caught:
-        next(train_batches(build_cfg(job), job, 0, 0, 1))
+        next(iter(Detectron2Detector(job).batches(0, 0, 1)))
     assert "Traceback" not in str(caught.value)

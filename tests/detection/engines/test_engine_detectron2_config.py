@@ -10,8 +10,9 @@ import pytest
 import torch
 from detectron2_toy import FAMILIES, TINY
 
+from detection.engines.detector import DetectionJob
 from detection.engines.detectron2 import ENGINE
-from detection.recipe import DenseRecipe, DetectionJob, DetectorRecipe, unread
+from detection.recipe import DenseRecipe, DetectorRecipe, unread
 from transfer.checkpoints.backbone import Backbone
 from transfer.protocol import flatten
 from transfer.runtime.errors import EngineError
@@ -20,9 +21,10 @@ pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
-from detection.engines.detectron2 import job as engine_job  # noqa: E402
+from detectron2_toy import build_verified_model  # noqa: E402
+
+from detection.engines.detectron2 import detector as engine_detector  # noqa: E402
 from detection.engines.detectron2.config import build_cfg, norm_here  # noqa: E402
-from detection.engines.detectron2.model import build_verified_model  # noqa: E402
 
 ONE_X = DetectorRecipe(
     norm="FrozenBN",
@@ -185,7 +187,7 @@ def test_a_key_that_nothing_reads_is_refused_and_no_other(
         watched.append(cfg)
         return cfg
 
-    monkeypatch.setattr(engine_job, "build_cfg", with_a_dead_key)
+    monkeypatch.setattr(engine_detector, "build_cfg", with_a_dead_key)
     with pytest.raises(EngineError, match="dead config keys") as caught:
         ENGINE.run(job)
     # Everything else that was set has been read.

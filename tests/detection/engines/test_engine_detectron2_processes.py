@@ -13,7 +13,7 @@ import pytest
 import torch
 from detectron2_toy import toy_images, two_process_jobs
 
-from detection.recipe import DetectionJob
+from detection.engines.detector import DetectionJob
 from transfer.runtime.world import ALONE, World
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
@@ -25,10 +25,10 @@ ROOT = Path(__file__).parents[3]
 def gradients(job: DetectionJob, rank: int) -> dict[str, torch.Tensor]:
     """What process `rank` of two computes in the first iteration, without any of the engine's training code."""
     from detectron2.utils.events import EventStorage
+    from detectron2_toy import build_verified_model
 
     from detection.engines.detectron2.config import build_cfg
     from detection.engines.detectron2.data import TrainMapper
-    from detection.engines.detectron2.model import build_verified_model
     from detection.engines.plan import plan_batches, planned_loader, seed_for_iteration
 
     cfg = build_cfg(job)
@@ -82,8 +82,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def start_weights(job: DetectionJob) -> dict[str, torch.Tensor]:
+    from detectron2_toy import build_verified_model
+
     from detection.engines.detectron2.config import build_cfg
-    from detection.engines.detectron2.model import build_verified_model
 
     model, _ = build_verified_model(build_cfg(job), job.backbone, job.seed)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from detectron2_toy import FAMILIES, TINY, Interruption, trained
 from faster_coco_eval.core import mask as coco_mask
 from torch.amp.grad_scaler import GradScaler
 
+from detection.engines.detector import DetectionJob
 from detection.engines.detectron2 import ENGINE
-from detection.recipe import DetectionJob
 from transfer.checkpoints.backbone import Backbone
 from transfer.datasets.boxes.detection import DetectionDataset
 from transfer.datasets.boxes.masks import Mask, sized
@@ -29,11 +30,12 @@ pytest_plugins = ["detectron2_toy"]
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("detectron2")
 
-from detection.engines.detectron2.checkpoint import CHECKPOINT_FILE, Training, run_digest  # noqa: E402
+from detectron2_toy import build_verified_model  # noqa: E402
+
+from detection.engines.checkpoint import CHECKPOINT_FILE, Training, digest  # noqa: E402
 from detection.engines.detectron2.config import build_cfg  # noqa: E402
 from detection.engines.detectron2.data import TrainMapper  # noqa: E402
-from detection.engines.detectron2.hooks import Gradients  # noqa: E402
-from detection.engines.detectron2.model import build_verified_model  # noqa: E402
+from detection.engines.run import take_step  # noqa: E402
 from transfer.runtime.curve import FILE  # noqa: E402
 
 
@@ -255,24 +257,29 @@ def test_every_family_runs_from_end_to_end_twice_with_equal_numbers(
     assert found[0] == found[1]
 
 
+def layer_training(scaler: GradScaler | None = None) -> tuple[torch.nn.Linear, Training]:
+    """A training of one layer, which is no detector."""
+    layer = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    detector: Any = SimpleNamespace(model=layer, name="detectron2", memory=lambda: None, remember=lambda memory: None)
+    return layer, Training(detector, "0" * 64, optimizer, schedule, scaler or GradScaler("cpu", enabled=False), ALONE)
+
+
 def test_clipping_looks_at_gradients_without_their_scale(tmp_path: Path) -> None:
     """fp16 itself needs a GPU; the scaler's part in clipping and in the checkpoint does not."""
-    scaler, layer = GradScaler("cpu", init_scale=1024.0), torch.nn.Linear(3, 1)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    training = Training("0" * 64, layer, optimizer, scheduler, scaler, ALONE)
-    scaler.scale(100.0 * layer(torch.ones(1, 3)).sum()).backward()
-    Gradients(training, 0.5).after_backward()
+    scaler = GradScaler("cpu", init_scale=1024.0)
+    layer, training = layer_training(scaler)
+    before = layer.weight.detach().clone()
+    take_step(training, 100.0 * layer(torch.ones(1, 3)).sum(), 0.5)
     norm = sum(float((parameter.grad**2).sum()) for parameter in layer.parameters() if parameter.grad is not None)
     assert norm**0.5 == pytest.approx(0.5, rel=1e-4)
-    before = layer.weight.detach().clone()
-    scaler.step(optimizer)
-    scaler.update(512.0)
     assert (before - layer.weight).flatten().tolist() == pytest.approx([0.1 * 0.25] * 3, rel=1e-3)
 
+    scaler.update(512.0)
     training.save(tmp_path / CHECKPOINT_FILE, 7)
     scaler.update(4.0)
-    assert training.load(tmp_path / CHECKPOINT_FILE, "cpu") == 7
+    assert training.take_up(tmp_path / CHECKPOINT_FILE, "cpu") == 7
     assert scaler.get_scale() == 512.0
 
 
@@ -288,16 +295,14 @@ def test_another_run_has_another_digest(make_job: Callable[..., DetectionJob], i
         make_job(train=dataclasses.replace(images, images=images.images[::-1])),
         make_job(world=World(0, 2)),
     ]
-    digests = {run_digest(job) for job in [make_job(), *others]}
+    digests = {digest(job, "detectron2") for job in [make_job(), *others]}
     assert len(digests) == 1 + len(others)
-    assert run_digest(make_job()) == run_digest(make_job(workers=2, device="cuda"))
+    assert digest(make_job(), "detectron2") == digest(make_job(workers=2, device="cuda"), "detectron2")
 
 
 def test_weights_that_are_not_finite_are_not_kept(make_job: Callable[..., DetectionJob], tmp_path: Path) -> None:
-    layer = torch.nn.Linear(2, 2)
     path = tmp_path / CHECKPOINT_FILE
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    training = Training("0" * 64, layer, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), None, ALONE)
+    layer, training = layer_training()
     training.save(path, 1)
     good = path.read_bytes()
     with torch.no_grad():
@@ -326,8 +331,8 @@ def foreign(path: Path) -> None:
 
 
 def of_another_run(path: Path) -> None:
-    content = {"engine": "detectron2", "run": "0" * 64, "iteration": 2, "model": {}, "optimizer": {}, "scheduler": {}}
-    torch.save(content | {"normalizers": [None], "scaler": {}}, path)
+    content = {"engine": "detectron2", "run": "0" * 64, "iteration": 2, "model": {}, "optimizer": {}, "schedule": {}}
+    torch.save(content | {"memory": [None], "scaler": {}, "proof": {}}, path)
 
 
 @pytest.mark.parametrize(

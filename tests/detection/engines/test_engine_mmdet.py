@@ -12,14 +12,17 @@ import torch
 from mmdet_toy import BACKBONE, CLASSES, ENGINE, TINY, TINY_C4, detector, job_of, toy_dataset
 
 from detection.engines import mmdet as engine_module
-from detection.engines.mmdet import data, resume, statistics, training
+from detection.engines.checkpoint import CHECKPOINT_FILE, Training, digest
+from detection.engines.mmdet import data
 from detection.engines.mmdet import model as model_module
 from detection.engines.mmdet.config import build_config
+from detection.engines.mmdet.detector import MMDetector
 from detection.engines.mmdet.model import build_detector, verify_detector
-from detection.engines.mmdet.prediction import predict
+from detection.engines.run import predict, renew_statistics, train
 from transfer.checkpoints.backbone import random_backbone
 from transfer.runtime.errors import EngineError, TrainingError
-from transfer.runtime.world import World
+from transfer.runtime.progress import TrainingLog
+from transfer.runtime.world import ALONE, World
 
 
 @pytest.fixture(autouse=True)
@@ -140,11 +143,9 @@ def test_nothing_is_trained_with_weights_that_did_not_arrive(dataset, tmp_path, 
 @pytest.mark.slow
 def test_the_runner_does_not_initialise_the_weights_again(dataset, tmp_path):
     recipe = replace(TINY, iterations=1, steps=(), lr=1e-12, precise_bn=0)
-    job = job_of(dataset, tmp_path, recipe)
-    config = build_config(recipe, BACKBONE, CLASSES)
-    model = build_detector(config, BACKBONE, 0)
-    training.train(job, config, model)
-    for name, parameter in model.backbone.named_parameters():
+    detector = MMDetector(job_of(dataset, tmp_path, recipe))
+    train(detector)
+    for name, parameter in detector.model.backbone.named_parameters():
         torch.testing.assert_close(parameter, BACKBONE.state[name], rtol=0, atol=1e-7)
 
 
@@ -152,7 +153,7 @@ def test_the_runner_does_not_initialise_the_weights_again(dataset, tmp_path):
 
 
 def checkpoint_of(job):
-    return torch.load(resume.checkpoint_path(job), weights_only=True)
+    return torch.load((job.workdir / CHECKPOINT_FILE), weights_only=True)
 
 
 def assert_equal_states(one, other):
@@ -181,7 +182,7 @@ class Interrupted(Exception):
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dataset, tmp_path, monkeypatch, recipe):
     whole, parted = (job_of(dataset, tmp_path / name, recipe) for name in ("whole", "parted"))
     expected = ENGINE.run(whole)
-    step = training.TrainingLog.step
+    step = TrainingLog.step
 
     def interrupt(log, iteration, lr, losses):
         if iteration == recipe.iterations - 1:  # one iteration after the last checkpoint
@@ -189,7 +190,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dataset, tmp_path
         step(log, iteration, lr, losses)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.TrainingLog, "step", interrupt)
+        patch.setattr(TrainingLog, "step", interrupt)
         with pytest.raises(Interrupted):
             ENGINE.run(parted)
     assert checkpoint_of(parted)["iteration"] == recipe.iterations - 2
@@ -228,8 +229,8 @@ def of_another_program(path):
 @pytest.mark.parametrize(("spoil", "word"), [(damage, "damaged"), (of_another_program, "not written by")])
 def test_a_bad_checkpoint_stops_the_run_and_says_what_to_do(dataset, tmp_path, spoil, word):
     job = job_of(dataset, tmp_path)
-    resume.save(job, resume.identity_of(job), 2, {"model": {"x": torch.zeros(5000)}})
-    spoil(resume.checkpoint_path(job))
+    Training.of(MMDetector(job)).save(tmp_path / CHECKPOINT_FILE, 2)
+    spoil(job.workdir / CHECKPOINT_FILE)
     with pytest.raises(TrainingError, match=word) as caught:
         ENGINE.run(job)
     assert "checkpoint.pth" in str(caught.value)
@@ -239,10 +240,13 @@ def test_a_bad_checkpoint_stops_the_run_and_says_what_to_do(dataset, tmp_path, s
 @pytest.mark.parametrize("change", [{"seed": 4}, {"recipe": replace(TINY, lr=0.02)}, {"world": World(0, 2)}])
 def test_a_checkpoint_of_another_run_is_refused(dataset, tmp_path, change):
     job, other = job_of(dataset, tmp_path), job_of(dataset, tmp_path, **change)
-    resume.save(job, resume.identity_of(job), 2, {})
-    assert resume.load(job, resume.identity_of(job))["iteration"] == 2
+    path = tmp_path / CHECKPOINT_FILE
+    Training.of(MMDetector(job)).save(path, 2)
+    assert Training.of(MMDetector(job)).take_up(path, "cpu") == 2
+    training = Training.of(MMDetector(replace(other, world=ALONE)))
+    training.run = digest(other, "mmdet")
     with pytest.raises(TrainingError, match="not written by this run"):
-        resume.load(other, resume.identity_of(other))
+        training.take_up(path, "cpu")
 
 
 @pytest.mark.slow
@@ -269,8 +273,9 @@ def test_an_untrained_detector_predicts_on_the_checkpoints_statistics(dataset, t
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
     # The same detector once more, in the same process, from the same seed.
     assert_equal_detections(ENGINE.run(job).detections, found)
-    model = detector(recipe, seed=job.seed)
-    assert_equal_detections(predict(job, model), found)
+    built = MMDetector(job)
+    model = built.model
+    assert_equal_detections(predict(built), found)
     assert torch.equal(model.backbone.layer3[0].bn1.running_mean, BACKBONE.state["layer3.0.bn1.running_mean"])
 
 
@@ -278,10 +283,10 @@ def test_an_untrained_detector_predicts_on_the_checkpoints_statistics(dataset, t
 def test_precise_bn_replaces_the_statistics_and_nothing_else(dataset, tmp_path):
     job, states = job_of(dataset, tmp_path), []
     for _ in range(2):
-        model = detector(TINY)
-        statistics.renew_statistics(job, model)
-        states.append(model.state_dict())
-    before = detector(TINY).state_dict()
+        built = MMDetector(job)
+        renew_statistics(built)
+        states.append(built.model.state_dict())
+    before = MMDetector(job).model.state_dict()
     assert_equal_states(*states)
     for name, value in before.items():
         changed = name.endswith(("running_mean", "running_var", "num_batches_tracked"))

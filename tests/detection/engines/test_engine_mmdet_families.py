@@ -2,20 +2,24 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet_toy import BACKBONE, CLASSES, ENGINE, FAMILIES, detector, job_of, toy_dataset
 
-from detection.engines.mmdet import resume, training
+from detection.engines import run as engine_run
+from detection.engines.checkpoint import CHECKPOINT_FILE, Training
 from detection.engines.mmdet.config import build_config
+from detection.engines.mmdet.detector import keep_full_precision
 from detection.engines.mmdet.model import build_detector, verify_detector
-from detection.engines.mmdet.optimiser import TransferOptimWrapper, keep_full_precision
 from detection.engines.mmdet.rehearsal import rehearse
 from transfer.checkpoints.backbone import random_backbone
 from transfer.datasets.boxes.masks import Mask
 from transfer.runtime.errors import EngineError, TrainingError
+from transfer.runtime.progress import TrainingLog
+from transfer.runtime.world import ALONE
 
 DENSE = ("retinanet fpn", "fcos fpn")
 SHORT = {"iterations": 3, "steps": (2,), "warmup_iterations": 1, "precise_bn": 1}
@@ -35,7 +39,7 @@ def dataset(tmp_path_factory):
 
 
 def state_of(job):
-    return torch.load(resume.checkpoint_path(job), weights_only=True)["model"]
+    return torch.load((job.workdir / CHECKPOINT_FILE), weights_only=True)["model"]
 
 
 def assert_equal_states(one, other):
@@ -184,7 +188,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(dataset, tm
     recipe = replace(FAMILIES[name], **SHORT)
     whole, parted = (job_of(dataset, tmp_path / part, recipe) for part in ("whole", "parted"))
     expected = ENGINE.run(whole)
-    step = training.TrainingLog.step
+    step = TrainingLog.step
 
     def interrupt(log, iteration, lr, losses):
         if iteration == 2:
@@ -192,7 +196,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(dataset, tm
         step(log, iteration, lr, losses)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.TrainingLog, "step", interrupt)
+        patch.setattr(TrainingLog, "step", interrupt)
         with pytest.raises(Interrupted):
             ENGINE.run(parted)
     found = ENGINE.run(parted)
@@ -275,8 +279,7 @@ def test_boxes_and_scores_are_computed_in_full_precision():
     """bf16 has 8 bits: an anchor at 301 would be at 302."""
     model = detector(FAMILIES["retinanet fpn"])
     keep_full_precision(model)
-    wrapper = TransferOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), 0.1), amp="bf16")
-    with wrapper.optim_context(model), torch.no_grad():
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         features = model.neck(model.backbone(torch.randn(1, 3, 64, 64)))
         outputs = model.bbox_head(features)
     assert features[0].dtype == torch.bfloat16
@@ -292,11 +295,13 @@ def test_gradients_are_clipped_by_their_common_norm():
     from mmengine.optim import build_optim_wrapper
 
     model = torch.nn.Linear(3, 2, bias=False)
-    config = build_config(replace(FAMILIES["fcos fpn"], clip_gradients=0.5, momentum=0.0, lr=1.0), BACKBONE, CLASSES)
-    wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    wrapper.optimizer.param_groups[0]["weight_decay"] = 0.0
+    config = build_config(replace(FAMILIES["fcos fpn"], momentum=0.0, lr=1.0), BACKBONE, CLASSES)
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    optimizer.param_groups[0]["weight_decay"] = 0.0
     before = model.weight.detach().clone()
-    wrapper.update_params(100 * model.weight.sum())
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    training = Training(SimpleNamespace(model=model), "", optimizer, None, scaler, ALONE)
+    engine_run.take_step(training, 100 * model.weight.sum(), 0.5)
     step = before - model.weight.detach()
     assert step.norm().item() == pytest.approx(0.5, rel=1e-5)
     assert torch.allclose(step, step[0, 0].expand_as(step))
@@ -305,17 +310,18 @@ def test_gradients_are_clipped_by_their_common_norm():
 @pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatch):
     job = job_of(dataset, tmp_path, replace(FAMILIES["fcos fpn"], **SHORT), checkpoint_every=1)
-    iterate = training.PlannedTrainLoop._iterate
+    take_step, steps = engine_run.take_step, []
 
-    def spoil(loop, batch, log):
-        iterate(loop, batch, log)
-        if loop.iter == 2:
+    def spoil(training, loss, largest_norm):
+        take_step(training, loss, largest_norm)
+        steps.append(loss)
+        if len(steps) == 2:
             with torch.no_grad():
-                loop.runner.model.bbox_head.conv_reg.weight.fill_(float("nan"))
+                training.model.bbox_head.conv_reg.weight.fill_(float("nan"))
 
-    monkeypatch.setattr(training.PlannedTrainLoop, "_iterate", spoil)
+    monkeypatch.setattr(engine_run, "take_step", spoil)
     with pytest.raises(TrainingError, match="NaN or infinite after 2 iterations"):
         ENGINE.run(job)
-    saved = torch.load(resume.checkpoint_path(job), weights_only=True)
+    saved = torch.load((job.workdir / CHECKPOINT_FILE), weights_only=True)
     assert saved["iteration"] == 1
     assert all(torch.isfinite(value).all() for value in saved["model"].values())

@@ -5,19 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmdet_toy import CLASSES, FAMILIES, job_of, toy_dataset
+from mmdet_toy import FAMILIES, job_of, toy_dataset
 
 pytest.importorskip("detectron2")
-from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
-
-from detection.engines.detectron2.config import build_cfg
-from detection.engines.detectron2.data import PredictionImages, train_batches
-from detection.engines.detectron2.prediction import predict as detectron2_predict
-from detection.engines.mmdet.config import build_config
-from detection.engines.mmdet.data import training_batches
-from detection.engines.mmdet.model import build_detector
-from detection.engines.mmdet.prediction import predict as mmdet_predict
+from detection.engines.detectron2.detector import Detectron2Detector
+from detection.engines.mmdet.detector import MMDetector
+from detection.engines.run import predict
 from transfer.checkpoints.to_detectron2 import detectron2_name
 
 pytestmark = pytest.mark.detectron2
@@ -106,34 +99,32 @@ def dataset(tmp_path_factory):
 
 
 def both(name, dataset, tmp_path, **changes):
-    """A job and a detector with lively heads in either library."""
+    """A detector with lively heads in either library."""
     recipe = replace(FAMILIES[name], score_threshold=0.005, max_detections=20, **changes)
     job = job_of(dataset, tmp_path, recipe)
-    model = build_detector(build_config(recipe, job.backbone, CLASSES), job.backbone, 5)
+    ours, theirs = MMDetector(job), Detectron2Detector(job)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
+        for key, parameter in ours.model.named_parameters():
             if any(part in key for part in ("rpn_", "fc_", "conv_", "retina_", "upsample")) and parameter.ndim > 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    cfg = build_cfg(job)
-    other = build_model(cfg)
-    copy_weights(model, other, recipe)
-    return job, model, cfg, other
+    copy_weights(ours.model, theirs.model, recipe)
+    return ours, theirs
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("c4") else ()) for name in FAMILIES]
 )
 def test_both_find_the_same(name, dataset, tmp_path):
-    job, model, cfg, other = both(name, dataset, tmp_path)
-    ours, theirs = mmdet_predict(job, model), detectron2_predict(PredictionImages(cfg, dataset), job, other)
+    detectors = both(name, dataset, tmp_path)
+    ours, theirs = map(predict, detectors)
     assert len(ours) == len(theirs) > 10
     orders = [np.lexsort((np.round(found.scores, 4), found.image_ids)) for found in (ours, theirs)]
     # Two proposals that are equally good in one library may be ranked the other way round in the other.
     for field, tolerance in (("image_ids", 0.0), ("scores", 1e-4), ("boxes", 0.02)):
         first, second = (getattr(found, field)[order] for found, order in zip((ours, theirs), orders, strict=True))
         assert np.mean(np.abs(first - second) <= tolerance) > 0.9, field
-    if job.recipe.masks:
+    if detectors[0].job.recipe.masks:
         same = [ours.masks[one] == theirs.masks[other] for one, other in zip(*orders, strict=True)]
         assert np.mean(same) > 0.9  # a pixel on the threshold may fall either way
 
@@ -145,12 +136,13 @@ def test_both_find_the_same(name, dataset, tmp_path):
 def test_losses_are_in_the_same_proportion(name, parts, dataset, tmp_path):
     """Proportions, because the normalisers differ; one image of 96 × 64 has no padding."""
     one = replace(dataset, images=dataset.images[1:2])
-    job, model, cfg, other = both(name, one, tmp_path, train_sizes=(64,), batch=1, norm="FrozenBN")
-    (batch,) = training_batches(job, 0, 0, 1)
-    values = model.train()(**model.data_preprocessor(batch, True), mode="loss")
+    mmdet, detectron2 = both(name, one, tmp_path, train_sizes=(64,), batch=1, norm="FrozenBN")
     names = ("loss_cls", "loss_bbox" if name.startswith("retina") else "loss_centerness")
-    ours = [float(sum(values[key]) if isinstance(values[key], list) else values[key]) for key in names]
-    with EventStorage():
-        losses = other.train()(next(train_batches(cfg, job, 0, 0, 1)))
-    theirs = [float(losses[part]) for part in parts]
+    found = []
+    for detector, terms in ((mmdet, names), (detectron2, parts)):
+        detector.model.train()
+        (batch,) = detector.batches(0, 0, 1)
+        losses = detector.losses(batch)
+        found.append([float(losses[term]) for term in terms])
+    ours, theirs = found
     assert ours[0] / ours[1] == pytest.approx(theirs[0] / theirs[1], rel=1e-3)

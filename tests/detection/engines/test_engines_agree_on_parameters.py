@@ -27,9 +27,10 @@ def dataset(tmp_path_factory):
 def detectron2_parts(recipe, dataset, folder):
     """(detector, optimiser, torchvision name → tensor) as Detectron2's engine builds them."""
     from detectron2.solver import build_optimizer
+    from detectron2_toy import build_verified_model
 
     from detection.engines.detectron2.config import build_cfg
-    from detection.engines.detectron2.model import build_verified_model, placed_tensors
+    from detection.engines.detectron2.model import placed_tensors
 
     job = job_of(dataset, folder, recipe)
     folder.mkdir()

@@ -17,7 +17,6 @@ from detection.data import (
     DetectionData,
     DetectionSplits,
     data_differences,
-    fingerprints,
     load_splits,
     official_coco,
 )
@@ -99,15 +98,15 @@ def test_the_layout_is_recognised_said_and_read(name: str, tmp_path: Path, caplo
 def test_the_explicit_options_name_the_same_data(tmp_path: Path) -> None:
     voc_kit(tmp_path / "a")
     by_root = DetectionData(voc_root=tmp_path / "a", train="train", test="test")
-    assert fingerprints(read(by_root)) == fingerprints(read(DetectionData(dataset=tmp_path / "a")))
-    assert fingerprints(read(by_root)) == fingerprints(read(DetectionData(voc_root=tmp_path / "a")))
+    assert read(by_root).fingerprints == read(DetectionData(dataset=tmp_path / "a")).fingerprints
+    assert read(by_root).fingerprints == read(DetectionData(voc_root=tmp_path / "a")).fingerprints
     assert data_differences(by_root, "VOC") == data_differences(DetectionData(dataset=tmp_path / "a"), "VOC")
     coco_files(tmp_path / "b")
     by_file = DetectionData(
         train_json=tmp_path / "b/annotations/instances_train.json", train_images=tmp_path / "b/train",
         test_json=tmp_path / "b/annotations/instances_test.json", test_images=tmp_path / "b/test",
     )  # fmt: skip
-    assert fingerprints(read(by_file)) == fingerprints(read(DetectionData(dataset=tmp_path / "b")))
+    assert read(by_file).fingerprints == read(DetectionData(dataset=tmp_path / "b")).fingerprints
 
 
 def test_two_layouts_in_one_folder_are_both_named(tmp_path: Path) -> None:

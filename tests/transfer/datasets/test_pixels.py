@@ -135,14 +135,13 @@ def detectron2(tmp_path: Path, files: dict[str, bytes], train: bool) -> Iterator
     from detectron2.config import get_cfg
 
     from detection.engines.detectron2.data import PredictionImages, TrainMapper
-    from transfer.datasets.boxes.detection import DetectionDataset
 
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (HEIGHT,), HEIGHT
     cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = WIDTH
     cfg.INPUT.RANDOM_FLIP = "none"
     images = detection_images(tmp_path, files)
-    load, test = TrainMapper(cfg, 0.0), PredictionImages(cfg, DetectionDataset("x", ("thing",), tuple(images.values())))
+    load, test = TrainMapper(cfg, 0.0), PredictionImages(cfg)
     for number, (name, image) in enumerate(images.items()):
         yield (
             name,

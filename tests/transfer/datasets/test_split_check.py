@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from official_layouts import picture
 from PIL import Image
 
-from detection.data import DetectionData, DetectionSplits, fingerprints, load_splits, official_coco
+from detection.data import DetectionData, DetectionSplits, load_splits, official_coco
 from transfer.datasets.labels.catalogue import ClassificationData, load
 from transfer.datasets.split_check import SplitSummary, compare, refuse_untrained, spelling
 from transfer.runtime.errors import DataError
@@ -305,7 +305,7 @@ def test_objects_are_counted_by_reason(tmp_path: Path) -> None:
         "test: measured on 2 of 3 objects, in 2 of 2 images; not counted are 1 marked iscrowd; iscrowd 1 marks crowds",
     )
     assert all(note.startswith(start) for note, start in zip(found.notes, starts, strict=True))
-    assert fingerprints(found)["train"]["boxes"] == 5, "as in the records there are"
+    assert found.fingerprints["train"]["boxes"] == 5, "as in the records there are"
 
 
 def test_clipped_and_outside_boxes_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""What a detection task asks for, and what an engine contributes to it: a native detector, and nothing of its life.
+
+Whatever does not depend on the library stands in `detection.engines.run`. Knows neither Detectron2 nor MMDetection.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from detection.recipe import DetectorRecipe
+from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.runtime.errors import EngineError
+from transfer.runtime.provenance import Difference
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from transfer.checkpoints.backbone import Backbone
+    from transfer.checkpoints.verify import Verification
+    from transfer.runtime.world import World
+    from transfer.task import Run
+
+
+def _alone() -> World:
+    from transfer.runtime.world import World  # needs torch, which a recipe does not
+
+    return World()
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionJob:
+    """One run for an engine.
+
+    Attributes:
+        backbone: the initial weights.
+        recipe: what to train.
+        train: `DetectionDataset.for_training`: images with at least one box each, no crowds.
+        test: images to predict on.
+        seed: decides initial heads, image order, augmentation and sampling.
+        workdir: where checkpoints, `metrics.jsonl` and logs go; an unfinished run found there is resumed.
+        device: "cpu" or "cuda".
+        workers: data-loading processes (0: in the main process); does not change any number.
+        checkpoint_every: iterations between checkpoints.
+        world: this process among those that train together; `recipe.batch` is the batch of all of them.
+        recompute: blocks of the ResNet are computed again in the backward pass, see `detection.engines.recompute`.
+        score: detections on `test` → numbers in percent, for the curve that `recipe.evaluate_every` asks for.
+    """
+
+    backbone: Backbone
+    recipe: DetectorRecipe
+    train: DetectionDataset
+    test: DetectionDataset
+    seed: int
+    workdir: Path
+    device: str = "cpu"
+    workers: int = 0
+    checkpoint_every: int = 500
+    world: World = field(default_factory=_alone)
+    recompute: bool = False
+    score: Callable[[Detections], dict[str, float]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        recipe: DetectorRecipe,
+        train: DetectionDataset,
+        test: DetectionDataset,
+        score: Callable[[Detections], dict[str, float]],
+    ) -> DetectionJob:
+        """What a run asks of its engine."""
+        return cls(
+            backbone=run.backbone,
+            recipe=recipe,
+            train=train.for_training(),
+            test=test,
+            seed=run.seed,
+            workdir=run.workdir,
+            device=run.device,
+            workers=run.workers,
+            checkpoint_every=max(25, min(2_000, recipe.iterations // 10)),
+            world=run.world,
+            recompute=run.recompute,
+            score=score,
+        )
+
+    @property
+    def images_per_process(self) -> int:
+        """Images of a batch that this process sees; `check_detector` has seen to it that they are equally many."""
+        return self.recipe.batch // self.world.size
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionOutcome:
+    """What an engine hands back: detections on the test images, and how it got them."""
+
+    detections: Detections
+    verification: Verification | None  # None: taken up from a checkpoint of an older version, which kept no proof
+    differences: tuple[tuple[str, str, str], ...] = ()  # (what, published protocol, this run)
+    notes: tuple[str, ...] = field(default=())
+
+
+def demand_masks(job: DetectionJob) -> None:
+    """What an engine asks of the training images.
+
+    Raises:
+        EngineError: masks are to be learnt from images without any.
+    """
+    if job.recipe.masks and job.recipe.iterations and not job.train.has_masks:
+        raise EngineError(
+            "a Mask R-CNN is trained on masks",
+            found=f"{job.train.name} has images without any",
+            todo="give a data set with masks, or choose --detector.family faster_rcnn",
+        )
+
+
+class Schedule(Protocol):
+    """Of a learning rate, by the library's own class."""
+
+    def step(self) -> None:
+        """To the rate of the next iteration."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        ...
+
+
+class Detector(ABC):
+    """One detector of a library, on its device, with fresh heads and the checkpoint's weights.
+
+    Attributes:
+        name: of the engine.
+        blocks: classes of the ResNet's blocks, for --recompute.
+        job: what it was built for.
+        model: the library's own module.
+        config: (file name, text) of the native config, kept beside the results.
+    """
+
+    name: ClassVar[str]
+    blocks: ClassVar[tuple[type, ...]]
+    model: nn.Module
+    config: tuple[str, str]
+
+    def __init__(self, job: DetectionJob) -> None:
+        self.job = job
+        self.amp, self.precise_bn = job.recipe.amp if job.recipe.iterations else "off", job.recipe.precise_bn
+        self.evaluate_every, self.checkpoint_every = job.recipe.evaluate_every, job.checkpoint_every
+
+    @abstractmethod
+    def verify(self) -> Verification:
+        """Compare every tensor and every stage's output with the Backbone, also in the precision that it trains in.
+
+        Raises:
+            EngineError: something did not arrive, or is computed differently.
+        """
+
+    @abstractmethod
+    def optimisation(self) -> tuple[Optimizer, Schedule]:
+        """The library's own optimiser and schedule, as its config states them."""
+
+    @abstractmethod
+    def batches(self, seed: int, start: int, stop: int) -> Iterable[Any]:
+        """This process's share of the batches of iterations `start` … `stop` − 1 of the plan under `seed`.
+
+        Raises:
+            DataError: an image cannot be read, on any process; then all of them raise.
+        """
+
+    @abstractmethod
+    def losses(self, batch: Any) -> Mapping[str, Tensor]:
+        """The terms of the training loss of a batch, by the library's names; the loss is their sum."""
+
+    @abstractmethod
+    def detect(self, images: Sequence[DetectionImage]) -> Iterator[Detections]:
+        """Detections of each image, in pixels of the original.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+
+    @abstractmethod
+    def demand_read(self) -> None:
+        """Asked when everything is built, before anything is trained.
+
+        Raises:
+            EngineError: a key of the native config was set, and nothing has read it.
+        """
+
+    def memory(self) -> Any:
+        """What the model remembers beside its state dict, as a plain value; each process has its own."""
+        return None
+
+    def remember(self, memory: Any) -> None:
+        """Put back what `memory` gave."""
+        assert memory is None
+
+    def differences(self) -> tuple[Difference, ...]:
+        """What this library does otherwise than the protocols' own: (what, theirs, here)."""
+        return ()
