@@ -22,6 +22,7 @@ from pretrain.methods import Method
 from pretrain.recipe import BEFORE
 from pretrain.step import Step
 from pretrain.views import MEAN, STD
+from transfer.runtime import training
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.files import save_torch
 from transfer.runtime.training import demand_format, read_whole
@@ -93,27 +94,9 @@ def restore(state: Mapping[str, Any], step: Step) -> None:
     step.scaler.load_state_dict(state["scaler"])
 
 
-def differences(
-    saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "in the checkpoint", prefix: str = ""
-) -> list[str]:
-    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs.
-
-    A recipe that was saved before it had all of today's fields is completed with what was done then.
-    """
-    lines = []
-    if prefix == "recipe.":
-        saved = {**BEFORE, **saved}
-    for name in sorted(saved.keys() | wanted.keys()):
-        old, new = saved.get(name, "nothing"), wanted.get(name, "nothing")
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, where, f"{prefix}{name}.")
-        elif _listed(old) != _listed(new):
-            lines.append(f"{prefix}{name}: {old} {where}, {new} now")
-    return lines
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "in the checkpoint") -> list[str]:
+    """See `transfer.runtime.training`; a recipe that was saved before it had all of today's fields is completed."""
+    return training.differences({**saved, "recipe": {**BEFORE, **saved["recipe"]}}, wanted, where)
 
 
 def clear(path: Path) -> None:

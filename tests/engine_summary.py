@@ -26,7 +26,7 @@ FILES = (
     "tests/detection/engines/test_engines_agree*.py",
     "tests/transfer/checkpoints/test_export_*.py",
     "tests/detection/engines/test_mmcv_ops.py",
-    "tests/transfer/runtime/test_naive_sync_bn.py",
+    "tests/transfer/runtime/test_batch_norm.py",
     "tests/detection/*.py",
     "tests/segmentation/*.py",
 )

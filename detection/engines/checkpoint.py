@@ -13,6 +13,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from detection.engines.detector import DetectionJob, Detector, Schedule
+from detection.engines.progress import LOWER
 from transfer.checkpoints.verify import UNPROVED, Proof
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.files import save_torch
@@ -20,10 +21,6 @@ from transfer.runtime.training import read_whole
 from transfer.runtime.world import World
 
 CHECKPOINT_FILE = "checkpoint.pth"
-LOWER = (
-    "lower the learning rate (--detector.lr) or lengthen the warm-up (--detector.warmup-iterations); "
-    "the last good checkpoint is kept"
-)
 _KEYS = {"engine", "run", "iteration", "model", "optimizer", "schedule", "scaler", "memory", "proof"}
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from detection.engines.checkpoint import CHECKPOINT_FILE, LOWER, Training
+from detection.engines.checkpoint import CHECKPOINT_FILE, Training
 from detection.engines.detector import DetectionJob, DetectionOutcome, Detector, demand_masks
 from detection.engines.plan import seed_for_iteration
 from detection.engines.precise_bn import put_back, update_bn_statistics
+from detection.engines.progress import LOWER, TrainingLog
 from detection.engines.recompute import recompute_blocks
 from detection.recipe import demand_buildable
 from transfer.checkpoints.verify import Verification, of_beginning
@@ -24,7 +25,6 @@ from transfer.datasets.boxes.detection import Detections
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.files import write_text
-from transfer.runtime.progress import TrainingLog
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
+from detection.engines.progress import TrainingLog
 from transfer.__main__ import main
 from transfer.datasets.toy import ToySizes, make_toy
 from transfer.record import read_record
-from transfer.runtime.progress import TrainingLog
 
 ROOT = Path(__file__).resolve().parents[2]
 # The protocols resize images to 480 … 800 pixels, so small pictures cost a GPU as much as large ones.

@@ -81,13 +81,19 @@ def clear(folder: Path) -> None:
         leftover.unlink()
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs."""
+def differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "in the checkpoint", prefix: str = ""
+) -> list[str]:
+    """Lines "recipe.lr: 0.3 in the checkpoint, 0.45 now" for every value that differs; JSON knows no tuples."""
     lines = []
     for name in sorted(saved.keys() | wanted.keys()):
         old, new = saved.get(name, "nothing"), wanted.get(name, "nothing")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            lines.append(f"{prefix}{name}: {old} in the checkpoint, {new} now")
+            lines += differences(old, new, where, f"{prefix}{name}.")
+        elif _listed(old) != _listed(new):
+            lines.append(f"{prefix}{name}: {old} {where}, {new} now")
     return lines
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -152,8 +152,8 @@ def trained(job: DetectionJob, stop_after: int | None = None) -> Any:
 
 def trained_detector(job: DetectionJob, stop_after: int | None = None) -> Any:
     from detection.engines.detectron2.detector import Detectron2Detector
+    from detection.engines.progress import TrainingLog
     from detection.engines.run import renew_statistics, train
-    from transfer.runtime.progress import TrainingLog
 
     def interrupted(log: TrainingLog, iteration: int, *rest: Any) -> None:
         step(log, iteration, *rest)

@@ -173,7 +173,7 @@ def test_no_step_is_longer_than_clipping_allows(largest: float, make_job: Callab
 def test_learning_rate_follows_the_recipe(
     make_job: Callable[..., DetectionJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transfer.runtime.progress import TrainingLog
+    from detection.engines.progress import TrainingLog
 
     seen: list[float] = []
     monkeypatch.setattr(TrainingLog, "step", lambda log, iteration, lr, losses: seen.append(lr))

@@ -18,10 +18,10 @@ from detection.engines.mmdet import model as model_module
 from detection.engines.mmdet.config import build_config
 from detection.engines.mmdet.detector import MMDetector
 from detection.engines.mmdet.model import build_detector, verify_detector
+from detection.engines.progress import TrainingLog
 from detection.engines.run import predict, renew_statistics, train
 from transfer.checkpoints.backbone import random_backbone
 from transfer.runtime.errors import EngineError, TrainingError
-from transfer.runtime.progress import TrainingLog
 from transfer.runtime.world import ALONE, World
 
 

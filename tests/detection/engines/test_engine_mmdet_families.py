@@ -15,10 +15,10 @@ from detection.engines.mmdet.config import build_config
 from detection.engines.mmdet.detector import keep_full_precision
 from detection.engines.mmdet.model import build_detector, verify_detector
 from detection.engines.mmdet.rehearsal import rehearse
+from detection.engines.progress import TrainingLog
 from transfer.checkpoints.backbone import random_backbone
 from transfer.datasets.boxes.masks import Mask
 from transfer.runtime.errors import EngineError, TrainingError
-from transfer.runtime.progress import TrainingLog
 from transfer.runtime.world import ALONE
 
 DENSE = ("retinanet fpn", "fcos fpn")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from detection.engines.choose import load_engine
-from transfer.runtime.progress import TrainingLog
+from detection.engines.progress import TrainingLog
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from classification_runs import TINY_SGD, run, write_images
 
+from detection.engines.progress import TrainingLog
 from pretrain.curves import Curves
 from results.__main__ import main
 from results.plots import read_curve
 from transfer.runtime.curve import Curve, read
 from transfer.runtime.errors import UserError
-from transfer.runtime.progress import TrainingLog
 
 
 @pytest.fixture(scope="module")

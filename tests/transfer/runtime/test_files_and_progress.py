@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from detection.engines.precise_bn import update_bn_statistics
+from detection.engines.progress import TrainingLog
 from transfer.runtime.errors import DataError, TrainingError, UserError
 from transfer.runtime.files import write_atomically, write_json, write_text
-from transfer.runtime.progress import TrainingLog
 
 
 def test_a_failing_writer_leaves_the_old_file_and_no_rest(tmp_path):

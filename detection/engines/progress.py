@@ -1,4 +1,4 @@
-"""Curves and progress of a training run: `metrics.jsonl`, TensorBoard events, a log line now and then, a bar."""
+"""Curve and progress of a detector's training: `metrics.jsonl`, TensorBoard events, a log line now and then, a bar."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from transfer.runtime.errors import TrainingError
 from transfer.runtime.world import ALONE, World
 
 logger = logging.getLogger(__name__)
+
+LOWER = (
+    "lower the learning rate (--detector.lr) or lengthen the warm-up (--detector.warmup-iterations); "
+    "the last good checkpoint is kept"
+)
 
 
 class TrainingLog:
@@ -67,8 +72,7 @@ class TrainingLog:
             raise TrainingError(
                 f"the loss is {total} at iteration {iteration}",
                 found=", ".join(f"{name} {value:.4g}" for name, value in losses.items()),
-                todo="lower the learning rate (--detector.lr) or lengthen the warm-up (--detector.warmup-iterations); "
-                "the last good checkpoint is kept",
+                todo=LOWER,
             )
         self._bar.update(1)
         if not self.world.leads or not self._curve.due(iteration + 1):
