@@ -1,1 +1,1 @@
-"""Fine-grained classification tasks: one file per set."""
+"""Fine-grained classification tasks: the sets of one table, and iNaturalist."""

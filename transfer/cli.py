@@ -575,6 +575,8 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
 def _script(name: str) -> str:
     """What a user types for the task: its script, the word that chooses among several, and a checkpoint."""
     room, ending = name.split(".")
+    if (ROOT / room / "run.sh").exists():  # one script, whose first word is the set
+        return f"{room}/run.sh {' '.join(ending.rsplit('_', 1))} CKPT"
     stems = [file.stem.removeprefix("run_") for file in (ROOT / room).glob("run_*.sh")]
     stem = max((stem for stem in stems if f"{ending}_".startswith(f"{stem}_")), key=len)
     word = ending.removeprefix(stem).removeprefix("_")

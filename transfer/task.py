@@ -245,23 +245,21 @@ def task_names() -> list[str]:
     """Names of all tasks, in the order of their files.
 
     A file declares one as `TASK` (`detection/voc.py`: "detection.voc", `transfer/tasks/knn.py`: "transfer.knn") or
-    several as `TASKS` by the ends of their names (`finegrained/pets.py`: "finegrained.pets_linear", …), of which
-    one may be empty (`detection/voc.py`: "detection.voc", "detection.voc_07").
+    several as `TASKS` by the ends of their names, of which one may be empty (`detection/voc.py`: "detection.voc",
+    "detection.voc_07"). A table of many sets has their whole names (`finegrained/sets.py`: "finegrained.pets_linear").
     """
     return [name for file in _task_files() for name in _tasks_in(file)]
 
 
 def load_task(name: str) -> Task:
-    """Import the file of task `name` and return what it declares.
+    """Import files of the task's room until one declares it, and return it.
 
     Raises:
         UserError: no such task; the message lists those there are.
     """
     for file in _task_files():
-        if f"{name}_".startswith(f"{_prefix(file)}_"):
-            found = _tasks_in(file)
-            if name in found:
-                return found[name]
+        if name.startswith(f"{_room(file)}.") and name in (found := _tasks_in(file)):
+            return found[name]
     close = difflib.get_close_matches(name, names := task_names(), 5)
     raise UserError(
         f"no task is called {name!r}",
@@ -277,16 +275,19 @@ def _task_files() -> list[Path]:
     ]
 
 
-def _prefix(file: Path) -> str:
-    return f"{file.relative_to(ROOT).parts[0]}.{file.stem}"
+def _room(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0]
 
 
 def _tasks_in(file: Path) -> dict[str, Task]:
     module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    name = f"{_room(file)}.{file.stem}"
     if hasattr(module, "TASK"):
-        declared = {_prefix(file): module.TASK}
+        declared = {name: module.TASK}
     else:
-        declared = {f"{_prefix(file)}_{end}".removesuffix("_"): task for end, task in module.TASKS.items()}
+        declared = {
+            end if "." in end else f"{name}_{end}".removesuffix("_"): task for end, task in module.TASKS.items()
+        }
     for name, task in declared.items():
         if not isinstance(task, Task):
             raise TypeError(f"{file}: {name} is a {type(task).__name__}, not a Task")

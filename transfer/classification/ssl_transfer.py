@@ -23,10 +23,10 @@ from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.task import ClassificationTask, Loaded, Metric, Precision, demand_sgd, held_out
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
-from transfer.protocol import OURS, Protocol
+from transfer.protocol import Protocol
 from transfer.runtime.errors import Diverged, TrainingError, UserError
 from transfer.runtime.files import write_json
-from transfer.task import Run, Task, TaskOutcome
+from transfer.task import Run, TaskOutcome
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +40,6 @@ SEARCH = TypeVar("SEARCH", bound="SearchRecipe")
 
 _LINEAR = "linusericsson/ssl-transfer: linear.py"
 _TUNE = "linusericsson/ssl-transfer: finetune.py"
-# Sets that are not ssl-transfer's: its protocol, and a metric of our choice.
-_OTHERS = dict.fromkeys(("birdsnap", "cub200", None), f"{OURS}: linusericsson/ssl-transfer has not this set")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,27 +372,3 @@ def for_cpu(recipe: SEARCH) -> SEARCH:
     """The search as two CPU cores can do it."""
     small = dataclasses.replace(recipe.sgd, steps=300, batch=32, crop=96, resize=96)
     return dataclasses.replace(recipe, sgd=small, lrs=(0.1, 0.01), decays=(0.0,))
-
-
-def tasks(dataset: str | None, title: str, *, metric: Metric) -> dict[str, Task]:
-    """The two tasks of a set of `transfer.datasets.labels.catalogue` (None: of own images): its file's `TASKS`."""
-    linear = LINEAR.but(_OTHERS.get(dataset, f"{_LINEAR}, LINEAR_DATASETS"), metric=metric)
-    tuned = FINE_TUNE.but(_OTHERS.get(dataset, f"{_TUNE}, FINETUNE_DATASETS"), metric=metric)
-    return {
-        "linear": Linear(
-            dataset=dataset,
-            title=f"{title}, logistic regression on frozen features",
-            primary=metric,
-            published={"ssl-transfer": linear},
-            presets={"cpu": (CPU_LINEAR, dataclasses.replace(linear.recipe, view=CPU_VIEW))},
-            departures=(END_OF_FIT,),
-        ),
-        "finetune": FineTune(
-            dataset=dataset,
-            title=f"{title}, fine-tuning",
-            primary=metric,
-            published={"ssl-transfer": tuned},
-            presets={"cpu": (CPU_FINE_TUNE, for_cpu(tuned.recipe))},
-            departures=(START_OF_CLASSIFIER,),
-        ),
-    }

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from transfer.datasets.boxes.voc import VOC_CLASSES
 from transfer.datasets.boxes.voc_layout import has_lists
@@ -38,6 +39,8 @@ from transfer.runtime.provenance import Difference
 
 logger = logging.getLogger(__name__)
 
+Metric = Literal["top1", "mean_per_class"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,6 +54,7 @@ class Entry:
         how: how to get it, beside `--download`.
         download: whether torchvision fetches it (`--download`).
         read: (data root, download) → the splits.
+        metric: the convention of a fine-grained set, which makes `finegrained/sets.py` offer tasks of it; else None.
     """
 
     title: str
@@ -62,6 +66,7 @@ class Entry:
     how: str
     download: bool
     read: Callable[[Path, bool], ImageSplits]
+    metric: Metric | None = None
 
 
 _IMAGENET = "image-net.org (account): ILSVRC2012 train and val, sorted into train/<wnid>/ and val/<wnid>/"
@@ -110,57 +115,57 @@ CATALOGUE: dict[str, Entry] = {
         "github.com/visipedia/inat_comp (2018): train_val2018.tar.gz, train2018.json, val2018.json, categories.json",
         False, lambda root, _: read_inat18(root / "inat2018"),
     ),
-    "cub200": Entry(
+    "cub200": Entry(  # Wah et al. 2011
         "CUB-200-2011", ("CUB_200_2011", "CUB_200_2011/images.txt"), 5_994, 0, 5_794, 200,
         "CUB_200_2011.tgz of data.caltech.edu (record CUB-200-2011)", False,
-        lambda root, _: read_cub200(root / "CUB_200_2011"),
+        lambda root, _: read_cub200(root / "CUB_200_2011"), "top1",
     ),
-    "cars196": Entry(
+    "cars196": Entry(  # Krause et al. 2013
         "Stanford Cars", ("stanford_cars", "stanford_cars/devkit"), 8_144, 0, 8_041, 196,
         "its site is gone: from copies, as github.com/pytorch/vision/issues/7545 says", False,
-        lambda root, _: read_cars(root),
+        lambda root, _: read_cars(root), "top1",
     ),
-    "aircraft": Entry(
+    "aircraft": Entry(  # Maji et al. 2013
         "FGVC-Aircraft, variants", ("fgvc-aircraft-2013b",), 3_334, 3_333, 3_333, 100,
-        _OXFORD.format("fgvc-aircraft"), True, read_aircraft,
+        _OXFORD.format("fgvc-aircraft"), True, read_aircraft, "mean_per_class",
     ),
-    "pets": Entry(
+    "pets": Entry(  # Parkhi et al. 2012
         "Oxford-IIIT Pets", ("oxford-iiit-pet", "oxford-iiit-pet/annotations"), 3_680, 0, 3_669, 37,
-        _OXFORD.format("pets"), True, read_pets,
+        _OXFORD.format("pets"), True, read_pets, "mean_per_class",
     ),
-    "flowers102": Entry(
+    "flowers102": Entry(  # Nilsback and Zisserman 2008
         "Oxford 102 Flowers", ("flowers-102", "flowers-102/setid.mat"), 1_020, 1_020, 6_149, 102,
-        _OXFORD.format("flowers/102"), True, read_flowers,
+        _OXFORD.format("flowers/102"), True, read_flowers, "mean_per_class",
     ),
-    "dtd": Entry(
+    "dtd": Entry(  # Cimpoi et al. 2014
         "Describable Textures, partition 1", ("dtd/dtd",), 1_880, 1_880, 1_880, 47, _OXFORD.format("dtd"), True,
-        read_dtd,
+        read_dtd, "top1",
     ),
-    "food101": Entry(
+    "food101": Entry(  # Bossard et al. 2014
         "Food-101", ("food-101", "food-101/meta"), 75_750, 0, 25_250, 101,
-        "data.vision.ee.ethz.ch/cvl/food-101.tar.gz", True, read_food,
+        "data.vision.ee.ethz.ch/cvl/food-101.tar.gz", True, read_food, "top1",
     ),
-    "sun397": Entry(
+    "sun397": Entry(  # Xiao et al. 2010
         "SUN397, partition 1", ("SUN397", "SUN397/ClassName.txt"), 19_850, 0, 19_850, 397,
         "SUN397.tar.gz and Partitions.zip; their site answers 404 (github.com/pytorch/vision/issues/9348): from a copy",
-        False, lambda root, _: read_sun397(root),
+        False, lambda root, _: read_sun397(root), "top1",
     ),
-    "caltech101": Entry(
+    "caltech101": Entry(  # Fei-Fei et al. 2004; 101 objects and a background class
         "Caltech-101", ("caltech101", "caltech101/101_ObjectCategories"), 2_416, 0, 6_728, 102,
-        "caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02", True, read_caltech,
+        "caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02", True, read_caltech, "mean_per_class",
     ),
-    "cifar10": Entry(
+    "cifar10": Entry(  # Krizhevsky 2009; 32 pixels
         "CIFAR-10", ("cifar-10-batches-py",), 50_000, 0, 10_000, 10, "cs.toronto.edu/~kriz/cifar.html", True,
-        read_cifar10,
+        read_cifar10, "top1",
     ),
-    "cifar100": Entry(
+    "cifar100": Entry(  # Krizhevsky 2009; 32 pixels
         "CIFAR-100", ("cifar-100-python",), 50_000, 0, 10_000, 100, "cs.toronto.edu/~kriz/cifar.html", True,
-        read_cifar100,
+        read_cifar100, "top1",
     ),
-    "birdsnap": Entry(
+    "birdsnap": Entry(  # Berg et al. 2014
         "Birdsnap 1.1", ("birdsnap", "birdsnap/images.txt", "birdsnap/test_images.txt"), 47_386, 0, 2_443, 500,
         "thomasberg.org: birdsnap.tgz, and its get_birdsnap.py for what is left of the images", False,
-        lambda root, _: read_birdsnap(root / "birdsnap"),
+        lambda root, _: read_birdsnap(root / "birdsnap"), "top1",
     ),
 }  # fmt: skip
 

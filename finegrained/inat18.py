@@ -1,10 +1,11 @@
-"""iNaturalist 2018, a linear classifier on the frozen backbone: 8,142 species.
+"""iNaturalist 2018, 8,142 species: a linear classifier on the frozen backbone, or fine-tuning as VISSL configures it.
 
-VISSL's head is the default: an affine BatchNorm of the pooled map in front of the classifier. VICReg and Barlow Twins
-were measured with VISSL; without that head people found 10 instead of 47 (facebookresearch/vicreg#17). `--head linear`
-is the layer alone.
+VISSL's head is the linear classifier's default: an affine BatchNorm of the pooled map in front of it. VICReg and Barlow
+Twins were measured with VISSL; without that head people found 10 instead of 47 (facebookresearch/vicreg#17). `--head
+linear` is the layer alone.
 """
 
+from transfer.classification import fine_tuning
 from transfer.classification.linear import linear_task, vissl
 from transfer.protocol import OURS
 
@@ -49,9 +50,16 @@ SWAV = (
     .but(f"{OURS}: VISSL's; not stated", head="batchnorm", nesterov=True, smallest=0.08, poolings=("grid",))
 )
 
-TASK = linear_task(
-    "inat18",
-    "iNaturalist 2018",
-    {"vissl": VISSL, "vicreg": VICREG, "barlowtwins": BARLOW_TWINS, "pirl": PIRL, "swav": SWAV},
-    version=2,
+FINE_TUNING = fine_tuning.vissl(
+    "facebookresearch/vissl: eval_resnet_8gpu_transfer_inat18_fulltune.yaml", epochs=24, milestones=(7, 14, 21)
 )
+
+TASKS = {
+    "linear": linear_task(
+        "inat18",
+        "iNaturalist 2018",
+        {"vissl": VISSL, "vicreg": VICREG, "barlowtwins": BARLOW_TWINS, "pirl": PIRL, "swav": SWAV},
+        version=2,
+    ),
+    "finetune": fine_tuning.vissl_task("inat18", "iNaturalist 2018, fine-tuning", FINE_TUNING),
+}

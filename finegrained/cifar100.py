@@ -1,5 +1,0 @@
-"""CIFAR-100: 50,000 images of 32 pixels to fit on, 10,000 to test (Krizhevsky 2009)."""
-
-from transfer.classification.ssl_transfer import tasks
-
-TASKS = tasks("cifar100", "CIFAR-100", metric="top1")
