@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,10 +17,14 @@ import checkpoints_page
 import protocols_page
 import pytest
 import torch
+from official_layouts import write_folders
 from releases import all_releases
 
+from finegrained import sets
 from transfer.checkpoints.formats import opinions
 from transfer.checkpoints.rules import Match
+from transfer.datasets.labels import catalogue, torchvision_sets
+from transfer.protocol import OURS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -56,7 +61,7 @@ def module_of(code: str, name: str) -> ModuleType:
 
 def test_the_new_format_shown_in_contributing_works():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    declared, released = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    declared, released = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[:2]
     form = module_of(declared, "format").FORMAT
     (release,) = module_of(released, "release").RELEASES.values()
     assert release.format == form.name
@@ -70,6 +75,27 @@ def test_the_new_format_shown_in_contributing_works():
         assert form.extract(tree, branch).branch == branch
     with pytest.raises(Exception, match="surprise"):
         form.extract({**tree, "surprise": {"w": torch.zeros(2)}}, None)
+
+
+def test_the_new_set_shown_in_contributing_works(tmp_path, monkeypatch):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    reader, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[2:]
+    exec(reader, defined := dict(vars(torchvision_sets)))
+    for name, made in eval(f"{{{entry}}}", {**vars(catalogue), **defined}).items():
+        monkeypatch.setitem(catalogue.CATALOGUE, name, made)
+    classes = ("AD", "AE")
+    for split, count in (("train", 3), ("valid", 2), ("test", 1)):
+        write_folders(tmp_path / "country211", classes, count, 0, f"{split} unused")
+    found = catalogue.read_set("country211", tmp_path)
+    assert found.val is not None
+    assert [len(split) for split in (found.train, found.val, found.test)] == [6, 4, 2]
+    assert found.train.classes == classes
+    made = runpy.run_path(sets.__file__)["TASKS"]
+    assert made.keys() - sets.TASKS.keys() == {"finegrained.country211_linear", "finegrained.country211_finetune"}
+    task = made["finegrained.country211_linear"]
+    assert (task.dataset, task.primary, task.protocols["ssl-transfer"].metric) == ("country211", "top1", "top1")
+    # nobody published these protocols on this set, and the pages must not say that somebody did
+    assert task.published["ssl-transfer"].sources["metric"].startswith(OURS)
 
 
 def commands(page: Path) -> list[str]:
