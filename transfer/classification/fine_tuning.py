@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
@@ -13,9 +12,6 @@ from transfer.classification.task import ClassificationTask, demand_sgd
 from transfer.protocol import Protocol
 from transfer.runtime.provenance import Difference
 from transfer.task import Run, Task, TaskOutcome
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +72,7 @@ class TuningTask(ClassificationTask):
         model = fine_tune(run.backbone, splits.train, recipe.sgd, seed=run.seed, folder=run.workdir, machine=machine)
         scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
         metrics, details = report(scores, whole_rows(splits.test))
-        details["duplicates"] = run.data.duplicates
-        notes = (*run.data.notes(), *left_out_note(splits.train.name, model.left_out))
+        notes = left_out_note(splits.train.name, model.left_out)
         return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 

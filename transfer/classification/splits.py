@@ -21,9 +21,10 @@ from transfer.classification.score import (
     per_class,
 )
 from transfer.classification.sgd.loop import Machine
-from transfer.classification.task import Metric, Precision, held_out
+from transfer.classification.task import Precision, held_out
 from transfer.classification.trunk import Trunk
 from transfer.classification.views import WholeView
+from transfer.datasets.labels.catalogue import Metric
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
 from transfer.task import Run
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,8 +20,9 @@ import numpy as np
 
 from transfer.classification.probes.grids import PENALTIES
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import ClassificationTask, Loaded, Metric, Precision, demand_sgd, held_out
+from transfer.classification.task import ClassificationTask, Precision, demand_sgd, held_out
 from transfer.classification.views import WholeView
+from transfer.datasets.labels.catalogue import Metric
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
 from transfer.protocol import Protocol
 from transfer.runtime.errors import Diverged, TrainingError, UserError
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 
     from transfer.classification.probes.penalty import Choice, SharedChoice
     from transfer.classification.score import Scores
-    from transfer.classification.splits import FrozenSplits, Rows
+    from transfer.classification.splits import Rows
 
 logger = logging.getLogger(__name__)
 SEARCH = TypeVar("SEARCH", bound="SearchRecipe")
+Report = tuple[dict[str, float], dict[str, Any]]  # metrics in percent, and details for the record
 
 _LINEAR = "linusericsson/ssl-transfer: linear.py"
 _TUNE = "linusericsson/ssl-transfer: finetune.py"
@@ -89,66 +91,62 @@ LINEAR = (
 class LogisticTask(ClassificationTask):
     """A task of logistic regressions on frozen features, whose penalty is chosen on held-out images."""
 
+    @abstractmethod
+    def choose(self, run: Run, fit: Rows, val: Rows, test: Rows) -> Choice | SharedChoice:
+        """Fit with every penalty, take the best on `val`, fit both with it, and score `test`."""
+
+    @abstractmethod
+    def report(self, recipe: Any, scores: Scores, test: Rows) -> Report:
+        """Metrics and details of the test images' scores [n, classes]."""
+
     def demand(self, run: Run) -> None:
         """Refuse penalties that are none."""
         recipe: LogisticRecipe = run.recipe
         if not recipe.penalties or min(recipe.penalties) <= 0:
             raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
 
+    def measure(self, run: Run) -> TaskOutcome:
+        """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+        from transfer.classification.splits import frozen_splits
+
+        recipe: LogisticRecipe = run.recipe
+        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        fit, val = frozen.to_choose(recipe.holdout, run.seed)
+        chosen = self.choose(run, fit, val, frozen.test)
+        metrics, details = self.report(recipe, chosen.scores.cpu().numpy(), frozen.test)
+        details |= {
+            "penalty": chosen.penalty,
+            "sweep": [{"penalty": penalty, "validation": value} for penalty, value in chosen.table.items()],
+            "validation_images": len(val.labels),
+        }
+        unconverged = [f"not converged: {what}" for what in chosen.unconverged]
+        notes = (*frozen.notes(), *([chosen.note] if chosen.note else []), *unconverged)
+        return TaskOutcome(metrics=metrics, details=details, verification=frozen.proof(), notes=notes)
+
 
 class Linear(LogisticTask):
     """One regression for all classes."""
 
-    def measure(self, run: Run) -> TaskOutcome:
-        """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+    def choose(self, run: Run, fit: Rows, val: Rows, test: Rows) -> Choice:
+        """By the recipe's metric."""
         import torch
 
         from transfer.classification.probes.penalty import choose_penalty
-        from transfer.classification.splits import frozen_splits, report, scorer
+        from transfer.classification.splits import scorer
 
         recipe: LinearRecipe = run.recipe
-        loaded: Loaded = run.data
-        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
-        fit, val = frozen.to_choose(recipe.holdout, run.seed)
-        classes = len(loaded.splits.train.classes)
-        device = torch.device(run.device)
-        chosen = choose_penalty(
+        device, classes = torch.device(run.device), len(fit.images.classes)
+        return choose_penalty(
             *fit.tensors(recipe.pooling, device), *val.tensors(recipe.pooling, device),
-            frozen.test.tensors(recipe.pooling, device)[0],
+            test.tensors(recipe.pooling, device)[0],
             classes=classes, penalties=recipe.penalties, score=scorer(recipe.metric, classes),
         )  # fmt: skip
-        reported = report(chosen.scores.cpu().numpy(), frozen.test)
-        unconverged = [] if chosen.fit.converged else [f"the final fit, penalty {chosen.penalty:g}"]
-        if chosen.unconverged:
-            unconverged.append("penalties " + ", ".join(f"{penalty:g}" for penalty in chosen.unconverged))
-        return logistic_outcome(loaded, frozen, val, chosen, reported, unconverged)
 
+    def report(self, recipe: LinearRecipe, scores: Scores, test: Rows) -> Report:
+        """See `transfer.classification.splits.report`."""
+        from transfer.classification.splits import report
 
-def logistic_outcome(
-    loaded: Loaded,
-    frozen: FrozenSplits,
-    val: Rows,
-    chosen: Choice | SharedChoice,
-    reported: tuple[dict[str, float], dict[str, Any]],
-    unconverged: Sequence[str],
-) -> TaskOutcome:
-    """What a run of logistic regressions returns.
-
-    Args:
-        val: the rows that the penalty was chosen on.
-        reported: metrics and details of the test rows.
-        unconverged: what did not converge, in words.
-    """
-    metrics, details = reported
-    details |= {
-        "duplicates": loaded.duplicates,
-        "penalty": chosen.penalty,
-        "sweep": [{"penalty": penalty, "validation": value} for penalty, value in chosen.table.items()],
-        "validation_images": len(val.labels),
-    }
-    notes = [*loaded.notes(), *frozen.notes(), *([chosen.note] if chosen.note else [])]
-    notes += [f"not converged: {what}" for what in unconverged]
-    return TaskOutcome(metrics=metrics, details=details, verification=frozen.proof(), notes=tuple(notes))
+        return report(scores, test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +219,7 @@ class Judge:
     metric: str
     keep: Callable[[Tensor], Tensor] | None
     score: Callable[[Tensor, LabelledImages], float]
-    report: Callable[[Scores, LabelledImages], tuple[dict[str, float], dict[str, Any]]]
+    report: Callable[[Scores, LabelledImages], Report]
 
 
 class SearchTask(ClassificationTask):
@@ -243,9 +241,9 @@ class SearchTask(ClassificationTask):
                 "fine-tuning needs learning rates above 0 and weight decays from 0",
                 found=f"--lrs {recipe.lrs}, --decays {recipe.decays}",
             )
-        trainings = len(recipe.grid()) + 1 if len(recipe.grid()) > 1 else 1
-        for sgd in recipe.grid()[:1]:
-            demand_sgd(run, sgd, passes=3 * trainings)
+        grid = recipe.grid()
+        trainings = len(grid) + 1 if len(grid) > 1 else 1  # and the final one
+        demand_sgd(run, grid[0], passes=3 * trainings)
 
     def measure(self, run: Run) -> TaskOutcome:
         """Train with every rate and decay, choose on the validation part, train again on all, report on test."""
@@ -253,25 +251,22 @@ class SearchTask(ClassificationTask):
         from transfer.classification.splits import left_out_note, sgd_machine
 
         recipe: SearchRecipe = run.recipe
-        judge = self.judge(recipe)
-        loaded: Loaded = run.data
-        splits, grid, machine = loaded.splits, recipe.grid(), sgd_machine(run)
-        fit, val, whole = _to_fine_tune(splits, recipe, run.seed)
-        view, sweep = recipe.sgd.evaluation_view(), []
+        judge, grid, machine = self.judge(recipe), recipe.grid(), sgd_machine(run)
+        fit, val, whole = _to_fine_tune(run.data.splits, recipe, run.seed)
+        test, view, sweep = run.data.splits.test, recipe.sgd.evaluation_view(), []
         for place, sgd in enumerate(grid if len(grid) > 1 else []):
             value = _validation(run, fit, val, sgd, judge, place)
             sweep.append({"lr": sgd.lr, "weight_decay": sgd.weight_decay, "validation": value})
             logger.info("lr %g, weight decay %g: %s %s", sgd.lr, sgd.weight_decay, judge.metric, _percent(value))
         best = _best(sweep) if sweep else 0
         model = fine_tune(run.backbone, whole, grid[best], seed=run.seed, folder=run.workdir / "final", machine=machine)
-        metrics, details = judge.report(evaluate(model, splits.test, view, machine=machine).numpy(), splits.test)
-        notes = (*loaded.notes(), *left_out_note(whole.name, model.left_out))
+        metrics, details = judge.report(evaluate(model, test, view, machine=machine).numpy(), test)
         details |= {
-            "duplicates": loaded.duplicates,
             "sweep": sweep,
             "chosen": {"lr": grid[best].lr, "weight_decay": grid[best].weight_decay},
             "validation_images": len(val) if sweep else 0,
         }
+        notes = left_out_note(whole.name, model.left_out)
         return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Metric = Literal["top1", "mean_per_class"]
 Precision = Literal["fp32", "bf16"]
 SURELY_SHORT = 20_000.0  # 10⁹ multiply–accumulates that any CPU does in hours: not worth measuring its speed
 
@@ -117,11 +116,14 @@ class ClassificationTask(Task):
         self.demand(run)
 
     def run(self, run: Run) -> TaskOutcome:
-        """`measure`, and the architecture among the differences: all protocols here were published with a ResNet-50."""
-        outcome, arch = self.measure(run), run.backbone.arch
-        if arch == "resnet50":
-            return outcome
-        return dataclasses.replace(outcome, differences=(("architecture", "resnet50", arch), *outcome.differences))
+        """`measure`, and what every record says of images and architecture: all protocols here are of a ResNet-50."""
+        outcome, loaded, arch = self.measure(run), run.data, run.backbone.arch
+        return dataclasses.replace(
+            outcome,
+            details={**outcome.details, "duplicates": loaded.duplicates},
+            notes=(*loaded.notes(), *outcome.notes),
+            differences=() if arch == "resnet50" else (("architecture", "resnet50", arch),),
+        )
 
     def demand(self, run: Run) -> None:
         """Refuse a recipe that makes no sense with these data, or would not end here.
@@ -132,7 +134,7 @@ class ClassificationTask(Task):
 
     @abstractmethod
     def measure(self, run: Run) -> TaskOutcome:
-        """Extract or train, choose where the protocol chooses, report on test."""
+        """The protocol itself: extract or train, choose where it chooses, report on test."""
 
 
 def _on_both_sides(splits: ImageSplits) -> tuple[int, tuple[str, ...]]:

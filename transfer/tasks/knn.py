@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from transfer.classification.views import WholeView
 from transfer.protocol import Protocol
 from transfer.runtime.errors import UserError
 from transfer.task import Run, TaskOutcome
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -104,9 +100,9 @@ class Knn(ClassificationTask):
             metrics[f"top1_k{PRIMARY}_{name}"] = at_level(nearest, labels, level)
         return TaskOutcome(
             metrics=metrics,
-            details={"standard_error": errors, "test_images": len(labels), "duplicates": run.data.duplicates},
+            details={"standard_error": errors, "test_images": len(labels)},
             verification=frozen.proof(),
-            notes=(*run.data.notes(), *frozen.notes()),
+            notes=frozen.notes(),
         )
 
 

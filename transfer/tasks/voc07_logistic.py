@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from transfer.classification.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
-from transfer.classification.score import Difficult
+from transfer.classification.score import Difficult, Scores
 from transfer.classification.ssl_transfer import (
     CPU_LINEAR,
     CPU_VIEW,
@@ -19,11 +20,14 @@ from transfer.classification.ssl_transfer import (
     LINEAR,
     LogisticRecipe,
     LogisticTask,
-    logistic_outcome,
+    Report,
 )
-from transfer.classification.task import Loaded
 from transfer.datasets.labels.labelled import PRESENT
-from transfer.task import Run, TaskOutcome
+from transfer.task import Run
+
+if TYPE_CHECKING:
+    from transfer.classification.probes.penalty import SharedChoice
+    from transfer.classification.splits import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,30 +54,24 @@ SSL_TRANSFER = (
 class VocLogistic(LogisticTask):
     """One logistic regression a class."""
 
-    def measure(self, run: Run) -> TaskOutcome:
-        """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
+    def choose(self, run: Run, fit: Rows, val: Rows, test: Rows) -> SharedChoice:
+        """By the mean over classes of the recipe's metric."""
         import torch
 
         from transfer.classification.probes.penalty import choose_shared_penalty
-        from transfer.classification.splits import frozen_splits
 
         recipe: VocLogisticRecipe = run.recipe
-        loaded: Loaded = run.data
-        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
-        fit, val = frozen.to_choose(recipe.holdout, run.seed)
-        classes, device = loaded.splits.train.classes, torch.device(run.device)
+        device, known = torch.device(run.device), val.labels.astype("int8")
         (features, labels), (val_features, val_labels) = (rows.tensors(recipe.pooling, device) for rows in (fit, val))
-        known = val.labels.astype("int8")
-        chosen = choose_shared_penalty(
-            features, labels == PRESENT, val_features, val_labels == PRESENT,
-            frozen.test.tensors(recipe.pooling, device)[0],
-            classes=classes, penalties=recipe.penalties,
+        return choose_shared_penalty(
+            features, labels == PRESENT, val_features, val_labels == PRESENT, test.tensors(recipe.pooling, device)[0],
+            classes=fit.images.classes, penalties=recipe.penalties,
             score=lambda odds: mean_precision(odds.cpu().numpy(), known, recipe.metric, recipe.difficult),
         )  # fmt: skip
-        reported = report_precisions(
-            chosen.scores.cpu().numpy(), frozen.test.labels.astype("int8"), classes, recipe.difficult
-        )
-        return logistic_outcome(loaded, frozen, val, chosen, reported, chosen.unconverged)
+
+    def report(self, recipe: VocLogisticRecipe, scores: Scores, test: Rows) -> Report:
+        """Both mean average precisions, of log-odds."""
+        return report_precisions(scores, test.labels.astype("int8"), test.images.classes, recipe.difficult)
 
 
 TASK = VocLogistic(

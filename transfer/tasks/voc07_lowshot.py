@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from transfer.classification.probes.grids import COSTS
 from transfer.classification.score import average_precisions
-from transfer.classification.task import ClassificationTask, Loaded, Precision
+from transfer.classification.task import ClassificationTask, Precision
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.protocol import Protocol
@@ -89,9 +89,8 @@ def _refuse_too_few(train: LabelledImages, known: NDArray[Any], k: int) -> None:
                     found=f"{have}; {needed[value]} are drawn for k = {k}",
                     todo="give smaller --ks, or a larger set",
                 )
-    if not (
-        (known == PRESENT).sum(0) > k
-    ).any():  # VOC07 has just 96 images with sheep: a class may be used up, not all
+    # VOC07 has just 96 images with sheep: a class may be used up, not all.
+    if not ((known == PRESENT).sum(0) > k).any():
         raise DataError(
             f"{train.name} has no image left to choose the cost on",
             found=f"k = {k} draws all",
@@ -180,9 +179,8 @@ class LowShot(ClassificationTask):
         from transfer.classification.splits import frozen_splits
 
         recipe: LowShotRecipe = run.recipe
-        loaded: Loaded = run.data
         frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
-        _refuse_too_few(loaded.splits.train, frozen.train.labels, max(recipe.ks))  # of those that could be read
+        _refuse_too_few(frozen.train.images, frozen.train.labels, max(recipe.ks))  # of those that could be read
         train, labels, test = frozen.multilabel(recipe.pooling, torch.device(run.device))
         if recipe.normalise:
             train, test = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-5) for x in (train, test))
@@ -196,8 +194,8 @@ class LowShot(ClassificationTask):
             best = int(chosen_on.mean(0).argmax())  # the first of equals
             metrics[f"mAP_k{k}"] = float(reported[:, best].mean())
             details[f"k{k}"] = _about(recipe, best, chosen_on, reported)
-        details |= {"duplicates": loaded.duplicates, "features": train.shape[1], "test_images": len(frozen.test.labels)}
-        return TaskOutcome(metrics, details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes()))
+        details |= {"features": train.shape[1], "test_images": len(frozen.test.labels)}
+        return TaskOutcome(metrics, details, frozen.proof(), notes=frozen.notes())
 
 
 TASK = LowShot(

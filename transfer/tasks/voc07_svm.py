@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transfer.classification.probes.grids import COSTS
 from transfer.classification.score import AveragePrecisions, average_precisions
-from transfer.classification.task import ClassificationTask, Loaded, Precision
+from transfer.classification.task import ClassificationTask, Precision
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import PRESENT
 from transfer.protocol import OURS, Protocol
@@ -117,9 +117,8 @@ class Svm(ClassificationTask):
         from transfer.classification.splits import frozen_splits
 
         recipe: SvmRecipe = run.recipe
-        loaded: Loaded = run.data
         frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
-        classes = loaded.splits.train.classes
+        classes = frozen.train.images.classes
         train, labels, test = frozen.multilabel(recipe.pooling, torch.device(run.device))
         probe = svm_one_vs_all(
             train, labels, test, costs=recipe.costs, folds=recipe.folds, positive_weight=recipe.positive_weight,
@@ -128,14 +127,11 @@ class Svm(ClassificationTask):
         )  # fmt: skip
         found = average_precisions(probe.decisions.cpu().numpy(), frozen.test.labels.astype("int8"))
         details = _details(recipe, probe, found, classes) | {
-            "duplicates": loaded.duplicates,
             "features": train.shape[1],
             "test_images": len(frozen.test.labels),
             "positives": dict(zip(classes, (frozen.train.labels == PRESENT).sum(0).tolist(), strict=True)),
         }
-        return TaskOutcome(
-            found.metrics(), details, frozen.proof(), notes=(*loaded.notes(), *frozen.notes(), *_notes(probe))
-        )
+        return TaskOutcome(found.metrics(), details, frozen.proof(), notes=(*frozen.notes(), *_notes(probe)))
 
 
 TASK = Svm(

@@ -23,7 +23,7 @@ class Choice:
         penalty: the chosen one, of the sum objective.
         table: validation score for every penalty, ascending. Selected on, so not to be reported.
         gradients: largest entry of the gradient, see `Fit`, for every penalty of the fits on the train rows.
-        unconverged: penalties whose fit on the train rows did not reach the tolerance; empty is what to expect.
+        unconverged: the fits that did not reach the tolerance, in words; empty is what to expect.
         fit: on train and validation rows.
         scores: decision values [m, classes] of the test rows, float64.
         predicted: class ids [m] of the test rows, int64; of equal scores the smaller id.
@@ -33,7 +33,7 @@ class Choice:
     penalty: float
     table: dict[float, float]
     gradients: dict[float, float]
-    unconverged: tuple[float, ...]
+    unconverged: tuple[str, ...]
     fit: Fit
     scores: Tensor
     predicted: Tensor
@@ -99,11 +99,14 @@ def choose_penalty(
     )
     (refit,) = logistic_path(both, labels, classes=classes, penalties=[best], tolerance=tolerance, start=start)
     scores = refit.scores(test_features)
+    said = [] if refit.converged else [f"the final fit, penalty {best:g}"]
+    if unconverged:
+        said.append("penalties " + ", ".join(f"{penalty:g}" for penalty in sorted(unconverged)))
     return Choice(
         penalty=best,
         table=dict(sorted(table.items())),
         gradients=dict(sorted(gradients.items())),
-        unconverged=tuple(sorted(unconverged)),
+        unconverged=tuple(said),
         fit=refit,
         scores=scores,
         predicted=first_largest(scores),
@@ -117,7 +120,7 @@ class SharedChoice:
 
     Attributes:
         penalty, table, note: as of `Choice`.
-        unconverged: "class at penalty" of each fit that did not reach the tolerance, the final ones among them.
+        unconverged: the fits that did not reach the tolerance, as "class at penalty".
         fits: of each class on train and validation rows; of two rows of weights, absent and present.
         scores: log-odds [m, classes] of the test rows, float64.
     """
