@@ -5,7 +5,7 @@ Twins were measured with VISSL; without that head people found 10 instead of 47 
 linear` is the layer alone.
 """
 
-from transfer.classification import fine_tuning
+from transfer.classification.fine_tuning import vissl_task
 from transfer.classification.linear import linear_task, vissl
 from transfer.protocol import OURS
 
@@ -50,10 +50,6 @@ SWAV = (
     .but(f"{OURS}: VISSL's; not stated", head="batchnorm", nesterov=True, smallest=0.08, poolings=("grid",))
 )
 
-FINE_TUNING = fine_tuning.vissl(
-    "facebookresearch/vissl: eval_resnet_8gpu_transfer_inat18_fulltune.yaml", epochs=24, milestones=(7, 14, 21)
-)
-
 TASKS = {
     "linear": linear_task(
         "inat18",
@@ -61,5 +57,11 @@ TASKS = {
         {"vissl": VISSL, "vicreg": VICREG, "barlowtwins": BARLOW_TWINS, "pirl": PIRL, "swav": SWAV},
         version=2,
     ),
-    "finetune": fine_tuning.vissl_task("inat18", "iNaturalist 2018, fine-tuning", FINE_TUNING),
+    "finetune": vissl_task(
+        "inat18",
+        "iNaturalist 2018, fine-tuning",
+        "eval_resnet_8gpu_transfer_inat18_fulltune.yaml",
+        epochs=24,
+        milestones=(7, 14, 21),
+    ),
 }

@@ -28,32 +28,6 @@ class TuningRecipe:
 _DEFAULTS = "facebookresearch/vissl: vissl/config/defaults.yaml"
 
 
-def vissl(config: str, epochs: int, milestones: tuple[int, ...]) -> Protocol[TuningRecipe]:
-    """VISSL's full fine-tuning, as a configuration file of its has it."""
-    return (
-        Protocol(TuningRecipe)
-        .but("epochs are given", steps=0)
-        .but(
-            config,
-            epochs=epochs,
-            milestones=milestones,
-            optimizer="sgd",
-            trust=0.0,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=0.0,
-            schedule="steps",
-            factor=0.1,
-            per_epoch=False,
-        )
-        .but(f"{config}: 8 GPUs of 32 images", batch=256)
-        .but(f"{config}: 0.1 per 256; head_optimizer_params are not set: one rate for all", lr=0.1, lr_backbone=0.1)
-        .but(f"{config}: RandomResizedCrop(224) with torchvision's scale, CenterCrop(224)", crop=224, smallest=0.08)
-        .but(f"{config}: Resize(256), torchvision's default filter", resize=256, interpolation="bilinear")
-        .but(f"{config}: 8 GPUs; {_DEFAULTS}: CONVERT_BN_TO_SYNC_BN False", processes=8)
-    )
-
-
 class TuningTask(ClassificationTask):
     """One training of backbone and classifier."""
 
@@ -79,8 +53,31 @@ class TuningTask(ClassificationTask):
 CPU = "two CPU cores, small sets: 10 epochs at 96 pixels"
 
 
-def vissl_task(dataset: str, title: str, protocol: Protocol[TuningRecipe]) -> Task:
-    """A task with VISSL's fine-tuning alone."""
+def vissl_task(dataset: str, title: str, config: str, epochs: int, milestones: tuple[int, ...]) -> Task:
+    """VISSL's full fine-tuning, as a configuration file of its has it."""
+    config = f"facebookresearch/vissl: {config}"
+    protocol = (
+        Protocol(TuningRecipe)
+        .but("epochs are given", steps=0)
+        .but(
+            config,
+            epochs=epochs,
+            milestones=milestones,
+            optimizer="sgd",
+            trust=0.0,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=0.0,
+            schedule="steps",
+            factor=0.1,
+            per_epoch=False,
+        )
+        .but(f"{config}: 8 GPUs of 32 images", batch=256)
+        .but(f"{config}: 0.1 per 256; head_optimizer_params are not set: one rate for all", lr=0.1, lr_backbone=0.1)
+        .but(f"{config}: RandomResizedCrop(224) with torchvision's scale, CenterCrop(224)", crop=224, smallest=0.08)
+        .but(f"{config}: Resize(256), torchvision's default filter", resize=256, interpolation="bilinear")
+        .but(f"{config}: 8 GPUs; {_DEFAULTS}: CONVERT_BN_TO_SYNC_BN False", processes=8)
+    )
     small = dataclasses.replace(
         protocol.recipe.sgd, epochs=10, milestones=(6, 8), batch=64, lr=0.025, lr_backbone=0.025, crop=96, resize=96,
         processes=2,

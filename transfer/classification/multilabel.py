@@ -8,6 +8,7 @@ difficult objects of a class counts as one without it, in training and in the te
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,20 @@ MeanPrecision = Literal["mAP_11point", "mAP"]
 LABELS = "linusericsson/ssl-transfer: datasets/voc2007.py, target == 1"
 # scikit-learn's precision_recall_curve, which the source hands on, ends in a point of recall 0 and precision 1.
 RECALL_0 = ("precision at recall 0 of the 11-point mAP", "1, whatever is found", "the best at any recall, as VOC2007's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultilabelRecipe:
+    """How a protocol chooses on a multi-label set, whatever it chooses.
+
+    Attributes:
+        metric: to choose by: a mean over classes of validation images.
+        difficult: what an image of difficult objects alone is in the numbers of their class: absent, or ignored as by
+            VOC2007's development kit. In training it is absent.
+    """
+
+    metric: MeanPrecision
+    difficult: Difficult
 
 
 def mean_precision(scores: Scores, labels: NDArray[np.int8], metric: MeanPrecision, difficult: Difficult) -> float:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transfer.classification.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
-from transfer.classification.score import Difficult
+from transfer.classification.multilabel import LABELS, RECALL_0, MultilabelRecipe, mean_precision, report_precisions
 from transfer.classification.ssl_transfer import (
     CPU_FINE_TUNE,
     FINE_TUNE,
@@ -23,17 +22,8 @@ from transfer.classification.ssl_transfer import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocFineTuneRecipe(SearchRecipe):
-    """Backbone and classifier trained together, rate and decay searched.
-
-    Attributes:
-        metric: that rate and decay are chosen by: a mean over classes of validation images.
-        difficult: what an image of difficult objects alone is in the numbers of their class: absent, or ignored as by
-            VOC2007's development kit. In training it is absent.
-    """
-
-    metric: MeanPrecision
-    difficult: Difficult
+class VocFineTuneRecipe(MultilabelRecipe, SearchRecipe):
+    """Backbone and classifier trained together, rate and decay searched."""
 
 
 SSL_TRANSFER = (

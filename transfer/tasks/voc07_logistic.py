@@ -11,8 +11,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transfer.classification.multilabel import LABELS, RECALL_0, MeanPrecision, mean_precision, report_precisions
-from transfer.classification.score import Difficult, Scores
+from transfer.classification.multilabel import LABELS, RECALL_0, MultilabelRecipe, mean_precision, report_precisions
+from transfer.classification.score import Scores
 from transfer.classification.ssl_transfer import (
     CPU_LINEAR,
     CPU_VIEW,
@@ -31,17 +31,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocLogisticRecipe(LogisticRecipe):
-    """A logistic regression for each class on frozen features.
-
-    Attributes:
-        metric: that the penalty of all classes is chosen by: a mean over classes of validation images.
-        difficult: what an image of difficult objects alone is in the numbers of their class: absent, or ignored as by
-            VOC2007's development kit. In training it is absent.
-    """
-
-    metric: MeanPrecision
-    difficult: Difficult
+class VocLogisticRecipe(MultilabelRecipe, LogisticRecipe):
+    """A logistic regression for each class on frozen features."""
 
 
 SSL_TRANSFER = (
