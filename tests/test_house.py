@@ -32,6 +32,7 @@ MAY_IMPORT = {
     ),
     "detection": (
         *("transfer/checkpoints", "transfer/datasets", "transfer/runtime", "transfer/task.py", "transfer/protocol.py"),
+        "transfer/checkpoints/formats",  # an engine places tensors under its library's names
     ),
     "segmentation": ("detection", "transfer/runtime", "transfer/task.py", "transfer/protocol.py"),
     "finegrained": (
@@ -46,6 +47,10 @@ ALSO = {
     ("transfer/checkpoints/read.py", "transfer/checkpoints/formats/__init__.py"): "reading asks every format",
     ("transfer/checkpoints/read.py", "transfer/checkpoints/formats/prefix.py"): "--prefix names no format",
     ("transfer/checkpoints/inspect.py", "transfer/checkpoints/formats/__init__.py"): "says of each why it declines",
+    (
+        "transfer/checkpoints/write.py",
+        "transfer/checkpoints/formats/__init__.py",
+    ): "asks each what it can be written as",
 }
 
 

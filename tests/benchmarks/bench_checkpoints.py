@@ -25,7 +25,7 @@ import checkpoint_files as files  # noqa: E402 - found by the line above
 import torch  # noqa: E402
 from releases import all_releases, moco  # noqa: E402
 
-from transfer.checkpoints.write import TARGETS, usual_suffix  # noqa: E402
+from transfer.checkpoints.write import TARGETS  # noqa: E402
 
 COMMON = """
 import re, sys, time
@@ -93,7 +93,7 @@ def main() -> None:
             for job in ("inspect", *TARGETS):
                 rows = []
                 for _ in range(options.pairs):
-                    out = folder / f"out{usual_suffix(job)}"
+                    out = folder / f"out{TARGETS[job].suffix if job in TARGETS else '.pth'}"
                     rows.append(
                         (
                             *measured(OURS, str(path), job, str(out)),

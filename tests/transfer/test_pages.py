@@ -67,14 +67,14 @@ def test_the_new_format_shown_in_contributing_works():
     assert release.format == form.name
     state = files.cheap_state("resnet50")
     tree = release.build(state)
-    assert isinstance(form.matches(tree), Match)
+    assert isinstance(form.recognise(tree), Match)
     assert not any(isinstance(view, Match) for view in opinions(tree).values())
-    extracted = form.extract(tree, None)
+    extracted = form.read(tree, None)
     assert all(torch.equal(extracted.state[name], value) for name, value in files.without_fc(state).items())
     for branch in release.others:
-        assert form.extract(tree, branch).branch == branch
+        assert form.read(tree, branch).branch == branch
     with pytest.raises(Exception, match="surprise"):
-        form.extract({**tree, "surprise": {"w": torch.zeros(2)}}, None)
+        form.read({**tree, "surprise": {"w": torch.zeros(2)}}, None)
 
 
 def test_the_new_set_shown_in_contributing_works(tmp_path, monkeypatch):

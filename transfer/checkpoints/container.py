@@ -19,6 +19,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -28,9 +29,8 @@ from typing import IO, Any
 import torch
 from safetensors import SafetensorError
 
-from transfer.checkpoints.foreign import foreign_archive, foreign_file, foreign_folder
-from transfer.checkpoints.plain_values import make_plain
-from transfer.checkpoints.refusals import damaged, unsafe
+from transfer.checkpoints.carried import CARRIED
+from transfer.checkpoints.not_a_checkpoint import describe, foreign_archive, foreign_file, foreign_folder
 from transfer.checkpoints.rules import key_name
 from transfer.checkpoints.safetensors_files import read_safetensors
 from transfer.checkpoints.unpickle import (
@@ -41,8 +41,8 @@ from transfer.checkpoints.unpickle import (
     load_plain_pickle,
     refuse_bombs,
     torch_safe_globals,
+    unsafe,
 )
-from transfer.checkpoints.unseen import CARRIED
 from transfer.runtime.errors import CheckpointError
 
 # The largest published ResNet checkpoints, optimiser included, stay below 2 GB.
@@ -54,18 +54,8 @@ MAX_DEPTH = 8
 
 _TORCH_LEGACY = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's magic number, as a pickled integer
 _TEXT_PICKLE = re.compile(rb"\(?(?:[dl]p?\d*\n|[ci][A-Za-z_][\w.]*\n[\w.]+\n|[\]}](?:q.|\(|\.))", re.DOTALL)
-_NOT_CHECKPOINTS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it points to: run `git lfs pull`"),
-    (b"\x93NUMPY", "a single numpy array"),
-    (b"\xfd7zXZ", "an xz archive: unpack it with `xz -d`"),
-    (b"BZh", "a bzip2 archive: unpack it with `bzip2 -d`"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it with `zstd -d`"),
-    (b"7z\xbc\xaf", "a 7z archive: unpack it"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"%PDF", "a PDF document"),
-    (b"\x7fELF", "a program"),
-)
+# `state_dict()` keeps the versions of modules there, and converted files what tensors cannot say.
+_KEPT = "_metadata"
 
 
 @dataclass(frozen=True)
@@ -205,7 +195,7 @@ def _read_packed(path: Path, shown: Path, head: bytes) -> tuple[Any, str]:
 def _sniff(head: bytes, shown: Path) -> tuple[str, Callable[[Path], Any]]:
     kind = _kind_of(head)
     if kind is None:
-        what, todo = _describe_other(head, shown.name)
+        what, todo = describe(head, shown.name)
         raise CheckpointError(f"{shown} is not a checkpoint", found=what, todo=todo)
     return kind
 
@@ -221,34 +211,6 @@ def _kind_of(head: bytes) -> tuple[str, Callable[[Path], Any]] | None:
     if (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 1) or _TEXT_PICKLE.match(head):
         return "pickle", _read_pickle
     return None
-
-
-def _describe_other(head: bytes, name: str) -> tuple[str, str]:
-    """(what a file is that is no checkpoint, what to do)."""
-    again = "download or copy the checkpoint itself again"
-    if known := foreign_file(head, name):
-        return known
-    if not head:
-        return "an empty file", again
-    if head.startswith(b"\x1f\x8b"):
-        return "a gzip file inside a gzip file", "unpack it once with `gzip -d`"
-    for magic, words in _NOT_CHECKPOINTS:
-        if head.startswith(magic):
-            what, _, todo = words.partition(": ")
-            return what, todo or again
-    if head[257:262] == b"ustar":
-        return "a tar archive", "unpack it with `tar -xf` and name a file inside"
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
-        return (
-            "an HTML page: the download link led to a web page",
-            f"look into it, it may say why; then download the file itself again: curl -fL -o {name} URL",
-        )
-    if text.startswith((b"{", b"[")):
-        return "a JSON file: an index or a configuration, not the weights", "name the file that holds the weights"
-    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
-        return f"a text file that begins {head[:60].decode(errors='replace')!r}", again
-    return f"unknown contents that begin {head[:8].hex(' ')}", again
 
 
 def _unpacker(path: Path, head: bytes) -> Callable[[Path], AbstractContextManager[Path]] | None:
@@ -389,3 +351,50 @@ def arrays_to_tensors(tree: MutableMapping[str, Any], path: Path) -> None:
             elif isinstance(value, dict) and id(value) not in seen and depth < MAX_DEPTH:
                 seen.add(id(value))
                 waiting.append((value, depth + 1))
+
+
+def make_plain(tree: object, path: Path) -> None:
+    """Take every attribute off every dict and tensor of nested containers, in place, `_metadata` of a dict aside.
+
+    A pickle may give them attributes, PyTorch's safe reader included. One called `items` or `detach` hides the method
+    of that name, and the file would say one thing to one reader and another to the next.
+
+    Raises:
+        CheckpointError: a tensor has no values or no shape, so that nothing could be asked of it.
+    """
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    seen = set()
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            _demand_values(name, value, path)
+            vars(value).clear()
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, OrderedDict):
+                for attribute in [key for key in vars(value) if key != _KEPT]:
+                    del vars(value)[attribute]
+                waiting.append((_KEPT, vars(value).get(_KEPT)))
+            inside = dict.items(value) if isinstance(value, dict) else ((name, item) for item in value)
+            waiting.extend((key if isinstance(key, str) else name, item) for key, item in inside)
+
+
+def _demand_values(name: str, tensor: torch.Tensor, path: Path) -> None:
+    kind = "nested" if tensor.is_nested else "without values" if tensor.is_meta else ""
+    kind = kind or ("" if tensor.layout in (torch.strided, torch.jagged) else "sparse")
+    if kind:
+        raise CheckpointError(
+            f"{path}: {name[:80]} is a {'tensor without values' if tensor.is_meta else f'{kind} tensor'}",
+            todo="save dense float32 weights: {k: v.to_dense() for k, v in …}",
+        )
+
+
+def damaged(path: Path, kind: str, error: Exception) -> CheckpointError:
+    """The refusal of a file that begins like `kind` and failed with `error`."""
+    text = str(error).partition("Check the documentation of torch.load")[0]  # torch's advice is not for this reader
+    reason = text.strip().splitlines()
+    return CheckpointError(
+        f"{path} begins like {'an' if kind.startswith('array') else 'a'} {kind}, but is cut off or damaged",
+        found=f"{type(error).__name__}: {reason[-1][:300] if reason else 'no more data'}",
+        todo="download or copy it again, and compare its size and sha256 with the original's",
+    )

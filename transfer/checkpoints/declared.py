@@ -7,6 +7,7 @@ lists these, and everything that it does not list is an error.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,9 +88,10 @@ class Release:
         outer: what may stand before every name, see `OUTER`.
         needs: prefixes or whole names of which the state dict must have at least one; empty if the networks' own
             prefixes are telling enough.
-        lacks: prefixes or whole names that mark files of another format.
+        lacks: prefixes or whole names of which the state dict must have none.
         marker: how the backbone's names continue after the prefix, in the file's own spelling.
         rename: a backbone's name in the file, without prefixes → torchvision's; None if it is no backbone's name.
+        general: see `Format`.
         input, same_padding, stride_in_1x1: see `Backbone`.
         notes, lints: see `Extracted`.
     """
@@ -106,6 +108,7 @@ class Release:
     lacks: tuple[str, ...] = ()
     marker: str = "layer1."
     rename: Callable[[str], str | None] | None = None
+    general: int = 0
     input: InputSpec = field(default_factory=InputSpec)
     same_padding: bool = False
     stride_in_1x1: bool = False
@@ -128,29 +131,52 @@ def prefixed(release: Release) -> Format:
     return Format(
         name=release.name,
         branches=branches,
-        matches=lambda tree: _matches(release, tree),
-        extract=lambda tree, branch: _extract(release, tree, branch),
+        recognise=lambda tree: _matches(release, tree),
+        read=lambda tree, branch: _extract(release, tree, branch),
         explained=lambda tree: _explained(release, tree),
+        general=release.general,
     )
 
 
 def one_of(name: str, *layouts: Format) -> Format:
-    """A format whose files come in several layouts, each declared by a `Release` of that name; the first that fits.
+    """A format whose files come in several layouts, equally general, of one name; the first one that fits is read.
 
     Forced on a file that none of them fits, it fails as the first of them does.
     """
 
-    def matches(tree: Tree) -> Match | Mismatch:
-        views = [layout.matches(tree) for layout in layouts]
+    def recognise(tree: Tree) -> Match | Mismatch:
+        views = [layout.recognise(tree) for layout in layouts]
         fitting = next((view for view in views if isinstance(view, Match)), None)
         return fitting or Mismatch("; ".join(view.reason for view in views if isinstance(view, Mismatch)))
 
-    def extract(tree: Tree, branch: str | None) -> Extracted:
-        layout = next((layout for layout in layouts if isinstance(layout.matches(tree), Match)), layouts[0])
-        return layout.extract(tree, branch)
+    def read(tree: Tree, branch: str | None) -> Extracted:
+        layout = next((layout for layout in layouts if isinstance(layout.recognise(tree), Match)), layouts[0])
+        return layout.read(tree, branch)
+
+    def explained(tree: Tree) -> int:
+        return max(each.explained(tree) for each in layouts)
 
     branches = dict.fromkeys(branch for layout in layouts for branch in layout.branches)
-    return Format(name, tuple(branches), matches, extract, lambda tree: max(each.explained(tree) for each in layouts))
+    return Format(name, tuple(branches), recognise, read, explained, layouts[0].general)
+
+
+def signed(format: Format, names: Sequence[str], signature: Callable[[Tree], bool] = lambda tree: False) -> Format:
+    """`format` for those files alone that say that this toolkit wrote them.
+
+    Args:
+        format: the layouts.
+        names: beginnings of names, under `state_dict` or at the top; one of them is enough.
+        signature: whether something beside the state dict says so.
+    """
+
+    def recognise(tree: Tree) -> Match | Mismatch:
+        weights = weights_under(tree, "state_dict") or tree
+        view = format.recognise(tree)
+        if isinstance(view, Mismatch) or signature(tree) or any(has_prefix(weights, name) for name in names):
+            return view
+        return Mismatch(f"nothing says that it is {format.name}'s: no name begins with {', '.join(names[:3])} …")
+
+    return dataclasses.replace(format, recognise=recognise)
 
 
 def sequential(name: str) -> str | None:
@@ -196,8 +222,8 @@ def _matches(release: Release, tree: Tree) -> Match | Mismatch:
     place = next(iter(places.values()))
     if release.needs and not _any_begins(place, release.needs):
         return Mismatch(f"no name begins with {' or '.join(release.needs)}")
-    if foreign := _any_begins(place, release.lacks):
-        return Mismatch(f"{foreign} belongs to another format")
+    if unwanted := _any_begins(place, release.lacks):
+        return Mismatch(f"a name begins with {unwanted}")
     variant = _any_begins(place, tuple(release.variants))
     return Match(release.variants[variant] if variant else release.title)
 
@@ -348,78 +374,3 @@ LIGHTNING = {
     "loops": "state of Lightning's training loop",
     "callbacks": "state of Lightning's callbacks",
 }
-
-_FAMILY = ("backbone.", "student_backbone.", "teacher_backbone.", "encoder.layer1.", "module.backbone.")
-
-_CLUES: Mapping[str, tuple[str, ...]] = {
-    "mmdet_detector": ("rpn_head.", "roi_head.", "bbox_head."),
-    "stable_pretraining": (
-        *("callbacks_modules.", "callbacks_metrics.", "backbone.student.", "backbone.teacher."),
-        *("queue.pointer", "proj_image.", "proj_jigsaw."),
-    ),
-    "mmselfsup": (
-        *("data_preprocessor.", "neck.", "sobel_layer.", "memory_bank.", "loss_weight", "head.predictor.", "head.fc."),
-        *(
-            f"{average}.{network}."
-            for average in ("encoder_k", "target_net", "momentum_encoder")
-            for network in ("module.0", "0")
-        ),
-        *("encoder_q.0.", "online_net.0.", "base_encoder.0.", "encoder.0."),
-    ),
-    "lightly": (
-        *("online_classifier.classification_head.", "projection_head.", "prediction_head.", "projection_head_global."),
-        *("student_backbone.", "teacher_backbone.", "key_backbone.", "query_backbone.", "backbone_momentum."),
-        *("backbone.4.0.",),
-    ),
-    "solo_learn": (
-        *("momentum_backbone.", "momentum_encoder.layer1.", "momentum_projector.", "momentum_head."),
-        *("classifier.",),
-    ),
-}
-
-
-def origin(tree: Tree) -> tuple[str | None, str]:
-    """(format that owns a file of this family, the clue that says so); (None, why not) for any other file."""
-    under = weights_under(tree, "state_dict")
-    weights: Mapping[str, Any] = tree if under is None else under
-    if not any(has_prefix(weights, start) for start in _FAMILY):
-        return None, "no name begins with backbone. (under state_dict, the top)"
-    signed = {"stable_pretraining": _stable_pretraining(tree), "mmselfsup": _openmmlab(tree)}
-    for name, starts in _CLUES.items():
-        if signature := signed.get(name):
-            return name, signature
-        if clue := next((start for start in starts if has_prefix(weights, start)), None):
-            return name, f"names begin with {clue}"
-    if has_prefix(weights, "encoder.layer1."):
-        return None, "a network called encoder. without solo-learn's classifier."
-    return "backbone", "nothing beside `backbone.` says which toolkit wrote it"
-
-
-def member(name: str, *layouts: Release) -> Format:
-    """The format of one toolkit: it claims the files that `origin` gives it, in the first layout that fits."""
-    format = one_of(name, *(prefixed(layout) for layout in layouts))
-
-    def matches(tree: Tree) -> Match | Mismatch:
-        owner, clue = origin(tree)
-        if owner != name:
-            return Mismatch(clue if owner is None else f"{clue}, as in files of the format {owner}")
-        return format.matches(tree)
-
-    def extract(tree: Tree, branch: str | None) -> Extracted:
-        return format.extract(tree, branch)
-
-    return Format(name, format.branches, matches, extract, format.explained)
-
-
-def _openmmlab(tree: Tree) -> str | None:
-    """What in `meta` gives the version of one of OpenMMLab's libraries."""
-    meta = tree.get("meta")
-    keys = [key for key in meta if isinstance(key, str)] if isinstance(meta, Mapping) else []
-    library = next((key for key in keys if key.startswith(("mm", "openselfsup")) and key.endswith("_version")), None)
-    return f"`meta` holds {library}" if library else None
-
-
-def _stable_pretraining(tree: Tree) -> str | None:
-    """The setting that its Module adds to every model's hyper-parameters."""
-    settings, key = tree.get("hyper_parameters"), "system.working_dir"
-    return f"`hyper_parameters` holds {key}" if isinstance(settings, Mapping) and key in settings else None

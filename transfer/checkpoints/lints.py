@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 
 import torch
 
@@ -42,7 +41,7 @@ _TOLD_BY_NAME: tuple[tuple[str, str], ...] = (
 
 
 def lints_of(backbone: Backbone) -> tuple[Lint, ...]:
-    """Everything worth saying about a complete backbone, beside what its format has said already."""
+    """Everything that the tensors and facts of a complete backbone give reason to say."""
     return (
         *_input(backbone.input),
         *_geometry(backbone),
@@ -50,7 +49,6 @@ def lints_of(backbone: Backbone) -> tuple[Lint, ...]:
         *_statistics(backbone.state),
         *_initialisation(backbone.state),
         *_constant(backbone.state),
-        *_file_name(backbone),
     )
 
 
@@ -165,13 +163,10 @@ def _constant(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
         yield Lint("constant", f"{len(names)} convolutions hold one and the same number everywhere: {shown}")
 
 
-def _file_name(backbone: Backbone) -> Iterator[Lint]:
-    """Only of files that nobody signed, and timm's: the other formats know what theirs are."""
-    if backbone.source.format not in ("torchvision", "backbone", "timm"):
-        return
-    name = PurePath(backbone.source.path).name.lower()
+def told_by_name(file: str) -> Iterator[Lint]:
+    """What the name of a file says that holds nothing but tensors; where its format knows more, this is not asked."""
     for pattern, meaning in _TOLD_BY_NAME:
-        if found := re.search(pattern, name):
+        if found := re.search(pattern, file.lower()):
             yield Lint(
                 "file-name", f"the name says {found.group(0)!r} and the file itself cannot say or deny it: {meaning}"
             )

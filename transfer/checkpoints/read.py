@@ -14,7 +14,7 @@ from transfer.checkpoints.container import Contents, read_contents
 from transfer.checkpoints.formats import all_formats, choose, options, recognised
 from transfer.checkpoints.formats.prefix import NAME as PREFIX
 from transfer.checkpoints.formats.prefix import take
-from transfer.checkpoints.lints import lints_of
+from transfer.checkpoints.lints import lints_of, told_by_name
 from transfer.checkpoints.rules import Extracted, Format, LeftOver, Tree
 from transfer.checkpoints.wrappers import Unwrapped, unwrapped
 from transfer.runtime.errors import CheckpointError
@@ -80,7 +80,8 @@ def backbone_from(
     )
     # what the format has said of its own files is not said again in general words
     said = {lint.code for lint in backbone.lints}
-    return backbone.with_lints(tuple(lint for lint in lints_of(backbone) if lint.code not in said))
+    lints = (*lints_of(backbone), *(told_by_name(path.name) if form.told_by_name else ()))
+    return backbone.with_lints(tuple(lint for lint in lints if lint.code not in said))
 
 
 def _as_asked(contents: Contents, form: Format, branch: str, forced: str | None) -> tuple[str, tuple[str, ...]]:
@@ -109,7 +110,7 @@ def extract_from(
         tree = plain.tree
         if prefix is None:
             form = choose(tree, format)
-            return form, _as_in_the_file(form.extract(tree, branch), plain)
+            return form, _as_in_the_file(form.read(tree, branch), plain)
         if format is not None or branch is not None:
             raise CheckpointError("--prefix names the network itself", todo="leave out --format and --branch")
         return all_formats()[PREFIX], _as_in_the_file(_under(tree, prefix), plain)
@@ -129,7 +130,7 @@ def _under(tree: Tree, prefix: str) -> Extracted:
     if len(known) != 1:
         return found
     try:
-        usual = known[0].extract(tree, None)
+        usual = known[0].read(tree, None)
     except LeftOver:
         return found
     return dataclasses.replace(

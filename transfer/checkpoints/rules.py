@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from transfer.checkpoints.architectures import is_optional
-from transfer.checkpoints.backbone import Dropped, InputSpec, Lint
+from transfer.checkpoints.backbone import Backbone, Dropped, InputSpec, Lint
 from transfer.runtime.errors import CheckpointError
 
 Tree = Mapping[str, Any]
@@ -70,6 +71,20 @@ class Extracted:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A program that a backbone can be written for.
+
+    Attributes:
+        write: puts a backbone into a file, whole or not at all; raises `CheckpointError` where the program builds no
+            such ResNet.
+        suffix: the ending that the program goes by; ".pth" if it does not look.
+    """
+
+    write: Callable[[Backbone, Path], None]
+    suffix: str = ".pth"
+
+
+@dataclass(frozen=True)
 class Format:
     """What a module in `transfer/checkpoints/formats/` offers as `FORMAT`. Adding a format is adding one such module.
 
@@ -78,33 +93,40 @@ class Format:
     Attributes:
         name: what `--format` calls it; the module's name.
         branches: the networks to choose from with `--branch`, the default first; empty if there is only one.
-        matches: decides from the structure of the keys alone, without looking at values.
-        extract: takes the backbone of a branch out (None: the default one); raises `CheckpointError` for a tensor that
-            no rule covers.
+        recognise: decides from the structure of the keys alone, without looking at values.
+        read: takes the backbone of a branch out (None: the default one); raises `CheckpointError` for a tensor that no
+            rule covers.
         explained: how many of a file's tensors its rules speak of, which says how near it is to a file that no format
             recognises.
-        general: asked only where no other format recognises a file.
+        general: how little a file must say to be claimed. Formats are asked in this order, and the least number at
+            which one recognises the file decides; two of one number are an error. So none has to know another's names.
+            −1: more than a layout of 0 holds, which it would fit, too; 0: names or entries of its own; 1: names that
+            others use as well; 2: a network that nobody signed; 3: any network anywhere.
+        targets: what `convert --to` calls the programs that read this layout, and how it is written for each.
+        told_by_name: the name of such a file may say what nothing in it does; see `lints.told_by_name`.
     """
 
     name: str
     branches: tuple[str, ...]
-    matches: Callable[[Tree], Match | Mismatch]
-    extract: Callable[[Tree, str | None], Extracted]
+    recognise: Callable[[Tree], Match | Mismatch]
+    read: Callable[[Tree, str | None], Extracted]
     explained: Callable[[Tree], int] = lambda tree: 0
-    general: bool = False
+    general: int = 0
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    told_by_name: bool = False
 
 
 class LeftOver(CheckpointError):
     """A file holds tensors that no rule of its format covers."""
 
 
-def refused(name: str, matches: Callable[[Tree], Match | Mismatch], reason: str, todo: str) -> Format:
+def refused(name: str, recognise: Callable[[Tree], Match | Mismatch], reason: str, todo: str) -> Format:
     """A format that is recognised in order to say why it cannot be read, and what could be done instead."""
 
-    def extract(tree: Tree, branch: str | None) -> Extracted:
+    def read(tree: Tree, branch: str | None) -> Extracted:
         raise CheckpointError(reason, todo=todo)
 
-    return Format(name, (), matches, extract)
+    return Format(name, (), recognise, read)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,13 @@ import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
+
+from transfer.runtime.errors import CheckpointError
 
 
 class ForbiddenGlobal(pickle.UnpicklingError):
@@ -447,3 +450,46 @@ def _tuple_of(items: list[Any], count: int) -> tuple[int, int]:
     if depth > MAX_DEPTH or parts > FREE_PARTS + 10 * count:
         raise pickle.UnpicklingError(f"a tuple of {parts} parts, {depth} deep, made to exhaust its reader")
     return parts, depth
+
+
+# What a pickle wants to import → what its author pickled, and what to do; beginnings of names.
+_KNOWN_CODE = (
+    (
+        ("lib.LinearAverage.", "lib.NCEAverage.", "lib.alias_multinomial."),
+        "the memory bank of NPID's original release (lemniscate.pytorch), pickled as a whole module",
+        "open it with the code of zhirongw/lemniscate.pytorch and save checkpoint['state_dict'] alone, or take VISSL's "
+        "NPID++",
+    ),
+    (
+        ("dotmap.", "src.objectives.localagg."),
+        "a training checkpoint of Local Aggregation",
+        "saving its weights alone will not help: its network is a pre-activation ResNet, which no engine builds",
+    ),
+    (
+        ("dill._dill.",),
+        "objects that dill pickled together with their code",
+        "open it in the program that wrote it and save the arrays alone, as plain dicts of numpy arrays",
+    ),
+    (
+        ("torch.nn.modules.", "torchvision.models.", "timm.models.", "models.", "lightly_train.", "__main__."),
+        "a whole model, pickled with torch.save(model), which needs its code to be opened",
+        "open it in the program that wrote it and save model.state_dict() with torch.save",
+    ),
+)
+
+
+def unsafe(path: Path, wanted: str) -> CheckpointError:
+    """The refusal of a pickle that wants to import `wanted`."""
+    for starts, what, todo in _KNOWN_CODE:
+        if wanted.startswith(starts):
+            return CheckpointError(
+                f"{path} is a pickle that wants to import {wanted}; it was refused and not run",
+                found=f"by that name {what}",
+                todo=todo,
+            )
+    return CheckpointError(
+        f"{path} is a pickle that wants to import {wanted}; it was refused and not run",
+        found="a checkpoint of weights needs tensors, numpy arrays and plain containers only",
+        todo="if you trust its author, open it in the program that wrote it and save the weights alone: "
+        "torch.save({'state_dict': model.state_dict()}, 'weights.pth')",
+    )

@@ -13,7 +13,7 @@ from detection.engines.mmdet import trunk
 from detection.recipe import DetectorRecipe
 from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.to_mmdet import style_of
+from transfer.checkpoints.formats.mmdet import style_of
 
 FC_CHANNELS = 1024  # Detectron2: ROI_BOX_HEAD.FC_DIM in Base-RCNN-FPN.yaml
 MASK_CHANNELS = 256  # Detectron2: ROI_MASK_HEAD.CONV_DIM

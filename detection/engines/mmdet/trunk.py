@@ -7,7 +7,7 @@ from typing import Any
 from detection.recipe import LEVELS, DetectorRecipe
 from transfer.checkpoints.architectures import STAGES, architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.to_mmdet import style_of
+from transfer.checkpoints.formats.mmdet import style_of
 
 SYNCHRONISED = "NaiveSyncBN"
 

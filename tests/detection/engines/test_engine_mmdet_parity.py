@@ -11,7 +11,7 @@ pytest.importorskip("detectron2")
 from detection.engines.detectron2.detector import Detectron2Detector
 from detection.engines.mmdet.detector import MMDetector
 from detection.engines.run import predict
-from transfer.checkpoints.to_detectron2 import detectron2_name
+from transfer.checkpoints.formats.detectron2 import detectron2_name
 
 pytestmark = pytest.mark.detectron2
 

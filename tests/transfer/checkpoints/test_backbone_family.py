@@ -12,7 +12,7 @@ import torch
 from releases import all_releases
 from releases.lightning_files import lightning
 
-from transfer.checkpoints.declared import origin
+from transfer.checkpoints.formats import recognised
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.errors import CheckpointError
 
@@ -39,14 +39,14 @@ META = {"mmengine_version": "0.10.7"}
         (("callbacks_modules.probe.weight",), {"meta": META}, "stable_pretraining"),
     ],
 )
-def test_the_first_clue_decides(beside, entries, owner):
+def test_the_most_telling_clue_decides(beside, entries, owner):
     weights = BACKBONE | {name: torch.zeros(1) for name in beside}
-    assert origin({"state_dict": weights, **entries})[0] == owner
+    assert recognised({"state_dict": weights, **entries}) == [owner]
 
 
 def test_other_files_are_none_of_the_family():
-    assert origin(files.cheap_state("resnet18"))[0] is None
-    assert origin({"state_dict": {"encoder.layer1.0.conv1.weight": torch.zeros(1)}})[0] is None
+    assert recognised(files.cheap_state("resnet18")) == ["torchvision"]
+    assert recognised({"state_dict": {"encoder.layer1.0.conv1.weight": torch.zeros(1)}}) == ["prefix"]
 
 
 def test_the_fallback_says_that_nobody_signed_the_file():

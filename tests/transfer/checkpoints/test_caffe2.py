@@ -13,8 +13,8 @@ from releases.caffe2 import blob
 from releases.detectron1 import MSRA
 
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.formats.detectron2 import detectron2_name
 from transfer.checkpoints.read import read_backbone
-from transfer.checkpoints.to_detectron2 import detectron2_name
 from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from checkpoint_files import refused, with_changes
 from releases import all_releases
 
 from transfer.checkpoints.read import read_backbone
-from transfer.checkpoints.write import TARGETS, convert, usual_suffix
+from transfer.checkpoints.write import TARGETS, convert
 from transfer.runtime.errors import UserError
 
 torch.set_num_threads(1)
@@ -145,13 +145,13 @@ def test_batch_counters_of_other_kinds_become_integers(tmp_path):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from transfer.checkpoints.write import convert, usual_suffix
+from transfer.checkpoints.write import TARGETS, convert
 from transfer.checkpoints.inspect import describe
 # not getrusage: its maximum is inherited from the process that started this one, the test runner
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 path, job = sys.argv[1:]
 before = peak()
-convert(path, job, Path(path).with_name("out" + usual_suffix(job))) if job != "inspect" else describe(path)
+convert(path, job, Path(path).with_name("out" + TARGETS[job].suffix)) if job != "inspect" else describe(path)
 print(peak() - before)
 """
 
@@ -180,7 +180,7 @@ def small_disk():
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_a_full_disk_leaves_the_old_file(to, tmp_path, small_disk):
-    name = f"out{usual_suffix(to)}"
+    name = f"out{TARGETS[to].suffix}"
     source = files.write(dict(BACKBONE), tmp_path / "in.pth", "zip")
     (tmp_path / name).write_bytes(b"old")
     with pytest.raises(UserError, match="cannot write"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import checkpoint_files as files
 import pytest
 import torch
 
 from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
+from transfer.checkpoints.container import Contents
 from transfer.checkpoints.inspect import describe
 from transfer.checkpoints.lints import compare_channels, lints_of
-from transfer.checkpoints.read import read_backbone
+from transfer.checkpoints.read import backbone_from, read_backbone
 
 torch.set_num_threads(1)
 
@@ -129,10 +131,16 @@ def test_constant_convolutions(trained):
     ],
 )
 def test_names_of_plain_files(trained, name, told):
-    source = dataclasses.replace(trained.source, path=f"/somewhere/caffe/{name}")
-    assert ("file-name" in codes(trained, source=source)) == told
-    assert ("file-name" in codes(trained, source=dataclasses.replace(source, format="backbone"))) == told
-    assert "file-name" not in codes(trained, source=dataclasses.replace(source, format="moco"))
+    state = dict(trained.state)
+    path = Path("/somewhere/caffe") / name
+
+    def said(tree) -> bool:
+        backbone = backbone_from(Contents(tree, "memory", 0, "0" * 64), path)
+        return "file-name" in [lint.code for lint in backbone.lints]
+
+    assert said(state) == told
+    assert said({"state_dict": files.under("backbone.", state)}) == told
+    assert not said({"state_dict": files.under("module.encoder_q.", state)})
 
 
 def test_reversed_planes_show_next_to_a_reference(trained, tmp_path):

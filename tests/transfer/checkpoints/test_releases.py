@@ -17,12 +17,12 @@ from releases import Refusal, Release, all_refusals, all_releases
 from transfer.__main__ import main
 from transfer.checkpoints.architectures import architecture, is_optional
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.carried import ASSUMED
 from transfer.checkpoints.formats import all_formats, opinions
 from transfer.checkpoints.inspect import describe
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.rules import Match
-from transfer.checkpoints.unseen import ASSUMED
-from transfer.checkpoints.write import TARGETS, convert, usual_suffix
+from transfer.checkpoints.write import TARGETS, convert
 from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
@@ -298,7 +298,7 @@ def test_round_trip_to_every_target(which, tmp_path):
     with torch.no_grad():
         wanted = original.as_torchvision()(images)
     for to in TARGETS:
-        out = tmp_path / f"out_{to}{usual_suffix(to)}"
+        out = tmp_path / f"out_{to}{TARGETS[to].suffix}"
         wide = to == "timm" and architecture(release.archs[0]).width != 1
         if wide or (release.stride_in_1x1 and to in ("torchvision", "timm")):
             with pytest.raises(CheckpointError, match="no model" if wide else "1×1"):

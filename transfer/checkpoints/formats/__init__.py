@@ -1,4 +1,8 @@
-"""Checkpoint formats: one module each, found by looking into this folder, exactly one of which must fit a file."""
+"""Checkpoint formats: one module each, found by looking into this folder; the most specific that fits reads a file.
+
+The order is written in the formats themselves (`Format.general`), so a new one changes no other. Two equally specific
+ones that fit are an error.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,12 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 
-from transfer.checkpoints.rules import Format, Match, Mismatch, Tree, key_name
-from transfer.checkpoints.strangers import refuse_strangers, tensors_in
+import torch
+
+from transfer.checkpoints.formats.prefix import NAME as ANY
+from transfer.checkpoints.formats.prefix import options
+from transfer.checkpoints.not_a_checkpoint import refuse_without_network
+from transfer.checkpoints.rules import TRAINING_STATE, Format, Match, Mismatch, Tree, key_name
 from transfer.checkpoints.wrappers import unwrapped
 from transfer.runtime.errors import CheckpointError
 
@@ -33,14 +41,17 @@ def title_of(name: str) -> str:
 
 
 def opinions(tree: Tree) -> dict[str, Match | Mismatch]:
-    """What every format says about a file without wrappers; general ones only where no other recognises it."""
+    """What every format says about a file; general ones only where no more specific one recognises it."""
     tree = unwrapped(tree).tree
-    views = {name: form.matches(tree) for name, form in all_formats().items() if not form.general}
-    fitting = [name for name, view in views.items() if isinstance(view, Match)]
-    known = Mismatch(f"asked only where no other format recognises the file, and {' and '.join(fitting)} does")
-    return views | {
-        name: known if fitting else form.matches(tree) for name, form in all_formats().items() if form.general
-    }
+    views: dict[str, Match | Mismatch] = {}
+    for rank in sorted({form.general for form in all_formats().values()}):
+        fitting = [name for name, view in views.items() if isinstance(view, Match)]
+        known = Mismatch(
+            f"asked only where no more specific format recognises the file, and {' and '.join(fitting)} does"
+        )
+        equals = [form for form in all_formats().values() if form.general == rank]
+        views |= {form.name: known if fitting else form.recognise(tree) for form in equals}
+    return {name: views[name] for name in all_formats()}
 
 
 def recognised(tree: Tree) -> list[str]:
@@ -70,7 +81,7 @@ def choose(tree: Tree, forced: str | None = None) -> Format:
             found=first_keys(tree),
             todo=f"say which one it is with --format {' or --format '.join(fitting)}",
         )
-    refuse_strangers(tree)
+    refuse_without_network(tree)
     raise CheckpointError(
         "is in none of the known checkpoint formats",
         found="\n".join([first_keys(tree), *_nearest(tree, views)]),
@@ -87,18 +98,13 @@ def reasons(tree: Tree) -> list[str]:
 
 def _nearest(tree: Tree, views: Mapping[str, Match | Mismatch]) -> list[str]:
     """The three formats whose rules speak of most of the file's tensors, and what each of them missed."""
-    formats, total = all_formats(), tensors_in(tree)
-    shares = {name: form.explained(tree) for name, form in formats.items() if not form.general}
+    total = _tensors_in(tree)
+    shares = {name: form.explained(tree) for name, form in all_formats().items()}
     nearest = sorted((name for name, count in shares.items() if count), key=lambda name: -shares[name])[:3]
     why = {name: view.reason for name, view in views.items() if isinstance(view, Mismatch)}
-    lines = [f"not {name}: {reason}" for name, reason in why.items() if formats[name].general and options(tree)]
+    lines = [f"not {ANY}: {why[ANY]}"] if options(tree) else []
     lines += [f"not {name}, which knows {shares[name]} of the {total} tensors: {why[name]}" for name in nearest]
     return lines or [f"no format knows a single one of the {total} tensors by name"]
-
-
-def options(tree: Tree) -> str:
-    """The line to type where a file holds a ResNet and more; "" if there is none in it."""
-    return str(importlib.import_module(f"{__name__}.prefix").options(tree))
 
 
 def first_keys(tree: Tree, count: int = 6) -> str:
@@ -110,6 +116,18 @@ def first_keys(tree: Tree, count: int = 6) -> str:
         if _is_dict(inside)
     ]
     return "\n".join(lines)
+
+
+def _tensors_in(tree: Tree) -> int:
+    """How many tensors lie in nested dicts, training state aside."""
+    count, waiting, seen = 0, [value for key, value in tree.items() if key not in TRAINING_STATE], set()
+    while waiting:
+        value = waiting.pop()
+        count += isinstance(value, torch.Tensor)
+        if isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(value.values())
+    return count
 
 
 def _is_dict(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""A backbone called `backbone.` in a file that no toolkit has signed: the fallback of `transfer.checkpoints.declared`.
+"""A backbone called `backbone.` in a file that no toolkit has signed.
 
 Layout: `{"state_dict", …}` of a private Lightning module or training script, or the state dict alone. The network
 called `backbone.` is taken. Heads under the usual names are dropped; anything else, a second backbone above all, is
@@ -10,42 +10,33 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, Network, Release, member
+from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, Network, Release, prefixed
 from transfer.checkpoints.rules import Extracted, Tree, refuse_unknown
 
 _OF_A_RESNET = re.compile(r"\.layer[1-4]\.\d+\.(?:conv|bn)\d\.")
 
 
-def _release(wrapper: str | None, outer: tuple[str, ...], lacks: tuple[str, ...] = ()) -> Release:
-    return Release(
+_DECLARED = prefixed(
+    Release(
         name="backbone",
         title="a backbone under `backbone.`, toolkit unknown",
         networks={"only": Network("backbone.")},
         heads=USUAL_HEADS | LIGHTNING,
         behind={"fc.": "classifier or projection head, behind the backbone"},
-        wrappers=(wrapper,),
-        outer=outer,
-        lacks=lacks,
+        general=2,
         notes=(
             "nothing in the file says which toolkit wrote it; the network called `backbone.` was taken, the only one "
             "in the file (lightly's BYOL, DINO and MoCo may call a moving average so, and DINO's authors do)",
         ),
     )
-
-
-_DECLARED = member(
-    "backbone",
-    _release("state_dict", ("module.", "")),
-    _release(None, ("",)),
-    _release(None, ("module.",), lacks=("bn.", "projector.", "maps_projector.", "classifier.")),  # Barlow Twins, VICReg
 )
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """As declared; and no head may hold a ResNet of its own, which could be the one that was evaluated."""
-    found = _DECLARED.extract(tree, branch)
+    found = _DECLARED.read(tree, branch)
     refuse_unknown([name for group in found.dropped for name in group.names if _OF_A_RESNET.search(name)])
     return found
 
 
-FORMAT = dataclasses.replace(_DECLARED, extract=extract)
+FORMAT = dataclasses.replace(_DECLARED, read=read, told_by_name=True)

@@ -1,8 +1,8 @@
 """Full training checkpoints of Barlow Twins.
 
 Layout: `{"epoch", "model", "optimizer"}`; `module.backbone.` is a torchvision ResNet without `fc`, `module.projector.`
-the projector and `module.bn.` the normalisation inside the loss (without weight and bias), which tells the file from
-VICReg's (facebookresearch/barlowtwins: main.py). The released `resnet50.pth` holds the backbone alone and is a plain
+the projector and `module.bn.` the normalisation inside the loss (without weight and bias), the file's own
+mark (facebookresearch/barlowtwins: main.py). The released `resnet50.pth` holds the backbone alone and is a plain
 ResNet (hubconf.py), as are checkpoints of its linear evaluation (evaluate.py).
 """
 
@@ -20,5 +20,6 @@ FORMAT = prefixed(
         wrappers=("model", None),
         outer=("module.",),
         needs=("bn.",),
+        general=-1,
     )
 )

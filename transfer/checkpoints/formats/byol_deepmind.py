@@ -66,14 +66,14 @@ _PARAMETERS = {("conv", "w"): "weight", ("batchnorm", "scale"): "weight", ("batc
 _STATISTICS = {"mean_ema": "running_mean", "var_ema": "running_var"}
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """`experiment_state` has `online_params` with haiku's names of a ResNet."""
     if _encoder(_modules(tree, "online_params")) is None:
         return Mismatch(f"no haiku ResNet (…/~/block_group_0/…) under {STATE}.online_params")
     return Match("BYOL by its authors (haiku), online and target network")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Rename and reorder the arrays of one network; list the other network, the heads and the optimiser."""
     taken = only_branch(branch, BRANCHES, NAME)
     params, stats = _modules(tree, f"{taken}_params"), _modules(tree, f"{taken}_state")
@@ -179,4 +179,4 @@ def _rest(experiment: Mapping[str, Any], taken: str) -> tuple[Any, ...]:
     return dropped
 
 
-FORMAT = Format(NAME, BRANCHES, matches, extract)
+FORMAT = Format(NAME, BRANCHES, recognise, read)

@@ -41,9 +41,9 @@ RELEASE = Release(
 _PLAIN = prefixed(RELEASE)
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """As declared, and the two names of the online network must hold the same values."""
-    found = _PLAIN.extract(tree, branch)
+    found = _PLAIN.read(tree, branch)
     for wrapper in RELEASE.wrappers:
         weights = tree if wrapper is None else weights_under(tree, wrapper)
         outer = next((o for o in RELEASE.outer if has_prefix(weights, f"{o}{TWIN}net.")), None)
@@ -53,4 +53,4 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     return found
 
 
-FORMAT = dataclasses.replace(_PLAIN, extract=extract)
+FORMAT = dataclasses.replace(_PLAIN, read=read)

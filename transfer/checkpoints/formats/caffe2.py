@@ -42,14 +42,14 @@ ABSORBED = Lint(
 )
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """Names under `blobs` begin with `res2_0_branch2a_`."""
     if not holds_blobs(weights_under(tree, "blobs")):
         return Mismatch("no name under `blobs` begins with res2_0_branch2a_")
     return Match("ResNet under Caffe2's names (FAIR's self-supervision benchmark)")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the first tower; folded batch norms tell the files for detection."""
     taken = only_branch(branch, (), NAME)
     blobs = read_blobs(needed_weights(tree, "blobs", NAME), HEAD, "blobs.")
@@ -64,4 +64,4 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     )
 
 
-FORMAT = Format(NAME, (), matches, extract)
+FORMAT = Format(NAME, (), recognise, read)

@@ -15,7 +15,7 @@ PAIRS = (
 )
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """Both branches lie under "model", or at the top."""
     for weights in (weights_under(tree, "model"), tree):
         if any(has_prefix(weights, first) and has_prefix(weights, second) for first, second in PAIRS):
@@ -27,7 +27,7 @@ def matches(tree: Tree) -> Match | Mismatch:
 
 FORMAT = refused(
     "cmc",
-    matches,
+    recognise,
     "is a checkpoint of CMC: two networks, one of which sees luminance alone and the other two channels of colour, and "
     "whose outputs together are the representation. No engine's ResNet takes such an image",
     "take a method of the same authors that sees RGB, as InsDis, MoCo or InfoMin; CMC itself is evaluated with its own "

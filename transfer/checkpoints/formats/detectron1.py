@@ -39,14 +39,14 @@ DETECTRON_INPUT = InputSpec("BGR", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 
 CAFFE2_INPUT = InputSpec("BGR", 255.0, _MEAN, _STD)
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """Names at the top or under `model` begin with `res2_0_branch2a_`."""
     if not holds_blobs(tree) and not holds_blobs(weights_under(tree, "model")):
         return Mismatch("no name at the top or under `model` begins with res2_0_branch2a_")
     return Match("ResNet under Caffe2's names (Detectron, Detectron2)")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Rename; the spelling of the batch norms tells whose copy it is."""
     taken = only_branch(branch, (), NAME)
     bare = holds_blobs(tree)
@@ -69,4 +69,4 @@ def _input(blobs: Blobs) -> InputSpec:
     return CAFFE2_INPUT if blobs.grouped or blobs.spelling == "riv" else DETECTRON2_INPUT
 
 
-FORMAT = Format(NAME, (), matches, extract)
+FORMAT = Format(NAME, (), recognise, read)

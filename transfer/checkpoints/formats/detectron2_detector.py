@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from transfer.checkpoints.backbone import InputSpec, Lint
+from transfer.checkpoints.carried import input_from_dict
 from transfer.checkpoints.declared import renamed
+from transfer.checkpoints.formats.detectron2 import torchvision_name
 from transfer.checkpoints.rules import (
     Drop,
     Extracted,
@@ -36,8 +38,6 @@ from transfer.checkpoints.rules import (
     separate,
     weights_under,
 )
-from transfer.checkpoints.to_detectron2 import torchvision_name
-from transfer.checkpoints.unseen import input_from_dict
 from transfer.runtime.errors import CheckpointError
 
 NAME = "detectron2_detector"
@@ -67,7 +67,7 @@ def _prefix(weights: Mapping[str, Any]) -> str | None:
     return next((prefix for prefix in (_FPN, _PLAIN) if has_prefix(weights, f"{prefix}res2.")), None)
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """Names begin with `backbone.bottom_up.res2.` or `backbone.res2.`, under `model` or at the top."""
     weights = _weights(tree)
     prefix = _prefix(weights)
@@ -77,7 +77,7 @@ def matches(tree: Tree) -> Match | Mismatch:
     return Match(f"detector trained by Detectron2, {kind}")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the ResNet out of the backbone and, in a C4 detector, its fifth stage out of the head."""
     taken = only_branch(branch, (), NAME)
     weights = _weights(tree)
@@ -132,4 +132,4 @@ def _three(value: object) -> list[float] | None:
     return [round(float(number), 4) for number in value.flatten()]
 
 
-FORMAT = Format(NAME, (), matches, extract)
+FORMAT = Format(NAME, (), recognise, read)

@@ -18,7 +18,7 @@ example has `student_backbone.` and `teacher_backbone.` and no `backbone.`; it e
 taken, as DINO's authors and lightly's benchmark do.
 """
 
-from transfer.checkpoints.declared import LIGHTNING, Network, Release, member, sequential
+from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, sequential
 
 _HEADS = {
     "online_classifier.": "online classifier, trained on detached features",
@@ -53,6 +53,9 @@ _HEADS = {
     "criterion_local.": "state of DenseCL's local loss",
 } | LIGHTNING
 
+# Which of the heads tell that a file with one network is lightly's.
+_OWN = ("online_classifier.classification_head.", "projection_head.", "prediction_head.", "projection_head_global.")
+
 # (branch, its prefix) of the network that lightly evaluates, and of the other one
 _PAIRS = (
     (("teacher", "backbone."), ("student", "student_backbone.")),
@@ -83,8 +86,8 @@ def _layouts(child_indices: bool) -> tuple[Release, ...]:
     return (
         release(dino, ("student_backbone.",), lacks=("backbone.",)),
         *(release({taken: Network(prefix), other: Network(its)}, (its,)) for (taken, prefix), (other, its) in _PAIRS),
-        release({"only": Network("backbone.")}, ()),
+        release({"only": Network("backbone.")}, () if child_indices else _OWN),
     )
 
 
-FORMAT = member("lightly", *_layouts(child_indices=False), *_layouts(child_indices=True))
+FORMAT = one_of("lightly", *(prefixed(layout) for indices in (False, True) for layout in _layouts(indices)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from transfer.checkpoints.rules import Match, Mismatch, Tree, has_prefix, refused, weights_under
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """A shortcut in the first block of a ResNet whose last normalisation lies behind all stages."""
     for wrapper in ("model_state_dict", "resnet_state_dict"):
         weights = weights_under(tree, wrapper)
@@ -24,7 +24,7 @@ def matches(tree: Tree) -> Match | Mismatch:
 
 FORMAT = refused(
     "local_aggregation",
-    matches,
+    recognise,
     "is a pre-activation ResNet (Local Aggregation): it normalises before each convolution, and no detection engine "
     "builds such a network",
     "take a method that trains torchvision's ResNet; MoCo and PCL are the closest ones to this one",

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transfer.checkpoints.backbone import InputSpec, Lint
-from transfer.checkpoints.declared import origin
+from transfer.checkpoints.carried import input_from_dict
 from transfer.checkpoints.rules import (
     Drop,
     Extracted,
@@ -32,11 +32,11 @@ from transfer.checkpoints.rules import (
     separate,
     weights_under,
 )
-from transfer.checkpoints.unseen import input_from_dict
 from transfer.runtime.errors import CheckpointError
 
 NAME = "mmdet_detector"
 _SHARED = "roi_head.shared_head."
+_SIGNS = ("rpn_head.", "roi_head.", "bbox_head.")
 _HEAD = "detection head, behind the backbone"
 _RULES = (
     Drop("neck.", "FPN"),
@@ -58,17 +58,16 @@ def _weights(tree: Tree) -> Mapping[str, Any]:
     return tree if under is None else under
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """Beside `backbone.layer1.` there are names of detection heads."""
-    owner, clue = origin(tree)
-    if owner != NAME:
-        return Mismatch(clue if owner is None else f"{clue}, as in files of the format {owner}")
-    if not has_prefix(_weights(tree), "backbone.layer1."):
-        return Mismatch("no name begins with backbone.layer1.")
-    return Match(f"detector trained by MMDetection, {'C4' if has_prefix(_weights(tree), _SHARED) else clue}")
+    weights = _weights(tree)
+    sign = next((start for start in _SIGNS if has_prefix(weights, start)), None)
+    if sign is None or not has_prefix(weights, "backbone.layer1."):
+        return Mismatch(f"no names begin with backbone.layer1. and {' or '.join(_SIGNS)} (under state_dict, the top)")
+    return Match(f"detector trained by MMDetection, {'C4' if has_prefix(weights, _SHARED) else f'with {sign}'}")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the ResNet out of the backbone and, in a C4 detector, layer4 out of the head."""
     taken = only_branch(branch, (), NAME)
     weights = _weights(tree)
@@ -108,4 +107,4 @@ def _only(pattern: str, text: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-FORMAT = Format(NAME, (), matches, extract)
+FORMAT = Format(NAME, (), recognise, read, general=-1)

@@ -20,7 +20,10 @@ Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep
 
 from __future__ import annotations
 
-from transfer.checkpoints.declared import Network, Release, member
+import dataclasses
+from collections.abc import Mapping
+
+from transfer.checkpoints.declared import Network, Release, one_of, prefixed, signed
 from transfer.checkpoints.rules import Extracted, Format, Tree, demand_equal, weights_under
 
 # Second names of the online network, and of the neck behind it.
@@ -53,32 +56,46 @@ _HEADS = {
 }
 
 
-def _release(title: str, networks: dict[str, Network], needs: tuple[str, ...]) -> Release:
-    return Release("mmselfsup", title, networks, needs=needs, heads=_HEADS, outer=("",))
+# What says that a file is OpenMMLab's, where `meta` does not.
+_SIGNS = (
+    *("data_preprocessor.", "neck.", "sobel_layer.", "memory_bank.", "loss_weight", "head.predictor.", "head.fc."),
+    *(f"{network}0." for network in (*_AVERAGES, *_TWINS)),
+)
 
 
-_FORMAT = member(
+def _signature(tree: Tree) -> bool:
+    """`meta` gives the version of one of OpenMMLab's libraries."""
+    meta = tree.get("meta")
+    keys = [key for key in meta if isinstance(key, str)] if isinstance(meta, Mapping) else []
+    return any(key.startswith(("mm", "openselfsup")) and key.endswith("_version") for key in keys)
+
+
+def _layout(title: str, networks: dict[str, Network], needs: tuple[str, ...]) -> Format:
+    return prefixed(Release("mmselfsup", title, networks, needs=needs, heads=_HEADS, outer=("",)))
+
+
+_DECLARED = one_of(
     "mmselfsup",
     *(
-        _release(
+        _layout(
             "MMSelfSup, method with a moving average",
             {"online": Network("backbone."), "momentum": Network(f"{average}0.")},
             (f"{average}0.",),
         )
         for average in _AVERAGES
     ),
-    _release("MMPretrain, classifier", {"only": Network("backbone.")}, ("head.fc.",)),
-    _release("MMSelfSup", {"only": Network("backbone.")}, ()),
+    _layout("MMPretrain, classifier", {"only": Network("backbone.")}, ("head.fc.",)),
+    _layout("MMSelfSup", {"only": Network("backbone.")}, ()),
 )
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """The backbone, once every second copy of it has been found equal."""
-    extracted = _FORMAT.extract(tree, branch)
+    extracted = _DECLARED.read(tree, branch)
     weights = weights_under(tree, "state_dict") or tree
     for twin in _TWINS:
         demand_equal(weights, "backbone.", f"{twin}0.")
     return extracted
 
 
-FORMAT = Format("mmselfsup", _FORMAT.branches, _FORMAT.matches, extract, _FORMAT.explained)
+FORMAT = signed(dataclasses.replace(_DECLARED, read=read), _SIGNS, _signature)

@@ -25,6 +25,6 @@ FORMAT = prefixed(
             "queue_ptr": "position in the queue of negatives",
             "scalar_label": "constant label of the contrastive loss",
         },
-        needs=("encoder_q.",),  # PixPro has an encoder_k, too
+        needs=("encoder_q.",),  # others call an average encoder_k, too
     )
 )

@@ -16,6 +16,6 @@ FORMAT = prefixed(
         networks={"base": Network("base_encoder."), "momentum": Network("momentum_encoder.")},
         behind={"fc.": "projector, behind the backbone"},
         heads={"predictor.": "predictor, behind the projector"},
-        needs=("base_encoder.",),  # solo-learn's early files have a momentum_encoder, too
+        needs=("base_encoder.",),  # others call an average momentum_encoder, too
     )
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from reprlib import repr as brief
 
+from transfer.checkpoints.carried import input_from_dict
 from transfer.checkpoints.rules import (
     Drop,
     Extracted,
@@ -26,7 +27,6 @@ from transfer.checkpoints.rules import (
     other_network,
     separate,
 )
-from transfer.checkpoints.unseen import input_from_dict
 from transfer.runtime.errors import CheckpointError
 
 NAME = "msbreg"
@@ -35,7 +35,7 @@ MEMORY = "rest"
 MARK, VERSION = "msbreg-checkpoint", 1
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """The entry `format` says so."""
     mark = tree.get("format")
     if not isinstance(mark, str) or mark != MARK:
@@ -43,7 +43,7 @@ def matches(tree: Tree) -> Match | Mismatch:
     return Match(f"this project's own pretraining, method {brief(tree.get('method'))}")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the encoder of the online network, or of its moving average."""
     taken = only_branch(branch, BRANCHES, NAME)
     version, stem, arch = tree.get("version"), tree.get("stem"), tree.get("arch")
@@ -77,4 +77,4 @@ def _other(branch: str) -> str:
     return "target" if branch == "online" else "online"
 
 
-FORMAT = Format(NAME, BRANCHES, matches, extract)
+FORMAT = Format(NAME, BRANCHES, recognise, read)

@@ -2,7 +2,7 @@
 
 Layout: anybody's: `model.`, `net.`, `resnet.`, `module.module.`, a key of a dict, or several of these. The names behind
 the prefix are torchvision's, or those of `nn.Sequential(*resnet.children())`, or transformers'. This is the general
-rule, asked after all others. By itself it takes a network only if there is one, with its `fc.` at most and no other
+rule, asked last. By itself it takes a network only if there is one, with its `fc.` at most and no other
 tensor in the file; of several, it takes the one that is the average of another (`AveragedModel`). Otherwise
 `--prefix` has to say which, and everything else is listed as dropped.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from transfer.checkpoints.backbone import Dropped
+from transfer.checkpoints.carried import ASSUMED
 from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, renamed, sequential
 from transfer.checkpoints.formats.huggingface import torchvision_name as huggingface_name
 from transfer.checkpoints.rules import (
@@ -34,7 +35,6 @@ from transfer.checkpoints.rules import (
     only_branch,
     separate,
 )
-from transfer.checkpoints.unseen import ASSUMED
 from transfer.checkpoints.wrappers import MAX_DEPTH, Averaged
 from transfer.runtime.errors import CheckpointError
 
@@ -107,7 +107,7 @@ def take(tree: Tree, prefix: str) -> Extracted:
     return _extracted(one, state, dropped + as_dropped({f"not under --prefix {one.shown}": rest}))
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """One network and nothing beside it that could be another."""
     found = candidates(tree)
     one = _only(found)
@@ -122,7 +122,7 @@ def matches(tree: Tree) -> Match | Mismatch:
     return Match(f"a ResNet under `{one.shown}`, nothing else in the file")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """The only network."""
     only_branch(branch, (), NAME)
     found = candidates(tree)
@@ -221,4 +221,4 @@ def _leaves(tree: Mapping[Any, Any], one: Candidate, where: str = "", depth: int
             yield name
 
 
-FORMAT = Format(NAME, (), matches, extract, general=True)
+FORMAT = Format(NAME, (), recognise, read, general=3)

@@ -54,7 +54,7 @@ def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
     return None
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """torchvision's names beside "labels", or `features.` and `top_layer`."""
     located = _locate(tree)
     if located is None:
@@ -62,7 +62,7 @@ def matches(tree: Tree) -> Match | Mismatch:
     return Match("SeLa" + (" under `features`" if located[2] else ", torchvision's names"))
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the heads that predict clusters and the labels of the images."""
     taken = only_branch(branch, (), NAME)
     located = _locate(tree)
@@ -92,4 +92,4 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     return Extracted(state, dropped, taken)
 
 
-FORMAT = Format(NAME, (), matches, extract)
+FORMAT = Format(NAME, (), recognise, read)

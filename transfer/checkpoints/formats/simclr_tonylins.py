@@ -38,23 +38,16 @@ UNNORMALISED = InputSpec("RGB", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NOTE = "SAME padding in the max-pooling only: convolutions pad as torchvision's, so the grid is shifted once"
 
 
-def shortcut_first(tree: Tree) -> bool:
-    """True if `tree` is `state_dict` alone, and names a block's `downsample` before its `conv1`."""
-    weights = weights_under(tree, WRAPPER)
-    if weights is None or set(tree) != {WRAPPER} or not has_prefix(weights, "fc."):
-        return False
+def recognise(tree: Tree) -> Match | Mismatch:
+    """`state_dict` alone, in the order of the converter's network: a block's `downsample` before its `conv1`."""
+    weights = weights_under(tree, WRAPPER) or {}
     first = next((name for name in weights if isinstance(name, str) and name.startswith("layer1.0.")), "")
-    return first.startswith("layer1.0.downsample.")
-
-
-def matches(tree: Tree) -> Match | Mismatch:
-    """`state_dict` alone, in the order of the converter's network."""
-    if not shortcut_first(tree):
+    if set(tree) != {WRAPPER} or not has_prefix(weights, "fc.") or not first.startswith("layer1.0.downsample."):
         return Mismatch("not `state_dict` alone with layer1.0.downsample. before the rest of its block, and with fc.")
     return Match("SimCLR v1, converted by tonylins' simclr-converter")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest; also from a file without the wrapper, if it is forced."""
     taken = only_branch(branch, (), NAME)
     found = weights_under(tree, WRAPPER)
@@ -65,4 +58,4 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     return Extracted(state, dropped, taken, UNNORMALISED, same_padding=True, notes=(NOTE,))
 
 
-FORMAT = Format(NAME, (), matches, extract)
+FORMAT = Format(NAME, (), recognise, read)

@@ -58,7 +58,7 @@ RELEASE = Release(
 _PLAIN = prefixed(RELEASE)
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """As declared, unless the network has selective kernels."""
     weights = weights_under(tree, "resnet") or tree
     if any(re.match(r"net\.[1-4]\.blocks\.\d+\.net\.\d\.main_conv\.", key_name(name)) for name in weights):
@@ -67,7 +67,7 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
             todo="convert one of the checkpoints without them: r50_1x_sk0, r50_2x_sk0, r101_1x_sk0, r101_2x_sk0, "
             "r152_1x_sk0 or r152_2x_sk0",
         )
-    return _PLAIN.extract(tree, branch)
+    return _PLAIN.read(tree, branch)
 
 
-FORMAT = dataclasses.replace(_PLAIN, extract=extract)
+FORMAT = dataclasses.replace(_PLAIN, read=read)

@@ -13,7 +13,7 @@ of linear evaluation itself hold `backbone.` and `classifier.` alone. The data s
 which is refused by its shape; STL-10, which keeps the 7×7 stem, is not told from ImageNet.
 """
 
-from transfer.checkpoints.declared import LIGHTNING, Network, Release, member
+from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, signed
 
 _ONLINE = "online classifier, trained on detached features"
 _HEADS = {
@@ -43,7 +43,7 @@ _HEADS = {
 def _layouts(online: str, momentum: str) -> tuple[Release, ...]:
     def release(title: str, classifier: str, needs: tuple[str, ...], networks: dict[str, Network]) -> Release:
         heads = {"classifier.": classifier} | _HEADS
-        return Release("solo_learn", title, networks, needs=needs, heads=heads, outer=("",))
+        return Release("solo_learn", title, networks, needs=needs, heads=heads, outer=("",), general=1)
 
     both = {"online": Network(online), "momentum": Network(momentum)}
     one = {"only": Network(online)}
@@ -54,4 +54,7 @@ def _layouts(online: str, momentum: str) -> tuple[Release, ...]:
     )
 
 
-FORMAT = member("solo_learn", *_layouts("backbone.", "momentum_backbone."), *_layouts("encoder.", "momentum_encoder."))
+_LAYOUTS = (*_layouts("backbone.", "momentum_backbone."), *_layouts("encoder.", "momentum_encoder."))
+# `classifier.` is a name that others use as well
+_SIGNS = ("momentum_backbone.", "momentum_encoder.layer1.", "momentum_projector.", "momentum_head.", "classifier.")
+FORMAT = signed(one_of("solo_learn", *(prefixed(layout) for layout in _LAYOUTS)), _SIGNS)

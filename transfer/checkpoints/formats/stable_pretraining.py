@@ -12,8 +12,11 @@ it a 3×3 stem, which is refused. Files into which SklearnCheckpoint put scikit-
 reader.
 """
 
-from transfer.checkpoints.declared import LIGHTNING, Network, Release, member
+from collections.abc import Mapping
+
+from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, signed
 from transfer.checkpoints.formats.huggingface import torchvision_name
+from transfer.checkpoints.rules import Tree
 
 _HEADS = {
     "callbacks_modules.": "online probes and queues of callbacks",
@@ -47,6 +50,7 @@ def _layouts(transformers: bool) -> tuple[Release, ...]:
             outer=("",),
             marker="encoder.stages." if transformers else "layer1.",
             rename=torchvision_name if transformers else None,
+            general=-1,
         )
 
     both = {"teacher": Network("backbone.teacher."), "student": Network("backbone.student.")}
@@ -56,4 +60,17 @@ def _layouts(transformers: bool) -> tuple[Release, ...]:
     )
 
 
-FORMAT = member("stable_pretraining", *_layouts(transformers=False), *_layouts(transformers=True))
+def _signature(tree: Tree) -> bool:
+    """The setting that its Module adds to every model's hyper-parameters."""
+    settings = tree.get("hyper_parameters")
+    return isinstance(settings, Mapping) and "system.working_dir" in settings
+
+
+FORMAT = signed(
+    one_of("stable_pretraining", *(prefixed(layout) for names in (False, True) for layout in _layouts(names))),
+    (
+        *("callbacks_modules.", "callbacks_metrics.", "backbone.student.", "backbone.teacher."),
+        *("queue.pointer", "proj_image.", "proj_jigsaw."),
+    ),
+    _signature,
+)

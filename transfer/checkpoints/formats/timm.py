@@ -17,6 +17,7 @@ Relatives with other tensors (50d's deep stem, SE and ECA layers, group normalis
 
 from __future__ import annotations
 
+import dataclasses
 from reprlib import repr as brief
 
 from transfer.checkpoints.declared import OUTER, Network, Release, one_of, prefixed
@@ -45,22 +46,16 @@ def _trainer(average: str, model: str) -> Format:
 _TRAINER = one_of("timm", _trainer("state_dict_ema", "state_dict"), _trainer("model_ema", "model"))
 
 
-def saved_by_timm(tree: Tree) -> str | None:
-    """The entry that marks a file of timm's trainer, None if there is none."""
-    if type(tree.get("version")) is int and isinstance(tree.get("arch"), str):
-        return "version"
-    averages = ("state_dict_ema", "model_ema")
-    return next(
-        (key for key in averages for outer in OUTER if has_prefix(weights_under(tree, key), f"{outer}layer1.")), None
-    )
+def recognise(tree: Tree) -> Match | Mismatch:
+    """The trainer's entries: `version` beside `arch`, or an average beside the model."""
+    signed = type(tree.get("version")) is int and isinstance(tree.get("arch"), str)
+    averages = [weights_under(tree, key) for key in ("state_dict_ema", "model_ema")]
+    if signed or any(has_prefix(average, f"{outer}layer1.") for average in averages for outer in OUTER):
+        return _TRAINER.recognise(tree)
+    return Mismatch("no `version` beside `arch`, no average")
 
 
-def matches(tree: Tree) -> Match | Mismatch:
-    """The trainer's entries."""
-    return _TRAINER.matches(tree) if saved_by_timm(tree) else Mismatch("no `version` beside `arch`, no average")
-
-
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """The averaged network where there is one; a model that hides its strides is refused by its name."""
     arch = tree.get("arch")
     if isinstance(arch, str) and arch.startswith(("resnetaa", "resnetblur")):
@@ -69,7 +64,7 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
             found="its tensors look like those of a plain ResNet, but its features come from other positions",
             todo="neither engine has this network: take a resnet50 or resnet18 of timm's",
         )
-    return _TRAINER.extract(tree, branch)
+    return _TRAINER.read(tree, branch)
 
 
-FORMAT = Format("timm", _TRAINER.branches, matches, extract, _TRAINER.explained)
+FORMAT = dataclasses.replace(_TRAINER, recognise=recognise, read=read, told_by_name=True)

@@ -3,25 +3,31 @@
 Covers torchvision's own files, linear-evaluation checkpoints of MoCo v1 to v3, SimSiam and AlignUniform (prefix
 `module.`), the released backbones of Barlow Twins, VICReg, VICRegL, DINO, DenseCL (WXinlong/DenseCL:
 tools/extract_backbone_weights.py) and DetCo (xieenze/DetCo: benchmarks/detection/convert-pretrain-to-detectron2.py),
-and what `python -m transfer convert --to torchvision` writes.
+and what `python -m transfer convert --to torchvision` (or timm, whose names are the same, or safetensors) writes.
 """
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from transfer.checkpoints.architectures import architecture
+from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.declared import explained_names
-from transfer.checkpoints.formats.simclr_tonylins import shortcut_first
-from transfer.checkpoints.formats.timm import saved_by_timm
 from transfer.checkpoints.rules import (
     Drop,
     Extracted,
     Format,
     Match,
     Mismatch,
+    Target,
     Tree,
     beside,
     has_prefix,
@@ -29,16 +35,12 @@ from transfer.checkpoints.rules import (
     separate,
     weights_under,
 )
-from transfer.checkpoints.to_mmdet import LAYOUT
-from transfer.checkpoints.unseen import CARRIED, carried
+from transfer.checkpoints.safetensors_files import write_safetensors
+from transfer.runtime.errors import CheckpointError
+from transfer.runtime.files import save_torch, write_atomically
 
 NAME = "torchvision"
-BRANCHES: tuple[str, ...] = ()
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "module")
-# Beginnings of names that mark the files of other formats, although their backbones have torchvision's names.
-FOREIGN: tuple[str, ...] = ("prototypes.", "layer1.0.shortcut.")
-# Entries beside the state dict that mark them.
-FOREIGN_BESIDE = ("labels",)
 
 
 def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
@@ -51,30 +53,17 @@ def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
     return None
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """A name that begins with `layer1.` or `module.layer1.`, at the top or under one of `WRAPPERS`."""
     located = _locate(tree)
     if located is None:
         return Mismatch(f"no name begins with layer1. or module.layer1., at the top or under {', '.join(WRAPPERS)}")
-    weights, _, prefix = located
-    if foreign := next((start for start in FOREIGN if has_prefix(weights, prefix + start)), None):
-        return Mismatch(f"{foreign} belongs to another format")
-    if foreign := next((key for key in FOREIGN_BESIDE if located[1] and key in tree), None):
-        return Mismatch(f"{foreign} beside the weights belongs to another format")
-    if mark := saved_by_timm(tree):
-        return Mismatch(f"`{mark}` marks a checkpoint of timm's training script")
-    if shortcut_first(tree):
-        return Mismatch("layer1.0.downsample. comes before its block's conv1, as in files of another format")
-    meta = tree.get("meta")
-    layout = meta.get("layout") if isinstance(meta, Mapping) else None
-    if isinstance(layout, str) and layout == LAYOUT:
-        return Mismatch(f"the layout {LAYOUT!r} in `meta` marks a file converted for MMDetection")
     return Match("plain ResNet" + (f" under {located[1]!r}" if located[1] else ""))
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest."""
-    taken = only_branch(branch, BRANCHES, NAME)
+    taken = only_branch(branch, (), NAME)
     weights, wrapper, prefix = _locate(tree) or (tree, None, "")
     rules = [Drop(f"{prefix}fc.", _head(weights.get(f"{prefix}fc.weight")))]
     state, dropped = separate(weights, prefix, rules)
@@ -83,8 +72,8 @@ def extract(tree: Tree, branch: str | None) -> Extracted:
     # `state_dict()` hangs the version of every module on the mapping it returns. Converted files carry the
     # normalisation there too, so they stay bare state dicts that `load_state_dict` takes as they are.
     metadata = getattr(weights, "_metadata", None)
-    unseen = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
-    return Extracted(state, dropped, taken, unseen.input, unseen.stride_in_1x1, unseen.same_padding, notes=unseen.notes)
+    facts = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
+    return Extracted(state, dropped, taken, **facts)
 
 
 def _head(weight: object) -> str:
@@ -100,4 +89,53 @@ def explained(tree: Tree) -> int:
     return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
 
 
-FORMAT = Format(NAME, BRANCHES, matches, extract, explained)
+def to_torchvision(backbone: Backbone, program: str = "torchvision") -> OrderedDict[str, torch.Tensor]:
+    """A bare state dict that `torchvision.models.resnet….load_state_dict` takes, `fc` aside; timm's names are the same.
+
+    The normalisation of pixels rides along in the mapping's `_metadata`, where PyTorch keeps the versions of modules.
+
+    Raises:
+        CheckpointError: `program` never builds such a ResNet: the stride sits in the 1×1 convolutions, or the stem and
+            all stages are widened.
+    """
+    if backbone.stride_in_1x1 and not architecture(backbone.arch).basic:
+        raise CheckpointError(
+            f"{backbone.source.path} has its strides in the 1×1 convolutions: {program}'s ResNet would load it and "
+            "compute something else",
+            todo="convert it to detectron2 or mmdet, which can build such a ResNet",
+        )
+    if architecture(backbone.arch).width != 1 and program == "timm":
+        raise CheckpointError(
+            f"{backbone.source.path} is a {backbone.arch}, which timm has no model for",
+            todo="convert it to detectron2 or mmdet, which can build it, or to safetensors",
+        )
+    state = OrderedDict(backbone.state)
+    state._metadata = {CARRIED: carry(backbone)}  # type: ignore[attr-defined]
+    return state
+
+
+def write(backbone: Backbone, path: Path, program: str = "torchvision") -> None:
+    """Write the backbone as a state dict in a torch file, whole or not at all."""
+    save_torch(to_torchvision(backbone, program), path)
+
+
+def write_plain(backbone: Backbone, path: Path) -> None:
+    """Write the same names as safetensors, for any program, whole or not at all."""
+    metadata = {CARRIED: json.dumps(carry(backbone))}
+    write_atomically(path, lambda file: write_safetensors(backbone.state, metadata, file))
+
+
+FORMAT = Format(
+    NAME,
+    (),
+    recognise,
+    read,
+    explained,
+    general=2,
+    targets={
+        "torchvision": Target(write),
+        "timm": Target(partial(write, program="timm")),
+        "safetensors": Target(write_plain, ".safetensors"),  # most loaders of them go by the ending
+    },
+    told_by_name=True,
+)

@@ -18,6 +18,5 @@ FORMAT = prefixed(
         wrappers=("model", None),
         outer=("module.",),
         needs=("projector.",),
-        lacks=("bn.", "maps_projector.", "classifier."),
     )
 )

@@ -26,6 +26,7 @@ FORMAT = prefixed(
         wrappers=("model", None),
         outer=("module.",),
         needs=("maps_projector.", "classifier."),
+        general=-1,
         input=InputSpec(std=(0.228, 0.224, 0.225)),
     )
 )

@@ -99,7 +99,7 @@ def _places(tree: Tree) -> dict[str, _Place]:
     return found
 
 
-def matches(tree: Tree) -> Match | Mismatch:
+def recognise(tree: Tree) -> Match | Mismatch:
     """`classy_state_dict` holds a trunk whose names begin with `_feature_blocks.layer1.`."""
     if "online" not in _places(tree):
         return Mismatch(f"no trunk with _feature_blocks.layer1. in {TASK}")
@@ -107,7 +107,7 @@ def matches(tree: Tree) -> Match | Mismatch:
     return Match(f"VISSL training checkpoint, {len({key_name(name).split('.')[0] for name in heads})} head(s)")
 
 
-def extract(tree: Tree, branch: str | None) -> Extracted:
+def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the trunk of one network; everything around it is training state."""
     taken = only_branch(branch, BRANCHES, NAME)
     places = _places(tree)
@@ -155,4 +155,4 @@ def _known(mapping: Mapping[str, Any], where: str, keys: list[str]) -> tuple[Dro
     return as_dropped(groups)
 
 
-FORMAT = Format(NAME, BRANCHES, matches, extract)
+FORMAT = Format(NAME, BRANCHES, recognise, read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, fields
 from reprlib import repr as brief
 from typing import Any
 
@@ -21,62 +21,39 @@ ASSUMED = (
 )
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """The facts about a backbone that leave no trace in its tensors; see `Backbone` for each.
-
-    `notes` holds a sentence where the facts were assumed and not read.
-    """
-
-    input: InputSpec = field(default_factory=InputSpec)
-    stride_in_1x1: bool = False
-    same_padding: bool = False
-    notes: tuple[str, ...] = ()
-
-
 def carry(backbone: Backbone) -> dict[str, Any]:
     """What a converted file must say beside its tensors, as plain values."""
     return {
-        "input": input_to_dict(backbone.input),
+        "input": asdict(backbone.input),
         "stride_in_1x1": backbone.stride_in_1x1,
         "same_padding": backbone.same_padding,
     }
 
 
-def carried(values: object) -> Unseen:
-    """The facts out of `carry`'s values; the usual ones, and a note that says so, if a file has none.
+def carried(values: object) -> dict[str, Any]:
+    """The facts out of `carry`'s values, as arguments of `Extracted`; a note that says so if they had to be assumed.
 
     Raises:
         CheckpointError: there are values, and they are not `carry`'s.
     """
     if values is None:
-        return Unseen(notes=(ASSUMED,))
+        return {"notes": (ASSUMED,)}
     if not isinstance(values, Mapping):
         raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
     # Files of this project's first version do not speak of padding: they came from formats that pad symmetrically.
-    flags = values.get("stride_in_1x1"), values.get("same_padding", False)
-    if any(type(flag) is not bool for flag in flags):
+    facts = {"stride_in_1x1": values.get("stride_in_1x1"), "same_padding": values.get("same_padding", False)}
+    if any(type(flag) is not bool for flag in facts.values()):
         raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
-    return Unseen(input_from_dict(values.get("input")), bool(flags[0]), bool(flags[1]))
-
-
-def input_to_dict(spec: InputSpec) -> dict[str, Any]:
-    """An `InputSpec` as plain values, the way this project's files hold it."""
-    return {
-        "channels": spec.channels,
-        "value_range": spec.value_range,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-    }
+    return {"input": input_from_dict(values.get("input")), **facts}
 
 
 def input_from_dict(values: object) -> InputSpec:
-    """The opposite of `input_to_dict`, for values out of a file.
+    """An `InputSpec` out of a file that holds its fields as plain values.
 
     Raises:
         CheckpointError: a value is absent, unknown or not a number.
     """
-    if not isinstance(values, Mapping) or set(values) != set(input_to_dict(InputSpec())):
+    if not isinstance(values, Mapping) or set(values) != {each.name for each in fields(InputSpec)}:
         raise CheckpointError(
             "does not say how its pixels are normalised",
             found=f"`input` is {brief(values)}",
