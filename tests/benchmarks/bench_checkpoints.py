@@ -43,10 +43,10 @@ OURS = COMMON.format(
             "import torch, tyro",
             "torch.set_num_threads(1)  # as the command line does",
             "from transfer.checkpoints.write import convert",
-            "from transfer.checkpoints.inspect import describe",
+            "from transfer.checkpoints.inspect import examine",
         )
     ),
-    work="describe(path) if job == 'inspect' else convert(path, job, out)",
+    work="examine(path) if job == 'inspect' else convert(path, job, out)",
 )
 YARDSTICK = COMMON.format(
     imports="import pickle, torch",

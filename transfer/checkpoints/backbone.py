@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import torch
 
-from transfer.checkpoints.architectures import closest_architecture, expected_shapes, is_optional
+from transfer.checkpoints.architectures import expected_shapes, is_optional
 from transfer.runtime.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -203,16 +203,3 @@ def random_backbone(arch: str, seed: int) -> Backbone:
         digest.update(name.encode() + tensor.numpy().tobytes())
     source = Source(path=f"random:{arch}:{seed}", sha256=digest.hexdigest(), format="random")
     return Backbone(arch=arch, state=state, input=InputSpec(), source=source)
-
-
-__all__ = [
-    "Backbone",
-    "Dropped",
-    "InputSpec",
-    "Lint",
-    "Source",
-    "check_complete",
-    "check_names",
-    "closest_architecture",
-    "random_backbone",
-]

@@ -1,6 +1,6 @@
 """Formats declared by the prefixes of their names, which is what nearly all releases differ in.
 
-A release is a dict; under one of its keys (the wrapper), or at its top, lies a state dict; in that, the names of the
+A release is a dict; under one of its keys, or at its top, lies a state dict; in that, the names of the
 backbone begin with one prefix, those of its moving average with another, and heads with others still. A declaration
 lists these, and everything that it does not list is an error.
 """
@@ -65,11 +65,11 @@ class Network:
 
     Attributes:
         prefix: what its backbone's names begin with.
-        wrapper: the top-level key under which it lies alone; None if it lies under one of the format's wrappers.
+        key: the top-level key under which it lies alone; None if it lies under one of the release's keys.
     """
 
     prefix: str
-    wrapper: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Release:
         networks: branch → network; the first one that a file holds is the default, the one its authors evaluate.
         heads: prefix (ending in a dot) or whole name → why it may be left out.
         behind: the same for names that continue a network's own prefix, for example "fc.".
-        wrappers: top-level keys that may hold the state dict; None stands for the top itself, which is what remains in
+        keys: top-level keys that may hold the state dict; None stands for the top itself, which is what remains in
             a safetensors file.
         outer: what may stand before every name, see `OUTER`.
         needs: prefixes or whole names of which the state dict must have at least one; empty if the networks' own
@@ -102,7 +102,7 @@ class Release:
     variants: Mapping[str, str] = field(default_factory=dict)
     heads: Mapping[str, str] = field(default_factory=dict)
     behind: Mapping[str, str] = field(default_factory=dict)
-    wrappers: tuple[str | None, ...] = ("state_dict", None)
+    keys: tuple[str | None, ...] = ("state_dict", None)
     outer: tuple[str, ...] = OUTER
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class Release:
 class _Place:
     """Where a network was found: the top-level key (None: the top), the names there, what stands before all of them."""
 
-    wrapper: str | None
+    key: str | None
     weights: Mapping[str, Any]
     outer: str
 
@@ -218,7 +218,7 @@ def _matches(release: Release, tree: Tree) -> Match | Mismatch:
     places = _places(release, tree)
     if not places:
         starts = " or ".join(dict.fromkeys(f"{n.prefix}{release.marker}" for n in release.networks.values()))
-        return Mismatch(f"no name begins with {starts} (under {_wrappers(release)})")
+        return Mismatch(f"no name begins with {starts} (under {_keys(release)})")
     place = next(iter(places.values()))
     if release.needs and not _any_begins(place, release.needs):
         return Mismatch(f"no name begins with {' or '.join(release.needs)}")
@@ -236,12 +236,12 @@ def explained_names(names: Iterable[object], prefix: str, rename: Callable[[str]
 
 def _explained(release: Release, tree: Tree) -> int:
     """Tensors of all the declared networks and heads, under that of the outer prefixes that explains most."""
-    wrappers = dict.fromkeys((*release.wrappers, *(network.wrapper for network in release.networks.values())))
+    keys = dict.fromkeys((*release.keys, *(network.key for network in release.networks.values())))
     count = 0
-    for wrapper in wrappers:
-        weights = tree if wrapper is None else weights_under(tree, wrapper)
+    for key in keys:
+        weights = tree if key is None else weights_under(tree, key)
         names = [key_name(name) for name, value in (weights or {}).items() if isinstance(value, torch.Tensor)]
-        networks = [network for network in release.networks.values() if network.wrapper in (None, wrapper)]
+        networks = [network for network in release.networks.values() if network.key in (None, key)]
         count += max(_explained_under(release, networks, names, outer) for outer in release.outer)
     return count
 
@@ -264,7 +264,7 @@ def _extract(release: Release, tree: Tree, branch: str | None) -> Extracted:
         *(
             Drop(place.outer + other.prefix, other_network(name, taken))
             for name, other in release.networks.items()
-            if other.wrapper == network.wrapper and name != taken
+            if other.key == network.key and name != taken
         ),
     ]
     state, dropped = separate(_without_training_state(place), prefix, rules)
@@ -294,12 +294,12 @@ def _places(release: Release, tree: Tree) -> dict[str, _Place]:
     """Branch → where it lies, for those branches that the file holds."""
     found: dict[str, _Place] = {}
     for branch, network in release.networks.items():
-        wrappers: Sequence[str | None] = release.wrappers if network.wrapper is None else (network.wrapper,)
-        for wrapper in wrappers:
-            weights = tree if wrapper is None else weights_under(tree, wrapper)
+        keys: Sequence[str | None] = release.keys if network.key is None else (network.key,)
+        for key in keys:
+            weights = tree if key is None else weights_under(tree, key)
             outer = next((o for o in release.outer if has_prefix(weights, o + network.prefix + release.marker)), None)
             if weights is not None and outer is not None and branch not in found:
-                found[branch] = _Place(wrapper, weights, outer)
+                found[branch] = _Place(key, weights, outer)
     return found
 
 
@@ -314,7 +314,7 @@ def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) 
     if not places:
         raise CheckpointError(
             f"has no tensors where the format {release.name} keeps them",
-            found=f"nothing under {_wrappers(release)} that begins with "
+            found=f"nothing under {_keys(release)} that begins with "
             + " or ".join(f"{network.prefix}{release.marker}" for network in release.networks.values()),
             todo="leave out --format to have the format recognised, or choose another one or another --branch",
         )
@@ -329,29 +329,29 @@ def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) 
 
 def _without_training_state(place: _Place) -> Mapping[str, Any]:
     """Only where the state dict is the file itself can a trainer's own entries lie among the names."""
-    if place.wrapper is not None:
+    if place.key is not None:
         return place.weights
     return {name: value for name, value in place.weights.items() if name not in TRAINING_STATE}
 
 
 def _rest(release: Release, tree: Tree, place: _Place, taken: str) -> tuple[Dropped, ...]:
     """What lies beside the state dict that was taken."""
-    if place.wrapper is None:
+    if place.key is None:
         loop = [key_name(name) for name in tree if name in TRAINING_STATE]
         return as_dropped({"state of the training loop, not of the network": loop})
     alone = {
-        network.wrapper: name
+        network.key: name
         for name, network in release.networks.items()
-        if network.wrapper is not None and network.wrapper != place.wrapper
+        if network.key is not None and network.key != place.key
     }
     dropped: tuple[Dropped, ...] = ()
-    for wrapper, name in alone.items():
-        inside = tree.get(wrapper)
+    for key, name in alone.items():
+        inside = tree.get(key)
         if isinstance(inside, Mapping):
-            dropped += everything(inside, other_network(name, taken), where=f"{wrapper}.")
+            dropped += everything(inside, other_network(name, taken), where=f"{key}.")
     others = [key for key in release.heads if key in tree and holds_tensors(tree[key])]
     dropped += as_dropped({release.heads[key]: [key] for key in others})
-    return dropped + beside(tree, [place.wrapper, *alone, *others])
+    return dropped + beside(tree, [place.key, *alone, *others])
 
 
 def _any_begins(place: _Place, starts: Sequence[str]) -> str | None:
@@ -363,10 +363,10 @@ def _any_begins(place: _Place, starts: Sequence[str]) -> str | None:
     return None
 
 
-def _wrappers(release: Release) -> str:
-    keys = [wrapper for wrapper in release.wrappers if wrapper is not None]
-    keys += [network.wrapper for network in release.networks.values() if network.wrapper is not None]
-    return ", ".join([*dict.fromkeys(keys), *(["the top"] if None in release.wrappers else [])])
+def _keys(release: Release) -> str:
+    keys = [key for key in release.keys if key is not None]
+    keys += [network.key for network in release.networks.values() if network.key is not None]
+    return ", ".join([*dict.fromkeys(keys), *(["the top"] if None in release.keys else [])])
 
 
 # Entries beside the state dict, or names in it, with which Lightning keeps its own state.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transfer.checkpoints.backbone import Backbone, Lint
 from transfer.checkpoints.container import Contents, read_contents
@@ -21,11 +20,6 @@ class Description:
 
     text: str
     complete: bool
-
-
-def describe(path: str | Path, **options: Any) -> str:
-    """The text of `examine`."""
-    return examine(path, **options).text
 
 
 def examine(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from transfer.checkpoints.architectures import ARCHITECTURES, SUPPORTED, is_optional, lookalike
-from transfer.checkpoints.backbone import Backbone, Dropped, Source, check_names, closest_architecture
+from transfer.checkpoints.architectures import ARCHITECTURES, SUPPORTED, closest_architecture, is_optional, lookalike
+from transfer.checkpoints.backbone import Backbone, Dropped, Source, check_names
 from transfer.checkpoints.container import Contents, read_contents
-from transfer.checkpoints.formats import all_formats, choose, options, recognised
+from transfer.checkpoints.formats import all_formats, choose, recognised
 from transfer.checkpoints.formats.prefix import NAME as PREFIX
-from transfer.checkpoints.formats.prefix import take
+from transfer.checkpoints.formats.prefix import options, take
 from transfer.checkpoints.lints import lints_of, told_by_name
 from transfer.checkpoints.rules import Extracted, Format, LeftOver, Tree
 from transfer.checkpoints.wrappers import Unwrapped, unwrapped

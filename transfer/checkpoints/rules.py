@@ -141,18 +141,18 @@ class Drop:
         return name.startswith(self.start) if self.start.endswith(".") else name == self.start
 
 
-def weights_under(tree: Tree, wrapper: str) -> Mapping[str, Any] | None:
-    """The mapping name → tensor that `tree` keeps under the key `wrapper`; None if there is no such mapping."""
-    inside = tree.get(wrapper)
+def weights_under(tree: Tree, key: str) -> Mapping[str, Any] | None:
+    """The mapping name → tensor that `tree` keeps under `key`; None if there is no such mapping."""
+    inside = tree.get(key)
     return inside if isinstance(inside, Mapping) and holds_tensors(inside) else None
 
 
-def needed_weights(tree: Tree, wrapper: str, format_name: str) -> Mapping[str, Any]:
+def needed_weights(tree: Tree, key: str, format_name: str) -> Mapping[str, Any]:
     """As `weights_under`, for a format that cannot do without; raises `CheckpointError` if there are none."""
-    weights = weights_under(tree, wrapper)
+    weights = weights_under(tree, key)
     if weights is None:
         raise CheckpointError(
-            f"has no tensors under {wrapper!r}, where the format {format_name} keeps them",
+            f"has no tensors under {key!r}, where the format {format_name} keeps them",
             todo="leave out --format to have the format recognised, or choose another one or another --branch",
         )
     return weights

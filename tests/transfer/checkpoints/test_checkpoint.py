@@ -22,7 +22,7 @@ from checkpoint_files import refused, zipped
 
 import transfer.checkpoints.container
 from transfer.checkpoints.container import read_contents
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 
 torch.set_num_threads(1)
@@ -163,8 +163,8 @@ def test_one_checkpoint_in_a_zip_archive_is_read(tmp_path):
     backbone = read_backbone(path)
     assert backbone.source.format == "obow"
     assert all(torch.equal(backbone.state[key], value) for key, value in BACKBONE.items())
-    assert "in a zip archive" in describe(path)
-    assert backbone.source.sha256 in describe(path)
+    assert "in a zip archive" in examine(path).text
+    assert backbone.source.sha256 in examine(path).text
 
 
 def test_several_checkpoints_in_a_zip_archive_are_named(tmp_path):

@@ -22,7 +22,7 @@ from releases import Release, all_releases
 
 from transfer.checkpoints.architectures import expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.errors import CheckpointError
 
@@ -154,7 +154,7 @@ def test_code_anywhere_in_a_tree_is_refused_and_not_run(case, tmp_path):
     mapping[chance.choice([*mapping, "surprise"])] = evil
     container = chance.choice(["zip", "legacy", "zip+gzip"])
     path = files.write(tree, tmp_path / "evil.pth", container)
-    for reader in (read_backbone, describe):
+    for reader in (read_backbone, examine):
         with pytest.raises(CheckpointError, match=r"wants to import (posix|nt)\.system"):
             reader(path)
     assert not trace.exists()
@@ -226,7 +226,7 @@ def test_a_thousand_mutated_files_of_all_releases(tmp_path):
             assert not guarded or gives_the_original(backbone, release), case
         if case % 10 == 0:
             try:
-                assert "sha256" in describe(path)
+                assert "sha256" in examine(path).text
             except CheckpointError:
                 outcomes["inspect: refused"] += 1
         assert not trace.exists(), f"case {case} ran code"

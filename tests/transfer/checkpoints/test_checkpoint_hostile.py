@@ -19,7 +19,7 @@ import pytest
 import torch
 from checkpoint_files import refused, with_changes, zipped
 
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.write import convert
 from transfer.runtime.errors import CheckpointError
@@ -87,7 +87,7 @@ def test_code_in_a_pickle_is_refused_by_name_and_never_run(call, arguments, want
         assert "refused and not run" in text, (name, text)
         assert not trace.exists(), name
         with pytest.raises(CheckpointError):
-            describe(path)
+            examine(path).text
 
 
 def test_the_trap_of_the_tests_works(tmp_path):

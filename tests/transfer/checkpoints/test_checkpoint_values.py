@@ -146,12 +146,12 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 from transfer.checkpoints.write import TARGETS, convert
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 # not getrusage: its maximum is inherited from the process that started this one, the test runner
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 path, job = sys.argv[1:]
 before = peak()
-convert(path, job, Path(path).with_name("out" + TARGETS[job].suffix)) if job != "inspect" else describe(path)
+convert(path, job, Path(path).with_name("out" + TARGETS[job].suffix)) if job != "inspect" else examine(path)
 print(peak() - before)
 """
 

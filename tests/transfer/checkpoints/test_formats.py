@@ -11,7 +11,7 @@ from releases import mmdet, moco, msbreg, vicreg
 
 from transfer.checkpoints.backbone import InputSpec
 from transfer.checkpoints.formats import all_formats, choose
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.rules import Drop, separate
 from transfer.checkpoints.write import TARGETS, convert
@@ -190,7 +190,7 @@ def test_conversion_refuses_a_wrong_target(to, out, message, tmp_path):
 
 def test_inspect_says_what_a_file_is(tmp_path):
     path = files.write(moco.build(CHEAP, 2), tmp_path / "moco.pth.tar", "zip")
-    text = describe(path)
+    text = examine(path).text
     for part in ("MoCo v2", "branch query", "resnet18", "120 tensors", "the key network", "queue of negatives", "RGB"):
         assert part in text
     assert read_backbone(path).source.sha256 in text
@@ -201,9 +201,9 @@ def test_inspect_describes_a_file_that_is_no_backbone(tmp_path):
     path = files.write(
         {"cls_token": torch.zeros(1), "blocks": {"0.weight": torch.zeros(2)}}, tmp_path / "vit.pth", "zip"
     )
-    text = describe(path)
+    text = examine(path).text
     for part in ("cls_token", "0.weight", "no backbone", "--format", "--all"):
         assert part in text
     assert "not moco:" not in text
-    every = describe(path, every=True)
+    every = examine(path, every=True).text
     assert all(f"not {name}:" in every for name in all_formats())

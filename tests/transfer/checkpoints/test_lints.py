@@ -12,7 +12,7 @@ import torch
 
 from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
 from transfer.checkpoints.container import Contents
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.lints import compare_channels, lints_of
 from transfer.checkpoints.read import backbone_from, read_backbone
 
@@ -171,7 +171,7 @@ def test_inspect_shows_lints_and_the_reference(tmp_path):
     state = files.without_fc(files.real_state("resnet18", seed=4))
     reference = files.write(dict(state), tmp_path / "reference.pth", "zip")
     swapped = files.write(state | {"conv1.weight": state["conv1.weight"].flip(1)}, tmp_path / "resnet18_bgr.pth", "zip")
-    text = describe(swapped, reference=reference)
+    text = examine(swapped, reference=reference).text
     assert "lint         channels: conv1 looks BGR" in text
     assert "lint         file-name: " in text
 

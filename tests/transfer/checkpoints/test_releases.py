@@ -19,7 +19,7 @@ from transfer.checkpoints.architectures import architecture, is_optional
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import ASSUMED
 from transfer.checkpoints.formats import all_formats, opinions
-from transfer.checkpoints.inspect import describe
+from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.rules import Match
 from transfer.checkpoints.write import TARGETS, convert
@@ -63,7 +63,7 @@ def test_its_format_alone_claims_the_file_and_takes_every_tensor(which, tmp_path
     release = all_releases()[which]
     state = files.cheap_state(release.archs[0])
     path = files.write(release.build(state), tmp_path / "file.bin", release.container)
-    text = describe(path)
+    text = examine(path).text
     backbone = read_backbone(path)
     assert backbone.source.format == release.format
     assert backbone.source.branch == release.branch

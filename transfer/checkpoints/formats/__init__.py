@@ -137,6 +137,3 @@ def _is_dict(value: object) -> bool:
 def _some(mapping: Mapping[str, object], count: int) -> str:
     names = ", ".join(key_name(name)[:80] for name in list(mapping)[:count])
     return f"{names}, … ({len(mapping)} in all)" if len(mapping) > count else names or "(none)"
-
-
-__all__ = ["all_formats", "choose", "first_keys", "opinions", "options", "reasons", "recognised", "title_of"]

@@ -17,7 +17,7 @@ FORMAT = prefixed(
             "projector.": "projector, behind the backbone",
             "bn.": "batch normalisation inside the Barlow Twins loss",
         },
-        wrappers=("model", None),
+        keys=("model", None),
         outer=("module.",),
         needs=("bn.",),
         general=-1,

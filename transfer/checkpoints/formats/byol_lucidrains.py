@@ -44,8 +44,8 @@ _PLAIN = prefixed(RELEASE)
 def read(tree: Tree, branch: str | None) -> Extracted:
     """As declared, and the two names of the online network must hold the same values."""
     found = _PLAIN.read(tree, branch)
-    for wrapper in RELEASE.wrappers:
-        weights = tree if wrapper is None else weights_under(tree, wrapper)
+    for key in RELEASE.keys:
+        weights = tree if key is None else weights_under(tree, key)
         outer = next((o for o in RELEASE.outer if has_prefix(weights, f"{o}{TWIN}net.")), None)
         if weights is not None and outer is not None:
             demand_equal(weights, f"{outer}net.", f"{outer}{TWIN}net.")

@@ -37,7 +37,7 @@ TRAINING = Release(
         "target_network.projetion.": "projector of the target network",
         "predictor.": "predictor, behind the projector",
     },
-    wrappers=("model", None),
+    keys=("model", None),
     marker="4.",
     rename=sequential,
 )

@@ -20,7 +20,7 @@ FORMAT = one_of(
             networks={"model": Network("encoder.module.", "model"), "ema": Network("encoder.module.", "model_ema")},
             behind=_BEHIND,
             heads={"contrast": "memory of negatives"},
-            wrappers=(),
+            keys=(),
             outer=("",),
         )
     ),
@@ -30,7 +30,7 @@ FORMAT = one_of(
             title="InsDis or MoCo of the CMC repository, one network alone",
             networks={"only": Network("encoder.module.")},
             behind=_BEHIND,
-            wrappers=(None,),
+            keys=(None,),
             outer=("",),
             notes=("nothing in the file says whether this is the trained network or MoCo's moving average of it",),
         )

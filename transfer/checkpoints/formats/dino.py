@@ -16,6 +16,6 @@ FORMAT = prefixed(
         title="DINO, student and teacher",
         networks={"teacher": Network("backbone.", "teacher"), "student": Network("backbone.", "student")},
         heads={"head.": "projection head, behind the backbone", "dino_loss": "running centre of the teacher's outputs"},
-        wrappers=(),
+        keys=(),
     )
 )

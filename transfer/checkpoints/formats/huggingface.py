@@ -44,7 +44,7 @@ def _release(title: str, prefix: str) -> Release:
         title=title,
         networks={"only": Network(prefix)},
         heads={"classifier.": "classifier, behind the backbone"},
-        wrappers=(None, "state_dict"),
+        keys=(None, "state_dict"),
         outer=("",),
         marker="encoder.stages.",
         rename=torchvision_name,

@@ -14,8 +14,8 @@ from transfer.checkpoints.rules import Match, Mismatch, Tree, has_prefix, refuse
 
 def recognise(tree: Tree) -> Match | Mismatch:
     """A shortcut in the first block of a ResNet whose last normalisation lies behind all stages."""
-    for wrapper in ("model_state_dict", "resnet_state_dict"):
-        weights = weights_under(tree, wrapper)
+    for key in ("model_state_dict", "resnet_state_dict"):
+        weights = weights_under(tree, key)
         for outer in ("", "module."):
             if has_prefix(weights, f"{outer}layer1.0.shortcut.") and has_prefix(weights, f"{outer}bn."):
                 return Match("Local Aggregation, pre-activation ResNet")

@@ -40,7 +40,7 @@ _WHOLE = Release(
         "_alpha": "momentum of the teacher",
         "_iteration": "counter of iterations",
     },
-    wrappers=("network", None),
+    keys=("network", None),
     marker="1.",
     rename=torchvision_name,
 )
@@ -48,7 +48,7 @@ _EXTRACTOR = Release(
     name="obow",
     title="OBoW, feature extractor",
     networks={"only": Network("_feature_blocks.")},
-    wrappers=("network", None),
+    keys=("network", None),
     marker="1.",
     rename=torchvision_name,
 )
@@ -57,7 +57,7 @@ _TORCHVISION = Release(
     title="OBoW, student in torchvision's layout",
     networks={"only": Network("")},
     heads={"fc.": "predictor of visual words, behind the backbone"},
-    wrappers=("network",),
+    keys=("network",),
     outer=("",),
 )
 FORMAT = one_of("obow", prefixed(_WHOLE), prefixed(_EXTRACTOR), prefixed(_TORCHVISION))

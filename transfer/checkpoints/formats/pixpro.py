@@ -24,7 +24,7 @@ FORMAT = prefixed(
             "projector_instance_k.": "moving average of the instance branch's projector",
             "predictor.": "predictor of the instance branch",
         },
-        wrappers=("model", None),
+        keys=("model", None),
         needs=("projector_k.",),
     )
 )

@@ -18,7 +18,7 @@ from transfer.checkpoints.declared import Network, Release, one_of, prefixed
 from transfer.checkpoints.rules import Format
 
 
-def _layout(networks: Mapping[str, Network], wrappers: tuple[str | None, ...], outer: tuple[str, ...]) -> Format:
+def _layout(networks: Mapping[str, Network], keys: tuple[str | None, ...], outer: tuple[str, ...]) -> Format:
     return prefixed(
         Release(
             name="pycontrast",
@@ -34,7 +34,7 @@ def _layout(networks: Mapping[str, Network], wrappers: tuple[str | None, ...], o
                 "head_jig.": "projection head for jigsaw patches, behind the backbone",
                 "contrast": "memory of negatives",
             },
-            wrappers=wrappers,
+            keys=keys,
             outer=outer,
             needs=("head.",),
         )

@@ -43,14 +43,14 @@ LABELS = ("labels", "L")
 
 
 def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
-    """(weights, wrapper or None for the top, prefix of the backbone), or None if this is no such file."""
+    """(weights, key or None for the top, prefix of the backbone), or None if this is no such file."""
     inside = weights_under(tree, "state_dict")
     if inside is not None and has_prefix(inside, "layer1.") and holds_tensors(tree.get("labels")):
         return inside, "state_dict", ""
-    for weights, wrapper in ((inside, "state_dict"), (tree, None)):
+    for weights, key in ((inside, "state_dict"), (tree, None)):
         for prefix in ("features.", "features.module."):
             if weights is not None and has_prefix(weights, "top_layer") and has_prefix(weights, f"{prefix}4."):
-                return weights, wrapper, prefix
+                return weights, key, prefix
     return None
 
 
@@ -71,24 +71,24 @@ def read(tree: Tree, branch: str | None) -> Extracted:
             f"has no tensors where the format {NAME} keeps them",
             todo="leave out --format to have the format recognised, or choose another one",
         )
-    weights, wrapper, prefix = located
+    weights, key, prefix = located
     if has_prefix(weights, f"{prefix}2."):
         raise CheckpointError(
             "is a pre-activation ResNet (SeLa's resnetv2), which no engine builds",
             todo="take one of the models that SeLa's authors published later in torchvision's layout "
             "(resnet50-10x3k_pp.pth)",
         )
-    loop = [name for name in weights if wrapper is None and name in TRAINING_STATE]
+    loop = [name for name in weights if key is None and name in TRAINING_STATE]
     weights = {name: value for name, value in weights.items() if name not in loop}
     heads = [key_name(name) for name in weights if re.match(r"(fc|top_layer\d*)\.", key_name(name))]
     rules = [Drop(name, "prediction of clusters, behind the backbone") for name in heads]
     state, dropped = separate(weights, prefix, rules)
     if prefix:
         state = renamed(state, sequential, prefix)
-    if wrapper is not None:
+    if key is not None:
         labels = [key for key in LABELS if key in tree]
         dropped += everything(dict.fromkeys(labels), "the cluster of every image")
-        dropped += beside(tree, [wrapper, *labels])
+        dropped += beside(tree, [key, *labels])
     return Extracted(state, dropped, taken)
 
 

@@ -33,28 +33,28 @@ from transfer.checkpoints.rules import (
 )
 
 NAME = "simclr_tonylins"
-WRAPPER = "state_dict"
+KEY = "state_dict"
 UNNORMALISED = InputSpec("RGB", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NOTE = "SAME padding in the max-pooling only: convolutions pad as torchvision's, so the grid is shifted once"
 
 
 def recognise(tree: Tree) -> Match | Mismatch:
     """`state_dict` alone, in the order of the converter's network: a block's `downsample` before its `conv1`."""
-    weights = weights_under(tree, WRAPPER) or {}
+    weights = weights_under(tree, KEY) or {}
     first = next((name for name in weights if isinstance(name, str) and name.startswith("layer1.0.")), "")
-    if set(tree) != {WRAPPER} or not has_prefix(weights, "fc.") or not first.startswith("layer1.0.downsample."):
+    if set(tree) != {KEY} or not has_prefix(weights, "fc.") or not first.startswith("layer1.0.downsample."):
         return Mismatch("not `state_dict` alone with layer1.0.downsample. before the rest of its block, and with fc.")
     return Match("SimCLR v1, converted by tonylins' simclr-converter")
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
-    """Drop the classifier, keep the rest; also from a file without the wrapper, if it is forced."""
+    """Drop the classifier, keep the rest; also from names alone, if it is forced."""
     taken = only_branch(branch, (), NAME)
-    found = weights_under(tree, WRAPPER)
+    found = weights_under(tree, KEY)
     weights: Mapping[str, Any] = tree if found is None else found
     state, dropped = separate(weights, "", [Drop("fc.", "classifier, behind the backbone")])
     if found is not None:
-        dropped += beside(tree, [WRAPPER])
+        dropped += beside(tree, [KEY])
     return Extracted(state, dropped, taken, UNNORMALISED, same_padding=True, notes=(NOTE,))
 
 

@@ -34,10 +34,10 @@ def _trainer(average: str, model: str) -> Format:
         Release(
             name="timm",
             title="training checkpoint of timm, or of torchvision with a moving average",
-            networks={"ema": Network("", wrapper=average), "model": Network("", wrapper=model)},
+            networks={"ema": Network("", key=average), "model": Network("", key=model)},
             behind=_BEHIND,
             heads={"task_state": _TASK, "task_state_ema": _TASK},
-            wrappers=(),
+            keys=(),
             notes=(_NOTE,),
         )
     )

@@ -40,35 +40,35 @@ from transfer.runtime.errors import CheckpointError
 from transfer.runtime.files import save_torch, write_atomically
 
 NAME = "torchvision"
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "module")
+KEYS = ("state_dict", "model", "model_state_dict", "net", "module")
 
 
 def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
-    """(weights, wrapper key or None, prefix), or None if there is no plain ResNet in `tree`."""
-    for wrapper in (None, *WRAPPERS):
-        weights = tree if wrapper is None else weights_under(tree, wrapper)
+    """(weights, key or None for the top, prefix), or None if there is no plain ResNet in `tree`."""
+    for key in (None, *KEYS):
+        weights = tree if key is None else weights_under(tree, key)
         for prefix in ("", "module."):
             if weights is not None and has_prefix(weights, f"{prefix}layer1."):
-                return weights, wrapper, prefix
+                return weights, key, prefix
     return None
 
 
 def recognise(tree: Tree) -> Match | Mismatch:
-    """A name that begins with `layer1.` or `module.layer1.`, at the top or under one of `WRAPPERS`."""
+    """A name that begins with `layer1.` or `module.layer1.`, at the top or under one of `KEYS`."""
     located = _locate(tree)
     if located is None:
-        return Mismatch(f"no name begins with layer1. or module.layer1., at the top or under {', '.join(WRAPPERS)}")
+        return Mismatch(f"no name begins with layer1. or module.layer1., at the top or under {', '.join(KEYS)}")
     return Match("plain ResNet" + (f" under {located[1]!r}" if located[1] else ""))
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest."""
     taken = only_branch(branch, (), NAME)
-    weights, wrapper, prefix = _locate(tree) or (tree, None, "")
+    weights, key, prefix = _locate(tree) or (tree, None, "")
     rules = [Drop(f"{prefix}fc.", _head(weights.get(f"{prefix}fc.weight")))]
     state, dropped = separate(weights, prefix, rules)
-    if wrapper is not None:
-        dropped += beside(tree, [wrapper])
+    if key is not None:
+        dropped += beside(tree, [key])
     # `state_dict()` hangs the version of every module on the mapping it returns. Converted files carry the
     # normalisation there too, so they stay bare state dicts that `load_state_dict` takes as they are.
     metadata = getattr(weights, "_metadata", None)
@@ -85,7 +85,7 @@ def _head(weight: object) -> str:
 
 def explained(tree: Tree) -> int:
     """Tensors under torchvision's names, at the place that has most of them."""
-    places = [tree, *filter(None, (weights_under(tree, wrapper) for wrapper in WRAPPERS))]
+    places = [tree, *filter(None, (weights_under(tree, key) for key in KEYS))]
     return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
 
 

@@ -15,7 +15,7 @@ FORMAT = prefixed(
         title="VICReg, training checkpoint",
         networks={"only": Network("backbone.")},
         heads={"projector.": "expander, behind the backbone"},
-        wrappers=("model", None),
+        keys=("model", None),
         outer=("module.",),
         needs=("projector.",),
     )

@@ -23,7 +23,7 @@ FORMAT = prefixed(
             "projector.": "expander, behind the backbone",
             "classifier.": "online classifier, trained on detached features",
         },
-        wrappers=("model", None),
+        keys=("model", None),
         outer=("module.",),
         needs=("maps_projector.", "classifier."),
         general=-1,

@@ -23,7 +23,7 @@ FORMAT = prefixed(
         networks={"only": Network("_feature_blocks.")},
         heads=HEADS,
         behind=HEADS,
-        wrappers=("model_state_dict", None),
+        keys=("model_state_dict", None),
         outer=("", "base_model."),
     )
 )

@@ -21,7 +21,7 @@ FORMAT = prefixed(
             "bn_last.": "batch normalisation behind the projector",
             "pred.": "predictor, behind the projector",
         },
-        wrappers=(None,),
+        keys=(None,),
         outer=("",),
         needs=("head.",),
     )
