@@ -304,13 +304,6 @@ def _places(release: Release, tree: Tree) -> dict[str, _Place]:
 
 
 def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) -> str:
-    if branch is not None and (len(release.networks) == 1 or branch not in release.networks):
-        raise CheckpointError(
-            f"there is no branch {branch!r} in a checkpoint of the format {release.name}",
-            todo=f"choose --branch {' or --branch '.join(release.networks)}"
-            if len(release.networks) > 1
-            else "leave out --branch",
-        )
     if not places:
         raise CheckpointError(
             f"has no tensors where the format {release.name} keeps them",
@@ -321,9 +314,10 @@ def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) 
     if branch is None:
         return next(iter(places))
     if branch not in places:
-        raise CheckpointError(
-            f"holds no {branch} network", found=f"it holds {', '.join(places)}", todo="choose one of these --branch"
-        )
+        held, todo = f"it holds {', '.join(places)}", "choose one of these --branch"
+        if len(release.networks) == 1:
+            held, todo = "it holds a single network", "leave out --branch"
+        raise CheckpointError(f"holds no {branch} network", found=held, todo=todo)
     return branch
 
 

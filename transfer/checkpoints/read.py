@@ -110,6 +110,7 @@ def extract_from(
         tree = plain.tree
         if prefix is None:
             form = choose(tree, format)
+            _check_branch(form, branch)
             return form, _as_in_the_file(form.read(tree, branch), plain)
         if format is not None or branch is not None:
             raise CheckpointError("--prefix names the network itself", todo="leave out --format and --branch")
@@ -118,6 +119,14 @@ def extract_from(
         way_out = options(tree) if isinstance(error, LeftOver) else ""
         todo = f"{error.todo}; or {way_out}" if way_out else error.todo
         raise CheckpointError(f"{path}: {error.what}", found=error.found, todo=todo) from error
+
+
+def _check_branch(form: Format, branch: str | None) -> None:
+    if branch is not None and branch not in form.branches:
+        raise CheckpointError(
+            f"there is no branch {branch!r} in a checkpoint of the format {form.name}",
+            todo=f"choose --branch {' or --branch '.join(form.branches)}" if form.branches else "leave out --branch",
+        )
 
 
 def _under(tree: Tree, prefix: str) -> Extracted:

@@ -94,8 +94,8 @@ class Format:
         name: what `--format` calls it; the module's name.
         branches: the networks to choose from with `--branch`, the default first; empty if there is only one.
         recognise: decides from the structure of the keys alone, without looking at values.
-        read: takes the backbone of a branch out (None: the default one); raises `CheckpointError` for a tensor that no
-            rule covers.
+        read: takes the backbone out, of one of `branches` (None: the default one); raises `CheckpointError` for a
+            tensor that no rule covers.
         explained: how many of a file's tensors its rules speak of, which says how near it is to a file that no format
             recognises.
         general: how little a file must say to be claimed. Formats are asked in this order, and the least number at
@@ -301,15 +301,3 @@ def _same(one: object, other: object) -> bool:
         return False
     plain = all(tensor.layout == torch.strided and not tensor.is_meta for tensor in (one, other))
     return plain and (one.is_set_to(other) or torch.equal(one, other))
-
-
-def only_branch(branch: str | None, allowed: Sequence[str], format_name: str) -> str:
-    """The branch to take: `branch` if it is one of `allowed`, the first of them if it is None."""
-    if branch is None:
-        return allowed[0] if allowed else "only"
-    if branch not in allowed:
-        raise CheckpointError(
-            f"there is no branch {branch!r} in a checkpoint of the format {format_name}",
-            todo=f"choose --branch {' or --branch '.join(allowed)}" if allowed else "leave out --branch",
-        )
-    return branch

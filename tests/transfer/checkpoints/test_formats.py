@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import checkpoint_files as files
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torchvision
 from checkpoint_files import in_memory
 from releases import mmdet, moco, msbreg, vicreg
 
+from transfer.__main__ import Convert
 from transfer.checkpoints.backbone import InputSpec
 from transfer.checkpoints.formats import all_formats, choose
 from transfer.checkpoints.inspect import examine
@@ -166,6 +169,10 @@ def test_caffe_strides_are_not_written_for_torchvision(tmp_path):
     assert not (tmp_path / "out.pth").exists()
     convert(source, "detectron2", tmp_path / "out.pkl")
     assert read_backbone(tmp_path / "out.pkl").stride_in_1x1
+
+
+def test_the_command_line_names_every_target():
+    assert set(get_args(get_type_hints(Convert)["to"])) == set(TARGETS)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ from transfer.checkpoints.rules import (
     everything,
     holds_tensors,
     key_name,
-    only_branch,
     other_network,
     refuse_unknown,
 )
@@ -75,7 +74,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Rename and reorder the arrays of one network; list the other network, the heads and the optimiser."""
-    taken = only_branch(branch, BRANCHES, NAME)
+    taken = branch or BRANCHES[0]
     params, stats = _modules(tree, f"{taken}_params"), _modules(tree, f"{taken}_state")
     encoder = _encoder(params)
     if encoder is None:

@@ -26,7 +26,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     needed_weights,
-    only_branch,
     weights_under,
 )
 
@@ -51,14 +50,12 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the first tower; folded batch norms tell the files for detection."""
-    taken = only_branch(branch, (), NAME)
     blobs = read_blobs(needed_weights(tree, "blobs", NAME), HEAD, "blobs.")
     folded = blobs.spelling == "folded"
     return Extracted(
         blobs.state,
         blobs.dropped + beside(tree, ["blobs"]),
-        taken,
-        DETECTION_INPUT if folded else BENCHMARK_INPUT,
+        input=DETECTION_INPUT if folded else BENCHMARK_INPUT,
         notes=blobs.notes,
         lints=(*blobs.lints, ABSORBED) if folded else (),
     )

@@ -28,7 +28,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     needed_weights,
-    only_branch,
     weights_under,
 )
 
@@ -48,15 +47,13 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Rename; the spelling of the batch norms tells whose copy it is."""
-    taken = only_branch(branch, (), NAME)
     bare = holds_blobs(tree)
     weights: Mapping[str, Any] = tree if bare else needed_weights(tree, "model", NAME)
     blobs = read_blobs(weights, "classifier, behind the backbone", "" if bare else "model.")
     return Extracted(
         blobs.state,
         blobs.dropped + (() if bare else beside(tree, ["model"])),
-        taken,
-        _input(blobs),
+        input=_input(blobs),
         stride_in_1x1=not blobs.grouped and blobs.spelling != "riv",
         notes=blobs.notes,
         lints=blobs.lints,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +30,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     has_prefix,
-    only_branch,
     separate,
     weights_under,
 )
@@ -94,25 +92,18 @@ def torchvision_name(d2_name: str) -> str:
 
 def recognise(tree: Tree) -> Match | Mismatch:
     """Names that begin with `res2.`, under `model` or at the top."""
-    if not has_prefix(_weights(tree), "res2."):
+    if not has_prefix(weights_under(tree, "model") or tree, "res2."):
         return Mismatch("no name under `model` or at the top begins with res2.")
     return Match("ResNet under Detectron2's names")
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Rename to torchvision's names; a head that a converter left under the stem is dropped."""
-    taken = only_branch(branch, (), NAME)
-    weights = _weights(tree)
+    weights = weights_under(tree, "model") or tree  # the latter is what is left of it in safetensors
     named, dropped = separate(weights, "", [Drop("stem.fc.", "classifier or projection head, behind the backbone")])
     state = {torchvision_name(name): tensor for name, tensor in named.items()}
     rest = beside(tree, ["model"]) if weights is not tree else ()
-    return Extracted(state, dropped + rest, taken, **carried(tree.get(CARRIED)))
-
-
-def _weights(tree: Tree) -> Mapping[str, Any]:
-    """What lies under `model`, or the file itself: what is left of it in safetensors."""
-    under = weights_under(tree, "model")
-    return tree if under is None else under
+    return Extracted(state, dropped + rest, **carried(tree.get(CARRIED)))
 
 
 def content(backbone: Backbone) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     has_prefix,
-    only_branch,
     separate,
     weights_under,
 )
@@ -58,18 +57,13 @@ _ABSENT = "the file does not say how pixels are presented (pixel_mean, pixel_std
 _STRIDE = "nothing in the file says where the strides of bottlenecks sit"
 
 
-def _weights(tree: Tree) -> Mapping[str, Any]:
-    under = weights_under(tree, "model")
-    return tree if under is None else under
-
-
 def _prefix(weights: Mapping[str, Any]) -> str | None:
     return next((prefix for prefix in (_FPN, _PLAIN) if has_prefix(weights, f"{prefix}res2.")), None)
 
 
 def recognise(tree: Tree) -> Match | Mismatch:
     """Names begin with `backbone.bottom_up.res2.` or `backbone.res2.`, under `model` or at the top."""
-    weights = _weights(tree)
+    weights = weights_under(tree, "model") or tree
     prefix = _prefix(weights)
     if prefix is None:
         return Mismatch("no name begins with backbone.bottom_up.res2. or backbone.res2. (under model, the top)")
@@ -79,8 +73,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the ResNet out of the backbone and, in a C4 detector, its fifth stage out of the head."""
-    taken = only_branch(branch, (), NAME)
-    weights = _weights(tree)
+    weights = weights_under(tree, "model") or tree
     prefix = _prefix(weights) or _PLAIN
     fifth = {name: value for name, value in weights.items() if isinstance(name, str) and _is_fifth(name)}
     kept, dropped = separate({n: v for n, v in weights.items() if n not in fifth}, prefix, _RULES)
@@ -94,8 +87,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     return Extracted(
         state,
         dropped + rest,
-        taken,
-        spec,
+        input=spec,
         stride_in_1x1=caffe,
         lints=(*lints, Lint("assumed-stride", f"{_STRIDE}; assumed is the {'first 1×1' if caffe else '3×3'} one")),
     )

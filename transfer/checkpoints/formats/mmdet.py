@@ -24,7 +24,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     needed_weights,
-    only_branch,
     separate,
 )
 from transfer.runtime.errors import CheckpointError
@@ -49,13 +48,12 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """The tensors as they are; `meta` says how pixels are normalised and where the stride sits."""
-    taken = only_branch(branch, (), NAME)
     state, dropped = separate(needed_weights(tree, "state_dict", NAME), "", [])
     meta = _meta(tree)
     facts = carried(tree[CARRIED]) if CARRIED in tree else _from_meta(meta)
     arch = meta.get("arch")
     named = arch if isinstance(arch, str) else None
-    return Extracted(state, dropped + beside(tree, ["state_dict"]), taken, arch=named, **facts)
+    return Extracted(state, dropped + beside(tree, ["state_dict"]), arch=named, **facts)
 
 
 def _from_meta(meta: Mapping[str, Any]) -> dict[str, Any]:

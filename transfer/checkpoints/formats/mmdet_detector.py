@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from transfer.checkpoints.backbone import InputSpec, Lint
 from transfer.checkpoints.carried import input_from_dict
@@ -28,7 +27,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     has_prefix,
-    only_branch,
     separate,
     weights_under,
 )
@@ -53,14 +51,9 @@ _TEXTS = {
 }
 
 
-def _weights(tree: Tree) -> Mapping[str, Any]:
-    under = weights_under(tree, "state_dict")
-    return tree if under is None else under
-
-
 def recognise(tree: Tree) -> Match | Mismatch:
     """Beside `backbone.layer1.` there are names of detection heads."""
-    weights = _weights(tree)
+    weights = weights_under(tree, "state_dict") or tree
     sign = next((start for start in _SIGNS if has_prefix(weights, start)), None)
     if sign is None or not has_prefix(weights, "backbone.layer1."):
         return Mismatch(f"no names begin with backbone.layer1. and {' or '.join(_SIGNS)} (under state_dict, the top)")
@@ -69,8 +62,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the ResNet out of the backbone and, in a C4 detector, layer4 out of the head."""
-    taken = only_branch(branch, (), NAME)
-    weights = _weights(tree)
+    weights = weights_under(tree, "state_dict") or tree
     shared = {name: value for name, value in weights.items() if has_prefix({name: value}, _SHARED)}
     state, dropped = separate({n: v for n, v in weights.items() if n not in shared}, "backbone.", _RULES)
     extra = Drop(f"{_SHARED}norm.", "batch norm that mmselfsup's recipe adds behind layer4 of a C4 detector")
@@ -79,7 +71,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
         raise CheckpointError("holds a shared head that is not the missing layer4", found=_SHARED + second[0])
     rest = beside(tree, ["state_dict"]) if weights is not tree else ()
     spec, caffe, lints = _config(tree.get("meta"))
-    return Extracted(state | stage, dropped + norm + rest, taken, spec, stride_in_1x1=caffe, lints=lints)
+    return Extracted(state | stage, dropped + norm + rest, input=spec, stride_in_1x1=caffe, lints=lints)
 
 
 def _config(meta: object) -> tuple[InputSpec, bool, tuple[Lint, ...]]:

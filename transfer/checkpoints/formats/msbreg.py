@@ -23,7 +23,6 @@ from transfer.checkpoints.rules import (
     beside,
     everything,
     needed_weights,
-    only_branch,
     other_network,
     separate,
 )
@@ -45,7 +44,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the encoder of the online network, or of its moving average."""
-    taken = only_branch(branch, BRANCHES, NAME)
+    taken = branch or BRANCHES[0]
     version, stem, arch = tree.get("version"), tree.get("stem"), tree.get("arch")
     if type(version) is not int or version != VERSION:
         raise CheckpointError(

@@ -32,7 +32,6 @@ from transfer.checkpoints.rules import (
     beside,
     holds_tensors,
     key_name,
-    only_branch,
     separate,
 )
 from transfer.checkpoints.wrappers import MAX_DEPTH, Averaged
@@ -124,7 +123,6 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """The only network."""
-    only_branch(branch, (), NAME)
     found = candidates(tree)
     one = _only(found)
     if one is None:

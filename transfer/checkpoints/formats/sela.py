@@ -32,7 +32,6 @@ from transfer.checkpoints.rules import (
     has_prefix,
     holds_tensors,
     key_name,
-    only_branch,
     separate,
     weights_under,
 )
@@ -64,7 +63,6 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the heads that predict clusters and the labels of the images."""
-    taken = only_branch(branch, (), NAME)
     located = _locate(tree)
     if located is None:
         raise CheckpointError(
@@ -89,7 +87,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
         labels = [key for key in LABELS if key in tree]
         dropped += everything(dict.fromkeys(labels), "the cluster of every image")
         dropped += beside(tree, [key, *labels])
-    return Extracted(state, dropped, taken)
+    return Extracted(state, dropped)
 
 
 FORMAT = Format(NAME, (), recognise, read)

@@ -14,9 +14,6 @@ pad symmetrically by kernel size, as torch's do (google-research/simclr: resnet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from transfer.checkpoints.backbone import InputSpec
 from transfer.checkpoints.rules import (
     Drop,
@@ -27,7 +24,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     has_prefix,
-    only_branch,
     separate,
     weights_under,
 )
@@ -49,13 +45,11 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest; also from names alone, if it is forced."""
-    taken = only_branch(branch, (), NAME)
-    found = weights_under(tree, KEY)
-    weights: Mapping[str, Any] = tree if found is None else found
+    weights = weights_under(tree, KEY) or tree
     state, dropped = separate(weights, "", [Drop("fc.", "classifier, behind the backbone")])
-    if found is not None:
+    if weights is not tree:
         dropped += beside(tree, [KEY])
-    return Extracted(state, dropped, taken, UNNORMALISED, same_padding=True, notes=(NOTE,))
+    return Extracted(state, dropped, input=UNNORMALISED, same_padding=True, notes=(NOTE,))
 
 
 FORMAT = Format(NAME, (), recognise, read)

@@ -31,7 +31,6 @@ from transfer.checkpoints.rules import (
     Tree,
     beside,
     has_prefix,
-    only_branch,
     separate,
     weights_under,
 )
@@ -63,7 +62,6 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest."""
-    taken = only_branch(branch, (), NAME)
     weights, key, prefix = _locate(tree) or (tree, None, "")
     rules = [Drop(f"{prefix}fc.", _head(weights.get(f"{prefix}fc.weight")))]
     state, dropped = separate(weights, prefix, rules)
@@ -73,7 +71,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     # normalisation there too, so they stay bare state dicts that `load_state_dict` takes as they are.
     metadata = getattr(weights, "_metadata", None)
     facts = carried(metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
-    return Extracted(state, dropped, taken, **facts)
+    return Extracted(state, dropped, **facts)
 
 
 def _head(weight: object) -> str:

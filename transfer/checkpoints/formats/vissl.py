@@ -40,7 +40,6 @@ from transfer.checkpoints.rules import (
     everything,
     has_prefix,
     key_name,
-    only_branch,
     other_network,
     separate,
 )
@@ -109,7 +108,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the trunk of one network; everything around it is training state."""
-    taken = only_branch(branch, BRANCHES, NAME)
+    taken = branch or BRANCHES[0]
     places = _places(tree)
     if taken not in places:
         raise CheckpointError(
