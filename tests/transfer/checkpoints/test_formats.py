@@ -13,7 +13,7 @@ from releases import mmdet, moco, msbreg, vicreg
 
 from transfer.__main__ import Convert
 from transfer.checkpoints.backbone import InputSpec
-from transfer.checkpoints.formats import all_formats, choose
+from transfer.checkpoints.formats import all_formats, choose, recognised
 from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.rules import Drop, separate
@@ -49,6 +49,14 @@ def test_two_formats_are_an_error_and_either_can_be_forced():
         choose(tree)
     assert "--format moco" in str(caught.value)
     assert choose(tree, "moco").name == "moco"
+
+
+def test_a_specific_format_is_asked_before_a_general_one_and_leaves_nothing_unsaid():
+    tree = {"state_dict": moco.build(CHEAP, 2)["state_dict"], "model": dict(CHEAP)}
+    assert recognised(tree) == ["moco"]
+    with pytest.raises(CheckpointError, match="left over: model"):
+        in_memory(tree)
+    assert recognised({"model": tree["model"]}) == ["torchvision"]
 
 
 @pytest.mark.parametrize("name", list(all_formats()))
