@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import torchvision
-from PIL import Image
-from torch import nn
-
-
-class TinyEncoder(nn.Module):
-    """Stands in for a ResNet where its size does not matter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, stride=4)
-        self.bn = nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.bn(self.conv(images)).relu().mean((-2, -1)))
+from tiny_encoder import TinyEncoder, write_nine
 
 
 @pytest.fixture
@@ -32,9 +16,4 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    root = tmp_path / "images"
-    root.mkdir()
-    for index in range(9):
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{index}.png")
-    return root
+    return write_nine(tmp_path / "images")
