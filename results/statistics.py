@@ -13,6 +13,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -77,7 +78,7 @@ def paired(first: Values, second: Values) -> Gap:
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
-        return Gap(_mean(first.values()) - _mean(second.values()), 0, None, 0, "nothing")
+        return Gap(fmean(first.values()) - fmean(second.values()), 0, None, 0, "nothing")
     differences = np.array([first[seed] - second[seed] for seed in seeds])
     mean = float(differences.mean())
     spread = float(differences.std(ddof=1)) if len(seeds) > 1 else 0.0
@@ -88,20 +89,20 @@ def paired(first: Values, second: Values) -> Gap:
 
 @dataclass(frozen=True, eq=False)
 class _Fit(Generic[R]):
-    """Least squares of the two-way layout by the eigenvectors of XᵀX, which has no inverse.
+    """Least squares of the two-way layout by the pseudo-inverse of XᵀX, which has no inverse.
 
     Attributes:
         places: row → its place among the effects; those of the seeds follow.
-        effects, inverse: a solution, and the generalised inverse that gave it.
-        basis: what of the effects the data determine.
+        effects, inverse: a solution, and the pseudo-inverse that gave it.
+        determined: projection on what of the effects the data determine.
         variance, degrees: of the residuals.
         squares: row → sum of its squared residuals.
     """
 
     places: dict[R, int]
     effects: NDArray[np.float64]
-    inverse: NDArray[np.float64]
-    basis: NDArray[np.float64]
+    inverse: NDArray[np.floating]
+    determined: NDArray[np.floating]
     variance: float
     degrees: int
     squares: dict[R, float]
@@ -129,7 +130,7 @@ class Column(Generic[R]):
 
     def mean(self, row: R) -> float:
         """Over the row's own seeds, as the table shows it."""
-        return _mean(self.rows[row].values())
+        return fmean(self.rows[row].values())
 
     @property
     def order(self) -> list[R]:
@@ -146,19 +147,17 @@ class Column(Generic[R]):
         design = np.zeros((len(entries), len(row_place) + len(seed_place)))
         for line, places in enumerate(entries):
             design[line, places] = 1.0
-        sizes, vectors = np.linalg.eigh(design.T @ design)
-        kept = sizes > 1e-9 * sizes[-1]
-        basis = vectors[:, kept]
-        inverse = (basis / sizes[kept]) @ basis.T
+        normal = design.T @ design
+        inverse = np.linalg.pinv(normal, rcond=1e-9, hermitian=True)
         effects = inverse @ (design.T @ observed)
         residuals = observed - design @ effects
-        degrees = len(entries) - int(kept.sum())
+        degrees = len(entries) - int(np.linalg.matrix_rank(normal, rtol=1e-9, hermitian=True))
         variance = float(residuals @ residuals) / degrees if degrees else 0.0
         squares = {
             row: float(np.sum(residuals[[line for line, (place, _) in enumerate(entries) if place == at]] ** 2))
             for row, at in row_place.items()
         }
-        return _Fit(row_place, effects, inverse, basis, variance, degrees, squares)
+        return _Fit(row_place, effects, inverse, normal @ inverse, variance, degrees, squares)
 
     @property
     def variance(self) -> float:
@@ -187,7 +186,7 @@ class Column(Generic[R]):
         fit = self._fit
         contrast = np.zeros(len(fit.effects))
         contrast[fit.places[first]], contrast[fit.places[second]] = 1.0, -1.0
-        if not fit.degrees or not np.allclose(fit.basis @ (fit.basis.T @ contrast), contrast, atol=1e-6):
+        if not fit.degrees or not np.allclose(fit.determined @ contrast, contrast, atol=1e-6):
             return None
         error = math.sqrt(fit.variance * float(contrast @ fit.inverse @ contrast))
         n = len(self.rows[first].keys() & self.rows[second].keys())
@@ -351,6 +350,8 @@ def rank(tasks: Mapping[str, Mapping[R, Values]], draws: int = 4000, seed: int =
         draws: how many.
         seed: equal seeds give equal intervals.
     """
+    from scipy.stats import rankdata
+
     columns = {task: Column(rows) for task, rows in tasks.items()}
     columns = {task: column for task, column in columns.items() if column.degrees and column.variance}
     every = list(dict.fromkeys(row for rows in tasks.values() for row in rows))
@@ -367,11 +368,12 @@ def rank(tasks: Mapping[str, Mapping[R, Values]], draws: int = 4000, seed: int =
         scale = columns[task].degrees / generator.chisquare(columns[task].degrees, size=(draws, 1))
         sizes = np.array([len(columns[task].rows[row]) for row in ranked])
         spread = np.sqrt(scale * _variances(columns[task], ranked) / sizes)
-        drawn[:, place] = _ranks(means[place] + spread * generator.standard_normal((draws, len(ranked))))
+        noise = spread * generator.standard_normal((draws, len(ranked)))
+        drawn[:, place] = rankdata(-means[place] - noise, axis=-1)
     chosen = generator.integers(len(shared), size=(draws, len(shared)))
     tight = np.percentile(drawn.mean(axis=1), [2.5, 97.5], axis=0)
     loose = np.percentile(np.take_along_axis(drawn, chosen[:, :, None], axis=1).mean(axis=1), [2.5, 97.5], axis=0)
-    own = _ranks(means).mean(axis=0)
+    own = rankdata(-means, axis=-1).mean(axis=0)
     rows = [
         Ranked(row, float(own[n]), *map(float, tight[:, n]), *map(float, loose[:, n])) for n, row in enumerate(ranked)
     ]
@@ -386,15 +388,3 @@ def _variances(column: Column[R], rows: Sequence[R]) -> NDArray[np.float64]:
     fit, total = column._fit, sum(map(len, column.rows.values()))
     own = [fit.squares[row] * total / (len(column.rows[row]) * fit.degrees) for row in rows]
     return np.maximum(own, fit.variance)
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks along the last axis, 1 for the highest; equal values share the mean of theirs."""
-    above = (values[..., None, :] > values[..., :, None]).sum(axis=-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(axis=-1)
-    return np.asarray(above + (equal + 1) / 2, dtype=np.float64)
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
