@@ -43,7 +43,7 @@ the defaults shown are those of the preset and method given on this command line
 
 
 @dataclass(frozen=True)
-class Command(Generic[S]):
+class Pretraining(Generic[S]):
     """Options.
 
     Attributes:
@@ -71,7 +71,7 @@ class Command(Generic[S]):
     debug: bool = False
 
 
-def parse(arguments: Sequence[str]) -> Command[Any]:
+def parse(arguments: Sequence[str]) -> Pretraining[Any]:
     """Read the command line; method and preset are looked at first, because they set the other defaults.
 
     Raises:
@@ -90,11 +90,11 @@ def parse(arguments: Sequence[str]) -> Command[Any]:
     # A demo has few steps: every one is worth a point of the curve. Without workers, because on two cores they would
     # take turns with the threads that train (decoding and augmenting is a tenth of the time).
     machine = Machine(workers=0, log_every=1, save_every=20) if preset == "demo" else Machine()
-    shape: Any = Command
-    command: Command[Any] = tyro.cli(
+    shape: Any = Pretraining
+    command: Pretraining[Any] = tyro.cli(
         shape[type(settings)],
         args=list(arguments),
-        default=Command(
+        default=Pretraining(
             data=tyro.MISSING,
             recipe=recipe,
             settings=settings,

@@ -40,7 +40,7 @@ LAST = ("knn", "linear", "knn_error", "linear_error")
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One run of the grid.
 
     Attributes:
@@ -103,54 +103,54 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: int = 100_000
 
-    def cells(self, batch: int, dimensions: int) -> list[Cell]:
+    def cells(self, batch: int, dimensions: int) -> list[GridCell]:
         """All runs, each once, in the order of the seeds: one seed of everything comes before the next."""
-        cells: dict[Cell, None] = {}
+        cells: dict[GridCell, None] = {}
         for seed in self.seeds:
-            base = Cell(batch=batch, dimensions=dimensions, seed=seed)
+            base = GridCell(batch=batch, dimensions=dimensions, seed=seed)
             cells[replace(base, method="random", views=1)] = None
             for study in self.studies:
                 cells |= dict.fromkeys(getattr(self, f"_{study}")(base))
         return list({cell.name: cell for cell in cells}.values())
 
-    def _singular(self, base: Cell) -> Iterator[Cell]:
+    def _singular(self, base: GridCell) -> Iterator[GridCell]:
         for views in self.views:
             for weight in self.singular:
                 yield replace(base, views=views, singular=weight)
 
-    def _covariance(self, base: Cell) -> Iterator[Cell]:
+    def _covariance(self, base: GridCell) -> Iterator[GridCell]:
         for weight in self.covariance:
             yield replace(base, singular=weight, singular_form="covariance")
 
-    def _brownian(self, base: Cell) -> Iterator[Cell]:
+    def _brownian(self, base: GridCell) -> Iterator[GridCell]:
         for views in self.views:
             for weight in self.brownian:
                 yield replace(base, views=views, brownian=weight)
                 if weight:
                     yield replace(base, views=views, brownian=weight, brownian_per="image")
 
-    def _scale(self, base: Cell) -> Iterator[Cell]:
+    def _scale(self, base: GridCell) -> Iterator[GridCell]:
         for batch, dimensions in self.sizes:
             for weight in self.singular:
                 yield replace(base, batch=batch, dimensions=dimensions, singular=weight)
 
-    def _centroid(self, base: Cell) -> Iterator[Cell]:
+    def _centroid(self, base: GridCell) -> Iterator[GridCell]:
         for views in self.views:
             for centroid in ("others", "all", "pair"):
                 yield replace(base, views=views, centroid=centroid, singular=self.weights[0], brownian=self.weights[1])
 
-    def _compare(self, base: Cell) -> Iterator[Cell]:
+    def _compare(self, base: GridCell) -> Iterator[GridCell]:
         singular, brownian = self.weights
         for views in self.views:
             for s, b in ((0.0, 0.0), (singular, 0.0), (0.0, brownian), (singular, brownian)):
                 yield replace(base, views=views, singular=s, brownian=b)
 
-    def _both(self, base: Cell) -> Iterator[Cell]:
+    def _both(self, base: GridCell) -> Iterator[GridCell]:
         singular, brownian = self.weights
         yield base
         yield replace(base, singular=singular, brownian=brownian)
 
-    def _factors(self, base: Cell) -> Iterator[Cell]:
+    def _factors(self, base: GridCell) -> Iterator[GridCell]:
         singular, brownian = self.weights
         yield base
         ours = replace(base, singular=singular, brownian=brownian)
@@ -166,14 +166,14 @@ class Grid:
         ):
             yield replace(ours, **change)
 
-    def _methods(self, base: Cell) -> Iterator[Cell]:
+    def _methods(self, base: GridCell) -> Iterator[GridCell]:
         for method in self.methods:
             for s, b in ((0.0, 0.0), self.weights):
                 yield replace(base, method=method, singular=s, brownian=b)
 
 
 @dataclass(frozen=True)
-class Command:
+class Ablation:
     """Options.
 
     Attributes:
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str]) -> list[Path]:
     Raises:
         UserError: bad input, or a run failed (the others are done first).
     """
-    command = tyro.cli(Command, args=list(arguments), prog="python -m pretrain ablate", description=DESCRIPTION)
+    command = tyro.cli(Ablation, args=list(arguments), prog="python -m pretrain ablate", description=DESCRIPTION)
     from pretrain.ablation_report import report  # pandas and matplotlib, not for --help
 
     check(command)
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str]) -> list[Path]:
     return written
 
 
-def check(command: Command) -> None:
+def check(command: Ablation) -> None:
     """Refuse options that would be ignored or make no sense.
 
     Raises:
@@ -258,7 +258,7 @@ def check(command: Command) -> None:
             raise UserError(f"{option} has no effect on a grid", todo="use --budget, --seeds and --warmup-steps")
 
 
-def fingerprints(command: Command) -> dict[str, str]:
+def fingerprints(command: Ablation) -> dict[str, str]:
     """SHA-256 of the three sets of images."""
     from pretrain.sources import open_source
 
@@ -269,7 +269,7 @@ def fingerprints(command: Command) -> dict[str, str]:
     }
 
 
-def config_of(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str, Any]:
+def config_of(command: Ablation, cell: GridCell, data: Mapping[str, str]) -> dict[str, Any]:
     """All that decides a cell's row, as plain values."""
     config: dict[str, Any] = {"recipe": asdict(recipe_of(command, cell)), "data": dict(data)}
     if cell.method != "random":
@@ -278,7 +278,7 @@ def config_of(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str
     return plain
 
 
-def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
+def finished(command: Ablation, cell: GridCell, data: Mapping[str, str]) -> bool:
     """Whether the cell's row is there; says in what the conditions differ under which it was made.
 
     Raises:
@@ -303,7 +303,7 @@ def finished(command: Command, cell: Cell, data: Mapping[str, str]) -> bool:
     return True
 
 
-def _run_all(command: Command, cells: Sequence[Cell], data: Mapping[str, str]) -> list[str]:
+def _run_all(command: Ablation, cells: Sequence[GridCell], data: Mapping[str, str]) -> list[str]:
     """Run the cells, `jobs` at a time; returns a line for each that failed. An interrupt ends them all at once."""
     failed, began = [], time.monotonic()
     context = multiprocessing.get_context("spawn")
@@ -345,7 +345,7 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str, Any]:
+def run_cell(command: Ablation, cell: GridCell, data: Mapping[str, str]) -> dict[str, Any]:
     """Train and evaluate one cell; its row is written when all is done."""
     folder = command.out / cell.name
     began = time.monotonic()
@@ -359,7 +359,7 @@ def run_cell(command: Command, cell: Cell, data: Mapping[str, str]) -> dict[str,
     return row
 
 
-def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
+def _trained(command: Ablation, cell: GridCell, folder: Path) -> dict[str, Any]:
     from pretrain.train import pretrain
 
     recipe, settings = recipe_of(command, cell), settings_of(command, cell)
@@ -376,7 +376,7 @@ def _trained(command: Command, cell: Cell, folder: Path) -> dict[str, Any]:
     return {**last, "steps": recipe.steps, "forwarded_views": recipe.steps * recipe.batch * cell.views}
 
 
-def _untrained(command: Command, cell: Cell) -> dict[str, Any]:
+def _untrained(command: Ablation, cell: GridCell) -> dict[str, Any]:
     import torch
 
     from pretrain.monitor import Monitor
@@ -390,7 +390,7 @@ def _untrained(command: Command, cell: Cell) -> dict[str, Any]:
     return {**probes(encoder), "steps": 0, "forwarded_views": 0}
 
 
-def recipe_of(command: Command, cell: Cell) -> Recipe:
+def recipe_of(command: Ablation, cell: GridCell) -> Recipe:
     """The shared recipe with as many steps as the budget allows; warm-up shrinks when the steps do."""
     steps = max(1, command.grid.budget // (cell.batch * cell.views))
     warmup = min(command.recipe.warmup_steps, steps // 5)
@@ -403,7 +403,7 @@ def recipe_of(command: Command, cell: Cell) -> Recipe:
     return replace(recipe, **{name: getattr(theirs, name) for name in taken})
 
 
-def settings_of(command: Command, cell: Cell) -> Any:
+def settings_of(command: Ablation, cell: GridCell) -> Any:
     """The method's settings with the cell's values, heads as wide as the command says, and no small views."""
     module = find_presets(cell.method)
     _, settings = module.PRESETS["demo"]

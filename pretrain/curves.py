@@ -18,7 +18,7 @@ from transfer.runtime.curve import Curve, read
 logger = logging.getLogger(__name__)
 
 
-class Curves:
+class TimedCurve:
     """Writes the curve of a run, with speed and waiting.
 
     Args:

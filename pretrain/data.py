@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pretrain.sources import Source
+from pretrain.sources import ImageSource
 from pretrain.views import Draw, Views
 from transfer.runtime.errors import DataError
 from transfer.runtime.loader import Loader
@@ -20,7 +20,7 @@ TRIES = 20  # other images tried in the place of an unreadable one
 
 
 @dataclass
-class Item:
+class DrawnImage:
     """One image as the network will see it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Item:
 
 
 @dataclass
-class Batch:
+class DrawnBatch:
     """This process's share of a step's images.
 
     Attributes:
@@ -52,21 +52,21 @@ class Batch:
     labels: Tensor
     unreadable: dict[str, str]
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> DrawnBatch:
         """The same in page-locked memory (called by the loader)."""
-        return Batch([view.pin_memory() for view in self.views], self.draws, self.labels, self.unreadable)
+        return DrawnBatch([view.pin_memory() for view in self.views], self.draws, self.labels, self.unreadable)
 
 
-class DrawnViews(Dataset[Item]):
+class DrawnViews(Dataset[DrawnImage]):
     """Place → views, the same for a given (seed, draw) in every run and in any worker."""
 
-    def __init__(self, source: Source, views: Views, seed: int) -> None:
+    def __init__(self, source: ImageSource, views: Views, seed: int) -> None:
         self.source, self.views, self.seed = source, views, seed
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, place: Place) -> Item:
+    def __getitem__(self, place: Place) -> DrawnImage:
         """An unreadable image is replaced by one that depends on the place alone; without views if none can be read."""
         index, number = place
         random = np.random.default_rng([self.seed, 0x51EE, number])
@@ -80,9 +80,9 @@ class DrawnViews(Dataset[Item]):
                 continue
             views, draws = self.views(image, random)
             label = self.source.labels[index] if self.source.labels is not None else -1
-            return Item(views, [] if self.views.colours else draws, label, unreadable)
+            return DrawnImage(views, [] if self.views.colours else draws, label, unreadable)
         # Raised in a worker it would arrive as a traceback: the batch carries it to the training process.
-        return Item([], [], -1, unreadable)
+        return DrawnImage([], [], -1, unreadable)
 
 
 class EndlessShuffle:
@@ -112,20 +112,20 @@ class EndlessShuffle:
             yield places[self.share]
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[DrawnImage]) -> DrawnBatch:
     """Items → batch; views is empty if an item could not be replaced."""
     unreadable = {name: reason for item in items for name, reason in item.unreadable.items()}
     labels = torch.tensor([item.label for item in items])
     if not all(item.views for item in items):
-        return Batch([], [], labels, unreadable)
+        return DrawnBatch([], [], labels, unreadable)
     views = [torch.stack(list(of_one_kind)) for of_one_kind in zip(*(item.views for item in items), strict=True)]
     draws = [list(of_one_kind) for of_one_kind in zip(*(item.draws for item in items), strict=True)]
-    return Batch(views, draws, labels, unreadable)
+    return DrawnBatch(views, draws, labels, unreadable)
 
 
-def batches(dataset: DrawnViews, sampler: EndlessShuffle, workers: int, pin: bool) -> Iterator[Batch]:
+def batches(dataset: DrawnViews, sampler: EndlessShuffle, workers: int, pin: bool) -> Iterator[DrawnBatch]:
     """A batch for every step of `sampler`."""
-    loader: Loader[Item] = Loader(
+    loader: Loader[DrawnImage] = Loader(
         dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin
     )
     yield from loader

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pretrain.sources import Source, open_source
+from pretrain.sources import ImageSource, open_source
 from pretrain.views import as_tensor, to_network
 from transfer.classification.probes.knn import accuracy, knn, linear_probe, standard_error
 from transfer.runtime.errors import DataError
@@ -38,7 +38,7 @@ def whole_view(image: Image.Image, side: int) -> Image.Image:
 class WholeImages(Dataset["Tensor | DataError"]):
     """Image `places[i]` of a source as uint8 [3, side, side]; the error of one that cannot be read."""
 
-    def __init__(self, source: Source, side: int, places: Sequence[int]) -> None:
+    def __init__(self, source: ImageSource, side: int, places: Sequence[int]) -> None:
         self.source, self.side, self.places = source, side, places
 
     def __len__(self) -> int:
@@ -61,7 +61,12 @@ def _joined(items: Sequence[Tensor | DataError]) -> Tensor | DataError:
 
 @torch.no_grad()
 def features(
-    encoder: nn.Module, source: Source, side: int, device: torch.device, world: World | None = None, workers: int = 0
+    encoder: nn.Module,
+    source: ImageSource,
+    side: int,
+    device: torch.device,
+    world: World | None = None,
+    workers: int = 0,
 ) -> Tensor:
     """Pooled features [images, features] of the encoder in evaluation mode, float32, on the device.
 

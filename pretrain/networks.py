@@ -12,10 +12,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 
 
-def build_encoder(network: Network, *, zero_init_residual: bool | None = None) -> tuple[nn.Module, int]:
+def build_encoder(network: EncoderSpec, *, zero_init_residual: bool | None = None) -> tuple[nn.Module, int]:
     """A torchvision ResNet without its classifier, and the length of its pooled feature.
 
     The names in its `state_dict()` are torchvision's, so the trained encoder fills a detector's backbone as it is.

@@ -26,7 +26,7 @@ BEFORE: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Network:
+class EncoderSpec:
     """Which encoder a method is built around.
 
     Attributes:
@@ -180,9 +180,9 @@ class Recipe:
                 todo=f"make it a multiple of {parts}, {2 * parts} or more",
             )
 
-    def network(self, classes: int = 0) -> Network:
+    def network(self, classes: int = 0) -> EncoderSpec:
         """The encoder that the method is built around."""
-        return Network(self.arch, self.stem, classes)
+        return EncoderSpec(self.arch, self.stem, classes)
 
     def steps_per_epoch(self, images: int) -> int:
         """Steps in one pass; the last, incomplete batch is dropped."""

@@ -22,7 +22,7 @@ KINDS = (
 )
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images by number. Can be pickled and forked; files are opened by the process that reads them.
 
     Attributes:
@@ -55,7 +55,7 @@ class Source(Protocol):
         """
 
 
-def open_source(path: Path, labelled: bool = False, root: Path | None = None) -> Source:
+def open_source(path: Path, labelled: bool = False, root: Path | None = None) -> ImageSource:
     """The images at `path`; of what kind they are is seen from what lies there.
 
     - A folder of images, at any depth (`transfer.datasets.image_files.open_folder`). Labels: its subfolders.
@@ -87,7 +87,7 @@ def open_source(path: Path, labelled: bool = False, root: Path | None = None) ->
     raise DataError(f"there is no {path}", todo=f"give {KINDS}")
 
 
-def _open_folder(folder: Path, labelled: bool) -> Source:
+def _open_folder(folder: Path, labelled: bool) -> ImageSource:
     if is_saved_set(folder):
         return ArrowSet(folder, labelled)
     shards = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pretrain import checkpoint, data
-from pretrain.curves import Curves
+from pretrain.curves import TimedCurve
 from pretrain.device_views import colour_batch
 from pretrain.health import collapse_warning, force_report, health
 from pretrain.machine import Machine, check_precision, prepare
@@ -24,7 +24,7 @@ from pretrain.methods import Method, Outputs, find_method
 from pretrain.monitor import Monitor
 from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.recipe import Recipe
-from pretrain.sources import Source, open_source
+from pretrain.sources import ImageSource, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
 from transfer.runtime.batch_norm import sync_batchnorm
@@ -86,7 +86,7 @@ def pretrain(
 
 
 def _config(
-    name: str, method: Method, recipe: Recipe, settings: Any, source: Source, processes: World
+    name: str, method: Method, recipe: Recipe, settings: Any, source: ImageSource, processes: World
 ) -> dict[str, Any]:
     """All that decides the outcome, as plain values: what a run that is resumed must share."""
     for force in ("singular", "brownian"):
@@ -133,7 +133,7 @@ class _Run:
         machine: Machine,
         device: torch.device,
         processes: World,
-        source: Source,
+        source: ImageSource,
         conditions: Conditions,
     ) -> None:
         self.method, self.recipe, self.config, self.path = method, recipe, config, path
@@ -201,9 +201,9 @@ class _Run:
             logger.warning("compared with the training so far: %s", line)
         self.conditions = [*(each for each in before if each != now), now]
 
-    def _curves(self) -> Curves:
+    def _curves(self) -> TimedCurve:
         path = self.path.parent / FILE if self.processes.leads else None
-        return Curves(path, self.done, self.total, self.machine.log_every, self.recipe.batch)
+        return TimedCurve(path, self.done, self.total, self.machine.log_every, self.recipe.batch)
 
     def train(self, views: Views) -> None:
         """All remaining steps."""
@@ -240,7 +240,7 @@ class _Run:
             asked = time.perf_counter()
         curves.close()
 
-    def _step(self, batch: data.Batch, watch: Any = None) -> tuple[Outcome, float]:
+    def _step(self, batch: data.DrawnBatch, watch: Any = None) -> tuple[Outcome, float]:
         """One optimiser step: what came of it, and its learning rate."""
         images = len(self.source)
         warm = self.done < self.recipe.warmup(images)
@@ -257,7 +257,7 @@ class _Run:
         seeds = np.random.SeedSequence([self.recipe.seed, 0xB20, self.done]).generate_state(1, np.uint64)
         return self.generator.manual_seed(int(seeds[0]))
 
-    def _parts(self, batch: data.Batch) -> tuple[list[list[Tensor]], Tensor]:
+    def _parts(self, batch: data.DrawnBatch) -> tuple[list[list[Tensor]], Tensor]:
         """The batch on the device as the network sees it, cut for accumulation, and its labels."""
         views = batch.views
         if batch.draws:
@@ -278,14 +278,14 @@ class _Run:
         every = self.machine.probe_every * self.epoch_steps
         return self.monitor is not None and (self.done % every == 0 or self.done == self.total)
 
-    def _probe(self, curves: Curves) -> None:
+    def _probe(self, curves: TimedCurve) -> None:
         """Probe where one belongs and none was written (a kill may have come between checkpoint and probe)."""
         if self.monitor is None or not self._probes_here():
             return
         if any(self.processes.collect(not curves.has(self.done, "knn"))):
             curves.note(self.done, self.monitor(self.method.branches["online"].encoder))  # type: ignore[arg-type]
 
-    def _note_unreadable(self, batch: data.Batch) -> None:
+    def _note_unreadable(self, batch: data.DrawnBatch) -> None:
         """List new unreadable images of all processes; stop when they are more than the budget."""
         new = {name: reason for name, reason in batch.unreadable.items() if name not in self.unreadable}
         lost = not batch.views

@@ -17,8 +17,8 @@ import pandas as pd
 
 from results import reference
 from results.frame import METRIC, metrics_of
-from results.layouts import LAYOUTS, Group, Layout, layout_of
-from results.model import LEGEND, Block, Cell, Head, Kind, Row, Tables
+from results.layouts import LAYOUTS, Group, TableLayout, layout_of
+from results.model import LEGEND, Block, Cell, ColumnHead, Kind, Row, Tables
 from results.statistics import LEVEL, Column, holm, paired
 from results.words import ENGINES, Differences, against, architecture, data_name, few, own_data
 from transfer.runtime.errors import UserError
@@ -78,8 +78,8 @@ def _same_label(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _layouts(frame: pd.DataFrame) -> list[Layout]:
-    found: dict[str, Layout] = {}
+def _layouts(frame: pd.DataFrame) -> list[TableLayout]:
+    found: dict[str, TableLayout] = {}
     for task, runs in frame.groupby("task", sort=True):
         layout = layout_of(str(task), metrics_of(runs), runs["primary"].iloc[0])
         found[layout.key] = layout
@@ -146,7 +146,7 @@ def _rows_of(runs: pd.DataFrame, trainings: bool) -> dict[Any, pd.DataFrame]:
 
 
 def _of_layout(
-    layout: Layout,
+    layout: TableLayout,
     runs: pd.DataFrame,
     own: bool,
     trainings: bool,
@@ -192,13 +192,13 @@ def _of_layout(
 class _Part:
     """Columns of one group: their heads, and the runs that fill them."""
 
-    heads: list[Head]
+    heads: list[ColumnHead]
     place: tuple[str, int, str]
     variant: _Variant
 
 
 def _block(
-    layout: Layout,
+    layout: TableLayout,
     chosen: Mapping[tuple[str, int, str], _Variant],
     extra: Mapping[tuple[str, int, str], Sequence[_Variant]],
     own: bool,
@@ -259,7 +259,7 @@ def _data_of(part: _Part) -> str:
 
 
 def _parts(
-    layout: Layout, place: tuple[str, int, str], variant: _Variant, own: bool, metrics: Sequence[str]
+    layout: TableLayout, place: tuple[str, int, str], variant: _Variant, own: bool, metrics: Sequence[str]
 ) -> list[_Part]:
     task, version, data_id = place
     groups = [group for group in layout.groups if group.task == task]
@@ -276,7 +276,7 @@ def _parts(
         if not shown and group is groups[0]:
             shown = ((primary, primary),)
         heads = [
-            Head(task, version, data_id, metric, group.heading, name, first=not number)
+            ColumnHead(task, version, data_id, metric, group.heading, name, first=not number)
             for number, (metric, name) in enumerate(shown)
         ]
         part = _Part(heads, place, variant)
@@ -288,7 +288,7 @@ def _parts(
     return parts
 
 
-def _kind_of(group: Group, layout: Layout) -> str:
+def _kind_of(group: Group, layout: TableLayout) -> str:
     """What tells this group's columns from others of the same images."""
     if len(layout.groups) == 1 or group.task.startswith(("finegrained.", "detection.")):
         return ""
@@ -339,7 +339,7 @@ def _cell(runs: pd.DataFrame | None, metric: str) -> Cell:
     return Cell("measured", float(values.mean()), std, n, len(runs), runs=found)
 
 
-def _marked(heads: Sequence[Head], rows: Sequence[Row], competing: int) -> tuple[list[Head], list[Row]]:
+def _marked(heads: Sequence[ColumnHead], rows: Sequence[Row], competing: int) -> tuple[list[ColumnHead], list[Row]]:
     """Digits of every column, and marks of the rows that compete (the first ones)."""
     cells = [list(row.cells) for row in rows]
     made = []
@@ -368,7 +368,7 @@ def _by_rank(rows: Sequence[Row]) -> list[Row]:
     return [rows[place] for place in sorted(range(len(rows)), key=lambda place: (ranks[place], rows[place].name))]
 
 
-def _published(heads: Sequence[Head], parts: Sequence[_Part]) -> tuple[list[Row], str]:
+def _published(heads: Sequence[ColumnHead], parts: Sequence[_Part]) -> tuple[list[Row], str]:
     """Published rows of the columns whose runs follow the protocol, and their sources."""
     follows = {part.place: not part.variant.differences for part in parts}
     return _published_rows(
@@ -393,7 +393,7 @@ def published(tasks: Iterable[str]) -> list[Block]:
     found, wanted = [], set(tasks)
     for layout in LAYOUTS:
         heads = [
-            Head(group.task, 0, "", metric, group.heading, name)
+            ColumnHead(group.task, 0, "", metric, group.heading, name)
             for group in layout.groups
             for metric, name in group.metrics
             if wanted & {each.task for each in layout.groups}
@@ -443,7 +443,7 @@ def _setting(parts: Sequence[_Part], engine: str, own: bool) -> str:
     return ": ".join(word for word in (", ".join(lead), recipe) if word)
 
 
-def _sentence(heads: Sequence[Head], competitors: Sequence[Row], baselines: Sequence[Row]) -> str:
+def _sentence(heads: Sequence[ColumnHead], competitors: Sequence[Row], baselines: Sequence[Row]) -> str:
     tested = [head for head in heads if head.best is not None or head.undecided]
     columns = f"{len(heads)} column{'' if len(heads) == 1 else 's'}"
     if tested:
@@ -501,7 +501,7 @@ def _failures(rows: Iterable[Row], every: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _legend(heads: Sequence[Head], rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+def _legend(heads: Sequence[ColumnHead], rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
     cells = [cell for row in rows for cell in row.cells]
     measured = [cell for cell in cells if cell.state == "measured"]
     part = next((cell for cell in measured if cell.n < cell.total), None)

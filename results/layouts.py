@@ -18,7 +18,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """One table of the papers.
 
     Attributes:
@@ -55,7 +55,7 @@ def _fine(end: str) -> tuple[Group, ...]:
 
 
 LAYOUTS = (
-    Layout(
+    TableLayout(
         "imagenet", "ImageNet: linear and semi-supervised", "Linear and semi-supervised",
         (
             Group("transfer.imagenet_linear", "Linear", _TOP),
@@ -63,7 +63,7 @@ LAYOUTS = (
             Group("transfer.imagenet_semi_10", "10 % labels", _TOP),
         ),
     ),
-    Layout(
+    TableLayout(
         "linear", "Linear transfer", "Linear transfer",
         (
             Group("transfer.places205_linear", "Places205", _TOP[:1]),
@@ -71,7 +71,7 @@ LAYOUTS = (
             Group("finegrained.inat18_linear", "iNat18", _TOP[:1]),
         ),
     ),
-    Layout(
+    TableLayout(
         "voc07", "VOC07 classification", "Multi-label classification",
         (
             Group("transfer.voc07_logistic", "Logistic", (("mAP_11point", "mAP 11-point"), ("mAP", "mAP"))),
@@ -79,7 +79,7 @@ LAYOUTS = (
             Group("transfer.voc07_lowshot", "Low-shot SVM", (("mAP_k8", "8 a class"), ("mAP_k96", "96 a class"))),
         ),
     ),
-    Layout(
+    TableLayout(
         "detection-c4", "Detection and segmentation, R50-C4", "Detection and segmentation",
         (
             Group("detection.voc", "VOC07+12", _VOC),
@@ -87,7 +87,7 @@ LAYOUTS = (
             Group("segmentation.coco_c4", "COCO mask", _MASKS),
         ),
     ),
-    Layout(
+    TableLayout(
         "detection-fpn", "Detection and segmentation, R50-FPN", "Detection and segmentation",
         (
             Group("detection.voc_fpn", "VOC07+12", _VOC),
@@ -95,23 +95,25 @@ LAYOUTS = (
             Group("segmentation.coco_fpn", "COCO mask", _MASKS),
         ),
     ),
-    Layout(
+    TableLayout(
         "finegrained-linear", "Fine-grained, linear", "Linear classification", _fine("linear"),
     ),
-    Layout(
+    TableLayout(
         "finegrained-finetune", "Fine-grained, fine-tuned", "Fine-tuned classification", _fine("finetune"),
     ),
-    Layout(
+    TableLayout(
         "knn", "ImageNet, k nearest neighbours", "k nearest neighbours",
         (Group("transfer.knn", "", (("top1_k20", "top-1, k = 20"), ("top1_k200", "k = 200"))),),
     ),
-    Layout("voc-07", "Detection, R50-C4, VOC07 alone", "Detection", (Group("detection.voc_07", "VOC07", _VOC),)),
-    Layout("coco-c4", "Detection without masks, R50-C4", "Detection", (Group("detection.coco_c4", "COCO box", _APS),)),
-    Layout(
+    TableLayout("voc-07", "Detection, R50-C4, VOC07 alone", "Detection", (Group("detection.voc_07", "VOC07", _VOC),)),
+    TableLayout(
+        "coco-c4", "Detection without masks, R50-C4", "Detection", (Group("detection.coco_c4", "COCO box", _APS),)
+    ),
+    TableLayout(
         "coco-fpn", "Detection without masks, R50-FPN", "Detection",
         (Group("detection.coco_fpn", "COCO box", _APS),),
     ),
-    Layout(
+    TableLayout(
         "dense", "One-stage detection, R50-FPN", "One-stage detection",
         (
             Group("detection.coco_retinanet", "RetinaNet", _APS),
@@ -121,10 +123,10 @@ LAYOUTS = (
 )  # fmt: skip
 
 
-def layout_of(task: str, metrics: Sequence[str] = (), primary: str = "") -> Layout:
+def layout_of(task: str, metrics: Sequence[str] = (), primary: str = "") -> TableLayout:
     """The table that a task stands in; of its own, with its primary metric first, if no paper's table has it."""
     for layout in LAYOUTS:
         if any(group.task == task for group in layout.groups):
             return layout
     names = sorted(metrics, key=lambda name: (name != primary, name))[:6]
-    return Layout(task, task, task, (Group(task, "", tuple((name, name) for name in names)),))
+    return TableLayout(task, task, task, (Group(task, "", tuple((name, name) for name in names)),))

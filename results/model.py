@@ -23,7 +23,7 @@ LEGEND = {
 
 
 @dataclass(frozen=True)
-class Head:
+class ColumnHead:
     """A column.
 
     Attributes:
@@ -124,7 +124,7 @@ class Block:
     sentence: str
     setting: str
     engine: str
-    columns: tuple[Head, ...]
+    columns: tuple[ColumnHead, ...]
     rows: tuple[Row, ...]
     published: str = ""
     notes: tuple[str, ...] = ()

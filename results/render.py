@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from results.model import Block, Cell, Head, Row, Tables
+from results.model import Block, Cell, ColumnHead, Row, Tables
 from transfer.runtime.errors import printable
 
 MINUS = "−"
@@ -24,7 +24,7 @@ class Parts:
     count: str = ""
 
 
-def cell_parts(cell: Cell, head: Head, first: Cell | None = None) -> Parts:
+def cell_parts(cell: Cell, head: ColumnHead, first: Cell | None = None) -> Parts:
     """Mean, spread and number of seeds as shown; the rounding happens here.
 
     Args:

@@ -17,7 +17,7 @@ from results.compare import signed
 from results.export import shortened
 from results.frame import Problem
 from results.latex import latex
-from results.model import Block, Cell, Head, Tables
+from results.model import Block, Cell, ColumnHead, Tables
 from results.panels import axis, interval_of_mean
 from results.ranking import of_tables
 from results.render import all_parts, number
@@ -200,7 +200,7 @@ class _Cells:
         self._known: dict[int, dict[str, Any]] = {}
         self._kept: list[Cell] = []  # so that no `id` is given twice
 
-    def of(self, cell: Cell, row: str, block: Block, head: Head, parts: Any) -> dict[str, Any]:
+    def of(self, cell: Cell, row: str, block: Block, head: ColumnHead, parts: Any) -> dict[str, Any]:
         """What the template needs for a cell."""
         column = f"{head.group} {head.name}".strip()
         count = f"{cell.n} seeds" if cell.n == cell.total else f"{cell.n} of {cell.total} seeds"

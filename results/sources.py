@@ -34,7 +34,7 @@ HEALTH: Mapping[str, tuple[str, bool, float | None]] = {
 
 
 @dataclass
-class Found:
+class Gathered:
     """Panels and pictures for the template, and one message for each file that could not be read."""
 
     curves: list[dict[str, Any]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Found:
 
 def gather(
     blocks: Sequence[Block], work: Path | None, pretraining: Sequence[Path], records: Sequence[Path], pictures: bool
-) -> Found:
+) -> Gathered:
     """Read what there is; see `results.report.write`.
 
     Args:
@@ -55,7 +55,7 @@ def gather(
     Raises:
         UserError: a folder of `pretraining` holds no curve.
     """
-    found = Found()
+    found = Gathered()
     if work is not None:
         for block in blocks:
             for title, rows in _tasks(block):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.model import Block, Cell, Head
+from results.model import Block, Cell, ColumnHead
 from results.render import number
 from results.statistics import LEVEL, Column, Gap, Ranking, holm, paired, seeds_to_settle
 from results.words import ENGINES
@@ -28,7 +28,7 @@ class Place:
     column: int
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ColumnHead:
         """Of the block's column."""
         return self.block.columns[self.column]
 

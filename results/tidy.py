@@ -7,7 +7,7 @@ import html as markup
 import pandas as pd
 
 from results import latex as tex
-from results.model import Block, Head, Row, Tables
+from results.model import Block, ColumnHead, Row, Tables
 from results.render import all_parts, escaped, isolated, width
 from transfer.runtime.errors import printable
 
@@ -24,7 +24,7 @@ def long(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _cells(tables: Tables) -> list[tuple[Block, Row, int, Head]]:
+def _cells(tables: Tables) -> list[tuple[Block, Row, int, ColumnHead]]:
     return [
         (block, row, place, head)
         for block in tables.blocks
@@ -34,7 +34,7 @@ def _cells(tables: Tables) -> list[tuple[Block, Row, int, Head]]:
     ]
 
 
-def _line(block: Block, row: Row, place: int, head: Head) -> dict[str, object]:
+def _line(block: Block, row: Row, place: int, head: ColumnHead) -> dict[str, object]:
     cell = row.cells[place]
     published = cell.state == "published"
     finished = [(seed, run) for seed, value, run in cell.runs if value is not None]
@@ -77,7 +77,7 @@ def grid(tables: Tables, layout: str) -> pd.DataFrame:
             rows.append((block.title, column, _name(row), parts.mean, spread, n, _WORDS[row.cells[place].mark]))
         return pd.DataFrame(rows, columns=["table", "column", "checkpoint", "mean", "std", "n", "mark"])
     cells: dict[str, dict[str, str]] = {}
-    columns: dict[str, tuple[str, Head]] = {}
+    columns: dict[str, tuple[str, ColumnHead]] = {}
     for block, row, place, head in _cells(tables):
         if head.first and row.kind != "published":
             heading = f"{head.group or head.task} {head.name}"

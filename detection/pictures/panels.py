@@ -55,7 +55,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PanelPair:
     """Two panels side by side with their captions."""
 
     left: Image.Image
@@ -82,17 +82,21 @@ def detected_mask(detections: Detections, row: int, image: DetectionImage) -> Ma
     return None if detections.masks is None else Mask(image.height, image.width, counts=detections.masks[row])
 
 
-def draw_pair(image: DetectionImage, left: Sequence[Shape], right: Sequence[Shape], captions: tuple[str, str]) -> Pair:
+def draw_pair(
+    image: DetectionImage, left: Sequence[Shape], right: Sequence[Shape], captions: tuple[str, str]
+) -> PanelPair:
     """The image twice, each with its shapes; the last shapes lie on top.
 
     Raises:
         DataError: the image cannot be read.
     """
     picture, scale = _picture(image)
-    return Pair(_panel(picture, scale, left), _panel(picture, scale, right), captions)
+    return PanelPair(_panel(picture, scale, left), _panel(picture, scale, right), captions)
 
 
-def write_sheet(path: Path, dataset: DetectionDataset, title: str, labels: set[int], pairs: Sequence[Pair]) -> None:
+def write_sheet(
+    path: Path, dataset: DetectionDataset, title: str, labels: set[int], pairs: Sequence[PanelPair]
+) -> None:
     """Write a PNG with a heading, a legend of the classes and the pairs; whole or not at all.
 
     Args:
@@ -196,7 +200,7 @@ def _ink_on(colour: Colour) -> Colour:
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
 
 
-def _compose(title: str, legend: list[tuple[str, Colour]], pairs: Sequence[Pair]) -> Image.Image:
+def _compose(title: str, legend: list[tuple[str, Colour]], pairs: Sequence[PanelPair]) -> Image.Image:
     """Heading, legend, and the pairs in rows as high as their highest picture."""
     columns = max(1, min(PAIRS_PER_ROW, len(pairs)))
     pair_width = 2 * PANEL + 4

@@ -14,7 +14,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.barlow_twins import PRESETS as PRESETS
 from pretrain.presets.barlow_twins import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 EPSILON = 1e-5  # added to a variance, as in BatchNorm, with which the authors standardise
@@ -48,7 +48,7 @@ def barlow_twins_loss(z: Tensor) -> tuple[Tensor, Tensor]:
 class BarlowTwins(Method):
     """One network for all views, trained by their cross-correlation over the whole batch."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network, zero_init_residual=True)
@@ -66,7 +66,7 @@ class BarlowTwins(Method):
         return total, {"invariance": invariance, "redundancy": redundancy}
 
 
-def build(network: Network, settings: Settings) -> BarlowTwins:
+def build(network: EncoderSpec, settings: Settings) -> BarlowTwins:
     """The method for one ResNet.
 
     Raises:

@@ -11,7 +11,7 @@ from pretrain.methods import Outputs, msbreg
 from pretrain.methods.msbreg import OnlineAndTarget
 from pretrain.presets.byol import PRESETS as PRESETS
 from pretrain.presets.byol import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 
@@ -28,7 +28,7 @@ class BYOL(OnlineAndTarget):
         return both, {"regression": both}
 
 
-def build(network: Network, settings: Settings) -> BYOL:
+def build(network: EncoderSpec, settings: Settings) -> BYOL:
     """The method for one ResNet.
 
     Raises:

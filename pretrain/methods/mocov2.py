@@ -14,7 +14,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, follow, slow_copy
 from pretrain.presets.mocov2 import PRESETS as PRESETS
 from pretrain.presets.mocov2 import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 
@@ -53,7 +53,7 @@ class MoCo(Method):
     queue: Tensor
     position: Tensor
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network, zero_init_residual=False)
@@ -120,7 +120,7 @@ class MoCo(Method):
         return {}
 
 
-def build(network: Network, settings: Settings) -> MoCo:
+def build(network: EncoderSpec, settings: Settings) -> MoCo:
     """The method for one ResNet.
 
     Raises:

@@ -14,14 +14,14 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, decay_at, follow, mlp, slow_copy
 from pretrain.presets.msbreg import PRESETS as PRESETS
 from pretrain.presets.msbreg import Settings as Settings
-from pretrain.recipe import Network, at_least
+from pretrain.recipe import EncoderSpec, at_least
 from transfer.runtime.errors import UserError
 
 
 class OnlineAndTarget(Method):
     """An online network with a predictor, and a target that follows it slowly and gives the centroids."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network)
@@ -70,7 +70,7 @@ def check(settings: Settings) -> None:
     at_least(settings, {"hidden": 1, "dimensions": 1})
 
 
-def build(network: Network, settings: Settings) -> OnlineAndTarget:
+def build(network: EncoderSpec, settings: Settings) -> OnlineAndTarget:
     """The method for one ResNet.
 
     Raises:

@@ -13,7 +13,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.simclr import PRESETS as PRESETS
 from pretrain.presets.simclr import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 
@@ -50,7 +50,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 class SimCLR(Method):
     """One network; the negatives are all other images of the batch, on whatever process."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         # resnet.py: the last scale of every residual branch starts at 0, also in blocks without a bottleneck.
@@ -73,7 +73,7 @@ class SimCLR(Method):
         return contrast, {"nt_xent": contrast}
 
 
-def build(network: Network, settings: Settings) -> SimCLR:
+def build(network: EncoderSpec, settings: Settings) -> SimCLR:
     """The method for one ResNet.
 
     Raises:

@@ -13,7 +13,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import build_encoder, perceptron
 from pretrain.presets.simsiam import PRESETS as PRESETS
 from pretrain.presets.simsiam import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 
@@ -24,7 +24,7 @@ class Siamese(nn.Module):
     frozen) bias of the layer before it, which is therefore left out.
     """
 
-    def __init__(self, network: Network, d: int, bottleneck: int) -> None:
+    def __init__(self, network: EncoderSpec, d: int, bottleneck: int) -> None:
         super().__init__()
         self.encoder, features = build_encoder(network, zero_init_residual=True)
         layers = perceptron([features, features, features, d], bias=False)
@@ -45,7 +45,7 @@ class Siamese(nn.Module):
 class SimSiam(Method):
     """One network with a predictor, whose learning rate does not decay (table 1, last row)."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         self.online = Siamese(network, settings.dimensions, settings.bottleneck)
@@ -68,7 +68,7 @@ class SimSiam(Method):
         return attraction, {"cosine": attraction}
 
 
-def build(network: Network, settings: Settings) -> SimSiam:
+def build(network: EncoderSpec, settings: Settings) -> SimSiam:
     """The method for one ResNet.
 
     Raises:

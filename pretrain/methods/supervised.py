@@ -13,7 +13,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder
 from pretrain.presets.supervised import PRESETS as PRESETS
 from pretrain.presets.supervised import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 NEEDS_LABELS = True
@@ -22,7 +22,7 @@ NEEDS_LABELS = True
 class Supervised(Method):
     """A ResNet and its linear classifier, both as torchvision initialises them."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network, zero_init_residual=False)
@@ -44,7 +44,7 @@ class Supervised(Method):
         return found, {"cross_entropy": found}
 
 
-def build(network: Network, settings: Settings) -> Supervised:
+def build(network: EncoderSpec, settings: Settings) -> Supervised:
     """The method for one ResNet.
 
     Raises:

@@ -15,7 +15,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import build_encoder
 from pretrain.presets.swav import PRESETS as PRESETS
 from pretrain.presets.swav import Settings as Settings
-from pretrain.recipe import Network, at_least
+from pretrain.recipe import EncoderSpec, at_least
 from transfer.runtime.errors import UserError
 
 
@@ -84,7 +84,7 @@ class SwAV(Method):
     queue: Tensor
     queued: Tensor
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network, zero_init_residual=False)
@@ -158,7 +158,7 @@ class SwAV(Method):
         self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
 
 
-def build(network: Network, settings: Settings) -> SwAV:
+def build(network: EncoderSpec, settings: Settings) -> SwAV:
     """The method for one ResNet.
 
     Raises:

@@ -14,7 +14,7 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.vicreg import PRESETS as PRESETS
 from pretrain.presets.vicreg import Settings as Settings
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 EPSILON = 1e-4  # under the root of the standard deviation, whose gradient is else without bound at collapse
@@ -51,7 +51,7 @@ def vicreg_loss(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class VICReg(Method):
     """One network for all views, trained by the statistics of the whole batch."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network, zero_init_residual=True)
@@ -70,7 +70,7 @@ class VICReg(Method):
         return total, {"invariance": invariance, "variance": variance, "covariance": covariance}
 
 
-def build(network: Network, settings: Settings) -> VICReg:
+def build(network: EncoderSpec, settings: Settings) -> VICReg:
     """The method for one ResNet.
 
     Raises:

@@ -16,13 +16,13 @@ from pretrain.methods import Method, Outputs
 from pretrain.networks import build_encoder
 from pretrain.presets.wmse import PRESETS as PRESETS
 from pretrain.presets.wmse import Settings as Settings
-from pretrain.recipe import Network, at_least
+from pretrain.recipe import EncoderSpec, at_least
 from transfer.runtime.errors import TrainingError, UserError
 
 ROUNDINGS = 8  # a dimension must have more of its own than so many rounding errors of its values
 
 
-class Head(nn.Sequential):
+class Float32Head(nn.Sequential):
     """Linear, BatchNorm, ReLU, Linear, in float32 also under autocast: whitening enlarges rounding errors."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
@@ -115,11 +115,11 @@ def w_mse_loss(z: Tensor, size: int, rounds: int = 1, eps: float = 0.0) -> Tenso
 class WMSE(Method):
     """One network for all views; the whole batch's embeddings are whitened in parts."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
         self.settings, self.forces = settings, settings.forces
         encoder, features = build_encoder(network, zero_init_residual=False)
-        self.online = OneHead(encoder, Head(features, settings.hidden, settings.dimensions))
+        self.online = OneHead(encoder, Float32Head(features, settings.hidden, settings.dimensions))
         self.branches = {"online": self.online}
 
     def forward(self, views: list[Tensor]) -> Outputs:
@@ -144,7 +144,7 @@ class WMSE(Method):
         return found, {"w_mse": found}
 
 
-def build(network: Network, settings: Settings) -> WMSE:
+def build(network: EncoderSpec, settings: Settings) -> WMSE:
     """The method for one ResNet.
 
     Raises:

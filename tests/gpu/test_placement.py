@@ -21,7 +21,7 @@ from pretrain.methods import find_method
 from pretrain.nuclear import smoothed_nuclear_norm
 from pretrain.optimizers import build_optimizer
 from pretrain.presets import method_names
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from pretrain.step import Step
 from pretrain.views import Draw, to_network
 from transfer.checkpoints.backbone import random_backbone
@@ -47,7 +47,7 @@ def step_of(name, **changes):
     settings = replace(settings, **small, forces=Forces(singular=0.1, brownian=0.1))
     recipe = replace(recipe, arch="resnet18", crop=32, batch=8, **changes)
     with torch.device(GPU):  # fake networks cannot be moved when something else refers to their tensors
-        method = module.build(Network("resnet18", classes=3), settings).train()
+        method = module.build(EncoderSpec("resnet18", classes=3), settings).train()
     sides = [32] * getattr(settings, "views", 1) + [16] * getattr(settings, "small_views", 0)
     views = [torch.rand(8, 3, side, side, device=GPU) for side in sides]
     return method, Step(method, build_optimizer(recipe, method), recipe, GPU), views

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.sources import Source, open_source
+from pretrain.sources import ImageSource, open_source
 from transfer.runtime.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ WRITERS: dict[str, Callable[[Path, Files], Path]] = {
 }
 
 
-def contents(source: Source) -> list[bytes]:
+def contents(source: ImageSource) -> list[bytes]:
     return [source.read(index).tobytes() for index in range(len(source))]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretrain.methods import Method, barlow_twins, find_method, supervised, swav, vicreg, wmse
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 
 NAMES = ("barlow_twins", "supervised", "swav", "vicreg", "wmse")
 SMALL: dict[str, Any] = {
@@ -29,7 +29,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 def make(name: str, **changes: Any) -> Method:
     torch.manual_seed(0)
-    method: Method = find_method(name).build(Network("resnet18", classes=3), replace(SMALL[name], **changes))
+    method: Method = find_method(name).build(EncoderSpec("resnet18", classes=3), replace(SMALL[name], **changes))
     return method
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pretrain import ablate
 from pretrain.__main__ import main
-from pretrain.ablate import Cell, Command, Grid, read_rows, recipe_of, settings_of
+from pretrain.ablate import Ablation, Grid, GridCell, read_rows, recipe_of, settings_of
 from pretrain.ablation_report import mean_difference, over_seeds, report
 from pretrain.forces import Forces
 from pretrain.methods import find_method
@@ -57,7 +57,10 @@ def test_the_grid_of_the_paper_each_run_once() -> None:
 def test_one_factor_at_a_time() -> None:
     grid = Grid(studies=("both", "factors"), seeds=(3,), weights=(0.004, 0.5))
     cells = [cell for cell in grid.cells(128, 64) if cell.method != "random"]
-    byol, ours = Cell(batch=128, dimensions=64, seed=3), Cell("msbreg", 2, 0.004, batch=128, dimensions=64, seed=3)
+    byol, ours = (
+        GridCell(batch=128, dimensions=64, seed=3),
+        GridCell("msbreg", 2, 0.004, batch=128, dimensions=64, seed=3),
+    )
     ours = replace(ours, brownian=0.5)
     assert cells[:2] == [byol, ours]
     changed = [{k for k in asdict(ours) if getattr(cell, k) != getattr(ours, k)} for cell in cells[2:]]
@@ -66,18 +69,18 @@ def test_one_factor_at_a_time() -> None:
 
 
 def test_every_run_forwards_equally_many_views() -> None:
-    command = Command(Path("a"), Path("b"), Path("c"), grid=Grid(budget=96_000), recipe=Recipe(warmup_steps=20))
+    command = Ablation(Path("a"), Path("b"), Path("c"), grid=Grid(budget=96_000), recipe=Recipe(warmup_steps=20))
     for views in (2, 4, 8):
         for batch in (32, 128):
-            cell = Cell(views=views, batch=batch)
+            cell = GridCell(views=views, batch=batch)
             recipe = recipe_of(command, cell)
             assert recipe.steps * recipe.batch * views == pytest.approx(96_000, rel=0.01)
             assert recipe.warmup_steps <= max(1, recipe.steps // 5)
 
 
 def test_a_cell_reaches_the_settings() -> None:
-    command = Command(Path("a"), Path("b"), Path("c"), hidden=77, ema=0.5)
-    cell = Cell("msbreg", 8, 0.01, "covariance", 0.25, "image", "pair", 64, 32, 3)
+    command = Ablation(Path("a"), Path("b"), Path("c"), hidden=77, ema=0.5)
+    cell = GridCell("msbreg", 8, 0.01, "covariance", 0.25, "image", "pair", 64, 32, 3)
     settings = settings_of(command, cell)
     assert (settings.views, settings.centroid, settings.hidden, settings.dimensions) == (8, "pair", 77, 32)
     assert settings.forces == Forces(0.01, 0.25, "covariance", "image")
@@ -176,15 +179,15 @@ def test_an_interrupt_ends_the_grid_at_once(sets: Path) -> None:
 
 
 def test_a_failing_run_is_named_after_the_others_are_done(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = Command(sets / "train", sets / "train", sets / "test", out=sets / "out", debug=True)
-    cells = [Cell(seed=0), Cell(seed=1)]
+    command = Ablation(sets / "train", sets / "train", sets / "test", out=sets / "out", debug=True)
+    cells = [GridCell(seed=0), GridCell(seed=1)]
 
     class Now:
         """Runs at once, in this process."""
 
         def __init__(self, *_: object, **__: object) -> None: ...
         def shutdown(self, wait: bool) -> None: ...
-        def submit(self, _: object, __: object, cell: Cell, ___: object) -> object:
+        def submit(self, _: object, __: object, cell: GridCell, ___: object) -> object:
             from concurrent.futures import Future
 
             future: Future[dict[str, float]] = Future()
@@ -206,7 +209,7 @@ def test_options_that_would_be_ignored_are_refused(sets: Path, options: list[str
 
 
 def test_every_cell_of_the_default_grid_can_be_built() -> None:
-    command = Command(Path("a"), Path("b"), Path("c"))
+    command = Ablation(Path("a"), Path("b"), Path("c"))
     studies = ("singular", "covariance", "brownian", "scale", "centroid", "compare", "methods")
     kinds = {replace(cell, seed=0) for cell in Grid(studies=studies).cells(256, 256) if cell.method != "random"}
     with torch.device("meta"):

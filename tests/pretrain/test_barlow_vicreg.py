@@ -12,7 +12,7 @@ from torch import nn
 
 from pretrain.methods import barlow_twins, vicreg
 from pretrain.optimizers import build_optimizer
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 
 
 def test_barlow_twins_is_equation_1() -> None:
@@ -60,8 +60,8 @@ def test_barlow_twins_gives_vectors_their_own_rate(tiny: None) -> None:
 
 def test_published_heads() -> None:
     with torch.device("meta"):
-        twins = barlow_twins.build(Network("resnet50"), barlow_twins.Settings()).online.projector
-        expander = vicreg.build(Network("resnet50"), vicreg.Settings()).online.projector
+        twins = barlow_twins.build(EncoderSpec("resnet50"), barlow_twins.Settings()).online.projector
+        expander = vicreg.build(EncoderSpec("resnet50"), vicreg.Settings()).online.projector
     shapes = [(2048, 8192), (8192, 8192), (8192, 8192)]
     for head, biased in ((twins, [False] * 3), (expander, [True, True, False])):
         layers = [layer for layer in head if isinstance(layer, nn.Linear)]

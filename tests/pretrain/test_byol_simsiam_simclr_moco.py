@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from pretrain.methods import Method, Outputs, byol, find_method, mocov2, msbreg, simclr, simsiam
 from pretrain.optimizers import build_optimizer, set_rate
-from pretrain.recipe import Network, Recipe
+from pretrain.recipe import EncoderSpec, Recipe
 from pretrain.step import Step
 from transfer.runtime.errors import UserError
 
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
 
 def small(name: str, **changes: Any) -> Method:
     torch.manual_seed(0)
-    method: Method = find_method(name).build(Network("resnet18"), replace(SMALL[name], **changes))
+    method: Method = find_method(name).build(EncoderSpec("resnet18"), replace(SMALL[name], **changes))
     return method.train()
 
 
@@ -133,7 +133,9 @@ def test_known_values(name: str) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_byol_is_twice_the_centroid_loss_of_two_views() -> None:
     outputs = outputs_of("byol", 6)
-    half = msbreg.build(Network("resnet18"), msbreg.Settings(views=2, hidden=12, dimensions=6)).loss(outputs, None)[0]
+    half = msbreg.build(EncoderSpec("resnet18"), msbreg.Settings(views=2, hidden=12, dimensions=6)).loss(outputs, None)[
+        0
+    ]
     torch.testing.assert_close(small("byol").loss(outputs, None)[0], 2 * half)
 
 
@@ -284,7 +286,7 @@ BAD = [
 def test_bad_settings_are_refused_by_name(name: str, changes: dict[str, Any], option: str) -> None:
     module = find_method(name)
     with pytest.raises(UserError, match=option) as error:
-        module.build(Network("resnet18"), replace(module.Settings(), **changes))
+        module.build(EncoderSpec("resnet18"), replace(module.Settings(), **changes))
     assert "give" in error.value.todo
 
 
@@ -329,7 +331,9 @@ def test_presets_are_the_published_ones(name: str) -> None:
 
 def test_heads_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        methods = {name: find_method(name).build(Network("resnet50"), find_method(name).Settings()) for name in NAMES}
+        methods = {
+            name: find_method(name).build(EncoderSpec("resnet50"), find_method(name).Settings()) for name in NAMES
+        }
     found = {}
     for name, method in methods.items():
         assert method.online.encoder.layer1[0].bn3.weight.shape == (256,)
@@ -348,6 +352,6 @@ def test_heads_have_the_published_sizes() -> None:
 @pytest.mark.parametrize(("name", "zero"), [("simsiam", True), ("simclr", True), ("mocov2", False), ("byol", False)])
 def test_residual_branches_start_as_published(name: str, zero: bool) -> None:
     """In ResNet-18, which has no bottlenecks: BYOL's Haiku blocks start at zero only where there is one."""
-    method = find_method(name).build(Network("resnet18"), SMALL[name])
+    method = find_method(name).build(EncoderSpec("resnet18"), SMALL[name])
     last = method.online.encoder.layer1[0].bn2.weight
     assert bool((last == 0).all()) is zero

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from pretrain import checkpoint
 from pretrain.methods import Outputs, mocov2
 from pretrain.optimizers import build_optimizer
-from pretrain.recipe import Network, Recipe
+from pretrain.recipe import EncoderSpec, Recipe
 from pretrain.step import Step
 from transfer.runtime.errors import UserError
 
@@ -25,7 +25,7 @@ SETTINGS = mocov2.Settings(dimensions=6, ema=0.9, queue=20, groups=2)
 
 def moco(**changes: Any) -> mocov2.MoCo:
     torch.manual_seed(0)
-    return mocov2.build(Network("resnet18"), replace(SETTINGS, **changes)).train()
+    return mocov2.build(EncoderSpec("resnet18"), replace(SETTINGS, **changes)).train()
 
 
 def units(n: int) -> Tensor:
@@ -102,7 +102,7 @@ def test_queue_and_position_are_saved_and_come_back() -> None:
     train_step(method)
     kept = checkpoint.rest(method)
     assert kept.keys() == {"queue", "position"}
-    other = mocov2.build(Network("resnet18"), SETTINGS)
+    other = mocov2.build(EncoderSpec("resnet18"), SETTINGS)
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.queue, method.queue)
     assert other.position.item() == 8

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pretrain.data import TRIES, Batch, DrawnViews, EndlessShuffle, batches
+from pretrain.data import TRIES, DrawnBatch, DrawnViews, EndlessShuffle, batches
 from pretrain.sources import open_source
 from pretrain.views import Views
 
@@ -31,7 +31,7 @@ def dataset(root: Path, seed: int = 0, colours: bool = True, labelled: bool = Fa
     return DrawnViews(open_source(root, labelled=labelled), Views(2, 32, colours=colours), seed)
 
 
-def equal(one: Batch, other: Batch) -> bool:
+def equal(one: DrawnBatch, other: DrawnBatch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.views, other.views, strict=True)) and one.draws == other.draws
 
 

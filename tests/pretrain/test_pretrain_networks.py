@@ -19,22 +19,22 @@ from pretrain.methods.msbreg import PRESETS, Settings, build
 from pretrain.networks import Branch, decay_at, follow, mlp, slow_copy
 from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.presets import method_names
-from pretrain.recipe import Network, Recipe
+from pretrain.recipe import EncoderSpec, Recipe
 from transfer.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_encoder_has_torchvision_names(arch: networks.Arch) -> None:
     with torch.device("meta"):
-        encoder, features = networks.build_encoder(Network(arch))
+        encoder, features = networks.build_encoder(EncoderSpec(arch))
         expected = torchvision.models.get_model(arch).state_dict()
     assert features == expected["fc.weight"].shape[1]
     assert encoder.state_dict().keys() == {name for name in expected if not name.startswith("fc.")}
 
 
 def test_the_cifar_stem_keeps_the_resolution_and_the_other_names() -> None:
-    encoder, features = networks.build_encoder(Network("resnet18", "cifar"))
-    usual, _ = networks.build_encoder(Network("resnet18"))
+    encoder, features = networks.build_encoder(EncoderSpec("resnet18", "cifar"))
+    usual, _ = networks.build_encoder(EncoderSpec("resnet18"))
     assert encoder.state_dict().keys() == usual.state_dict().keys()
     assert encoder.conv1.weight.shape == (64, 3, 3, 3)
     sizes = []
@@ -44,8 +44,8 @@ def test_the_cifar_stem_keeps_the_resolution_and_the_other_names() -> None:
 
 
 def test_the_quarter_network_has_a_quarter_of_the_channels() -> None:
-    encoder, features = networks.build_encoder(Network("resnet18_quarter"))
-    usual = dict(networks.build_encoder(Network("resnet18"))[0].named_parameters())
+    encoder, features = networks.build_encoder(EncoderSpec("resnet18_quarter"))
+    usual = dict(networks.build_encoder(EncoderSpec("resnet18"))[0].named_parameters())
     assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, features) == (2, 128)
     for name, weight in encoder.named_parameters():
         if name.startswith("layer") and "layer1.0.downsample" not in name:
@@ -56,7 +56,7 @@ def test_the_quarter_network_has_a_quarter_of_the_channels() -> None:
 
 def test_heads_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        online = build(Network("resnet50"), Settings()).online
+        online = build(EncoderSpec("resnet50"), Settings()).online
     shapes = {name: tuple(p.shape) for name, p in online.named_parameters() if not name.startswith("encoder")}
     assert shapes["projector.0.weight"] == (4096, 2048)
     assert shapes["projector.3.weight"] == (256, 4096)
@@ -65,7 +65,7 @@ def test_heads_have_the_published_sizes() -> None:
 
 
 def test_slow_copy_follows(tiny: None) -> None:
-    encoder, features = networks.build_encoder(Network("resnet18"))
+    encoder, features = networks.build_encoder(EncoderSpec("resnet18"))
     online = Branch(encoder, mlp(features, 16, 8), mlp(8, 16, 8))
     target = slow_copy(online)
     assert target.predictor is None

@@ -25,7 +25,7 @@ from image_sets import (
 )
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.sources import Source, open_source
+from pretrain.sources import ImageSource, open_source
 from transfer.datasets.image_index import Names, number_labels
 from transfer.runtime.errors import DataError
 
@@ -59,7 +59,7 @@ def test_labels(tmp_path: Path, files: Files, kind: str) -> None:
 def test_pickling(tmp_path: Path, files: Files, kind: str, labelled: bool) -> None:
     source = open_source(WRITERS[kind](tmp_path, files), labelled)
     source.read(3)
-    again: Source = pickle.loads(pickle.dumps(source))
+    again: ImageSource = pickle.loads(pickle.dumps(source))
     assert contents(again) == contents(source)
     assert again.fingerprint() == source.fingerprint()
     assert (again.labels, again.classes) == (source.labels, source.classes)
@@ -83,7 +83,7 @@ def test_fingerprint_follows_names_sizes_and_labels(tmp_path: Path, files: Files
 
 
 class Pixels(Dataset[tuple[int, bytes]]):
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ImageSource) -> None:
         self.source = source
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class Pixels(Dataset[tuple[int, bytes]]):
         return os.getpid(), self.source.read(index).tobytes()
 
 
-def read_by_workers(source: Source, start: str, files: Files) -> None:
+def read_by_workers(source: ImageSource, start: str, files: Files) -> None:
     source.read(0)  # what is open now must not be shared with the workers
     loader = DataLoader(Pixels(source), batch_size=None, num_workers=2, multiprocessing_context=start)
     processes, seen = zip(*loader, strict=True)

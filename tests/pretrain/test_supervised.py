@@ -10,7 +10,7 @@ import torch
 from small_methods import LABELS, make, numbers, some_views
 
 from pretrain.methods import supervised
-from pretrain.recipe import Network
+from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError
 
 
@@ -43,7 +43,7 @@ def test_the_classifier_is_remembered_outside_the_branch(tiny: None) -> None:
 @pytest.mark.parametrize("classes", [0, 1])
 def test_supervised_refuses_images_without_classes(tiny: None, classes: int) -> None:
     with pytest.raises(UserError, match="two classes or more") as caught:
-        supervised.build(Network("resnet18", classes=classes), supervised.Settings())
+        supervised.build(EncoderSpec("resnet18", classes=classes), supervised.Settings())
     assert caught.value.found == f"{classes} classes"
     assert supervised.NEEDS_LABELS
 

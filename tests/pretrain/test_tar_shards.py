@@ -25,7 +25,7 @@ from image_sets import (
 )
 from PIL import Image
 
-from pretrain.sources import Source, open_source
+from pretrain.sources import ImageSource, open_source
 from pretrain.tar_headers import members
 from pretrain.tar_shards import expand_braces, sample_key
 from transfer.runtime.errors import DataError
@@ -236,7 +236,7 @@ def test_a_damaged_shard_keeps_its_images_or_is_refused(
         assert str(path) in error.what
 
 
-def outcome(path: Path) -> tuple[Source | None, DataError | None]:
+def outcome(path: Path) -> tuple[ImageSource | None, DataError | None]:
     try:
         return open_source(path), None
     except DataError as error:

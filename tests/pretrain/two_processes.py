@@ -11,7 +11,7 @@ from torch import nn
 from pretrain.forces import Forces
 from pretrain.methods import Method, find_method
 from pretrain.optimizers import build_optimizer
-from pretrain.recipe import Network, Recipe
+from pretrain.recipe import EncoderSpec, Recipe
 from pretrain.step import Step
 from transfer.runtime.batch_norm import sync_batchnorm
 from transfer.runtime.world import world
@@ -45,7 +45,7 @@ def small_method(name: str, forces: Forces) -> Method:
     small |= {"whitening_size": 16}
     known = {f.name for f in fields(settings)}
     settings = replace(settings, **{key: value for key, value in small.items() if key in known})
-    method: Method = module.build(Network("resnet18", classes=3), settings)
+    method: Method = module.build(EncoderSpec("resnet18", classes=3), settings)
     return method.train()
 
 

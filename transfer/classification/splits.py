@@ -20,7 +20,7 @@ from transfer.classification.score import (
     mean_per_class_error,
     per_class,
 )
-from transfer.classification.sgd.loop import Machine
+from transfer.classification.sgd.loop import SgdMachine
 from transfer.classification.task import Precision, held_out
 from transfer.classification.trunk import Trunk
 from transfer.classification.views import WholeView
@@ -168,10 +168,10 @@ def frozen_splits(
     return FrozenSplits(rows(splits.train), chosen_on, rows(splits.test))
 
 
-def sgd_machine(run: Run) -> Machine:
+def sgd_machine(run: Run) -> SgdMachine:
     """This machine for SGD."""
     device = torch.device(run.device)
-    return Machine(device, run.workers, unreadable=run.data.unreadable, world=run.world)
+    return SgdMachine(device, run.workers, unreadable=run.data.unreadable, world=run.world)
 
 
 def scorer(metric: Metric, classes: int) -> Callable[[torch.Tensor, torch.Tensor], float]:

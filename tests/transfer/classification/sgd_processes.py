@@ -19,7 +19,7 @@ from torch import nn
 
 from transfer.checkpoints.backbone import InputSpec, Source
 from transfer.classification.sgd.bank import Head
-from transfer.classification.sgd.fit import FineTuned, LinearFit, Machine, fine_tune, fit_linear
+from transfer.classification.sgd.fit import FineTuned, LinearFit, SgdMachine, fine_tune, fit_linear
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime.errors import DataError
@@ -123,7 +123,7 @@ STEPS = {"linear": 6, "fine-tuning": 4}  # of `train`
 
 def train(kind: str, folder: Path, data: LabelledImages | None = None, **machine: object) -> LinearFit | FineTuned:
     data = data or coloured()
-    here = Machine(**({"save_every": 2, "log_every": 1} | machine))
+    here = SgdMachine(**({"save_every": 2, "log_every": 1} | machine))
     if kind == "linear":
         return fit_linear(SMALL, data, LINEAR, GRID, seed=5, folder=folder, machine=here)
     return fine_tune(SMALL, data, FINE_TUNING, seed=5, folder=folder, machine=here)

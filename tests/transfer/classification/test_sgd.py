@@ -35,7 +35,7 @@ from torch.utils.data import DistributedSampler
 from transfer.checkpoints.backbone import Backbone, random_backbone
 from transfer.classification.sgd.bank import Head, train_on_features
 from transfer.classification.sgd.data import Crops, Deal, Order
-from transfer.classification.sgd.fit import Machine, evaluate, fine_tune, fit_linear
+from transfer.classification.sgd.fit import SgdMachine, evaluate, fine_tune, fit_linear
 from transfer.classification.sgd.recipe import SgdRecipe, epoch_order
 from transfer.classification.trunk import Trunk
 from transfer.classification.views import to_network
@@ -294,7 +294,7 @@ def test_unreadable_images_are_left_out_up_to_the_budget(
 def test_an_unreadable_image_has_no_part_in_the_mean(tmp_path: Path) -> None:
     """A batch of which one image is lost trains as the batch of the others."""
     recipe = SgdRecipe(**{**LINEAR.__dict__, "epochs": 1, "batch": 6, "per_epoch": False})
-    machine = Machine(unreadable=1)
+    machine = SgdMachine(unreadable=1)
     fit = fit_linear(
         SMALL, coloured(6, broken=frozenset({4})), recipe, GRID[:1], seed=1, folder=tmp_path, machine=machine
     )
@@ -311,7 +311,7 @@ def test_an_unreadable_image_has_no_part_in_the_mean(tmp_path: Path) -> None:
 
 
 def test_a_batch_without_readable_images_changes_nothing(tmp_path: Path) -> None:
-    data, machine = coloured(4, broken=frozenset(range(4))), Machine(unreadable=4, log_every=1)
+    data, machine = coloured(4, broken=frozenset(range(4))), SgdMachine(unreadable=4, log_every=1)
     recipe = replace(LINEAR, epochs=1, batch=2)
     fit = fit_linear(SMALL, data, recipe, GRID[:1], seed=1, folder=tmp_path, machine=machine)
     first = torch.randn(3, 512, generator=torch.Generator().manual_seed(1)) * 0.01

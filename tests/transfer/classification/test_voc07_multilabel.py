@@ -27,7 +27,7 @@ from transfer.classification.multilabel import mean_precision
 from transfer.classification.probes.penalty import choose_shared_penalty
 from transfer.classification.score import average_precisions
 from transfer.classification.sgd.data import Crops
-from transfer.classification.sgd.fit import FineTuned, Machine, evaluate, fine_tune, fit_linear
+from transfer.classification.sgd.fit import FineTuned, SgdMachine, evaluate, fine_tune, fit_linear
 from transfer.classification.sgd.learners import summed_loss
 from transfer.classification.sgd.recipe import SgdRecipe, epoch_order
 from transfer.classification.trunk import Trunk
@@ -199,7 +199,7 @@ def several(images: int = 13, **options: object) -> LabelledImages:
 
 def tune(folder: Path, data: LabelledImages | None = None, unreadable: int = 0) -> FineTuned:
     recipe = replace(FINE_TUNING, epochs=0, steps=5, per_epoch=False, processes=1, batch=4)
-    machine = Machine(save_every=2, log_every=1, unreadable=unreadable)
+    machine = SgdMachine(save_every=2, log_every=1, unreadable=unreadable)
     return fine_tune(SMALL, data or several(), recipe, seed=5, folder=folder, machine=machine)  # type: ignore[arg-type]
 
 

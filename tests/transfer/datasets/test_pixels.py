@@ -16,7 +16,7 @@ from picture_files import GREY, HEIGHT, PICTURES, REFUSED, WIDTH
 
 from detection.pictures import panels as sheet_panels
 from detection.recipe import DetectorRecipe
-from pretrain.sources import Source, open_source
+from pretrain.sources import ImageSource, open_source
 from transfer.datasets.boxes.coco import read_coco
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.images import read_header
@@ -67,7 +67,7 @@ def shards(tmp_path: Path, files: dict[str, bytes]) -> Iterator[tuple[str, Read]
             member = tarfile.TarInfo(f"{number:03d}.png")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    source: Source = open_source(tmp_path / "train-0.tar")
+    source: ImageSource = open_source(tmp_path / "train-0.tar")
     return of_source(source, files)
 
 

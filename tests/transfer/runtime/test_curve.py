@@ -12,7 +12,7 @@ import torch
 from classification_runs import TINY_SGD, run, write_images
 
 from detection.engines.progress import TrainingLog
-from pretrain.curves import Curves
+from pretrain.curves import TimedCurve
 from results.__main__ import main
 from results.plots import read_curve
 from transfer.runtime.curve import Curve, read
@@ -42,7 +42,7 @@ def drawn(runs: Path, monkeypatch: pytest.MonkeyPatch, task: str = "transfer.ima
 
 
 def of_pretraining(path: Path) -> None:
-    curves = Curves(path, 0, 4, 2, images=8)
+    curves = TimedCurve(path, 0, 4, 2, images=8)
     curves.write(2, {"epoch": 0.5, "loss": 2.0, "lr": 0.1, "effective_rank": 3.0})
     curves.note(2, {"knn": 50.0})
     curves.write(4, {"epoch": 1.0, "loss": 1.0, "lr": 0.0, "effective_rank": 3.0})

@@ -22,14 +22,14 @@ from transfer.checkpoints.backbone import Backbone
 from transfer.classification.sgd.bank import Bank, Head, Norm, rule_of
 from transfer.classification.sgd.data import Deal, listed, wholes
 from transfer.classification.sgd.learners import FineTuned, FineTuner, LinearFit, LinearLearner
-from transfer.classification.sgd.loop import Machine, Training
+from transfer.classification.sgd.loop import SgdMachine, SgdTraining
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.trunk import Trunk
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime.errors import DataError, UserError
 
-__all__ = ["FineTuned", "LinearFit", "Machine", "SgdRecipe", "evaluate", "fine_tune", "fit_linear"]
+__all__ = ["FineTuned", "LinearFit", "SgdMachine", "SgdRecipe", "evaluate", "fine_tune", "fit_linear"]
 
 
 def fit_linear(
@@ -41,7 +41,7 @@ def fit_linear(
     norm: Norm | None = None,
     seed: int,
     folder: Path,
-    machine: Machine | None = None,
+    machine: SgdMachine | None = None,
 ) -> LinearFit:
     """Linear classifiers on the frozen backbone, all on the same random crops; a finished fit is read, not repeated.
 
@@ -52,7 +52,7 @@ def fit_linear(
         folder: of the checkpoint and the curve.
 
     Raises:
-        UserError: bad input; `DataError` and `TrainingError` as in `Training.run`.
+        UserError: bad input; `DataError` and `TrainingError` as in `SgdTraining.run`.
     """
     machine = _checked(train, recipe, machine, frozen=True)
     device, world = machine.device, machine.world
@@ -65,7 +65,7 @@ def fit_linear(
     learner = LinearLearner(LinearFit(trunk, bank), world)
     # BatchNorm is frozen: how a batch is dealt out changes nothing, any number of processes may share it.
     deal = Deal(recipe.processes, world.size, range(world.rank, world.rank + 1))
-    training = Training(learner, train, recipe, recipe.training_view(), config, folder, machine)
+    training = SgdTraining(learner, train, recipe, recipe.training_view(), config, folder, machine)
     training.run(seed, deal)
     bank.note_lost()
     return replace(learner.fit, left_out=_names(train, training), began=learner.began)
@@ -78,7 +78,7 @@ def fine_tune(
     *,
     seed: int,
     folder: Path,
-    machine: Machine | None = None,
+    machine: SgdMachine | None = None,
 ) -> FineTuned:
     """Backbone and classifier trained together; a finished training is read, not repeated.
 
@@ -94,7 +94,7 @@ def fine_tune(
         The network in eval mode, equal on all processes.
 
     Raises:
-        UserError: bad input; `DataError` and `TrainingError` as in `Training.run`.
+        UserError: bad input; `DataError` and `TrainingError` as in `SgdTraining.run`.
     """
     machine = _checked(train, recipe, machine, frozen=False)
     world = machine.world
@@ -112,14 +112,14 @@ def fine_tune(
     config = _config("fine-tuning", backbone, train, recipe, seed)
     each = recipe.processes // world.size
     deal = Deal(recipe.processes, recipe.processes, range(world.rank * each, (world.rank + 1) * each))
-    training = Training(learner, train, recipe, recipe.training_view(), config, folder, machine)
+    training = SgdTraining(learner, train, recipe, recipe.training_view(), config, folder, machine)
     training.run(seed, deal)
     model.left_out = _names(train, training)
     world.copy_from_leader(model.buffers())
     return model.eval()
 
 
-def _names(train: LabelledImages, training: Training) -> tuple[str, ...]:
+def _names(train: LabelledImages, training: SgdTraining) -> tuple[str, ...]:
     return tuple(train.images.name(index) for index in sorted(training.unreadable))
 
 
@@ -130,7 +130,7 @@ def evaluate(
     view: WholeView,
     *,
     batch: int = 64,
-    machine: Machine | None = None,
+    machine: SgdMachine | None = None,
     keep: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """What `fit` says of every image, [n, …] on the CPU, in the order of the set; every process gets all of it.
@@ -142,7 +142,7 @@ def evaluate(
     Raises:
         DataError: an image cannot be read. None is left out: the number would be of another test set.
     """
-    machine = machine or Machine()
+    machine = machine or SgdMachine()
     world = machine.world
     places = np.arange(world.rank, len(test), world.size)
     found: list[Tensor] = []
@@ -164,8 +164,8 @@ def evaluate(
     return whole
 
 
-def _checked(train: LabelledImages, recipe: SgdRecipe, machine: Machine | None, frozen: bool) -> Machine:
-    machine = machine or Machine()
+def _checked(train: LabelledImages, recipe: SgdRecipe, machine: SgdMachine | None, frozen: bool) -> SgdMachine:
+    machine = machine or SgdMachine()
     machine.check()
     recipe.check()
     if train.multilabel and frozen:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Machine:
+class SgdMachine:
     """How this machine does it; nothing here moves a number beyond rounding.
 
     Attributes:
@@ -86,7 +86,7 @@ class Learner(Protocol):
         """Take over what `state` gave."""
 
 
-class Training:
+class SgdTraining:
     """One training, begun or resumed: weights after N steps are the same however often it was killed (on CPUs)."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Training:
         view: RandomView,
         config: Mapping[str, Any],
         folder: Path,
-        machine: Machine,
+        machine: SgdMachine,
     ) -> None:
         self.learner, self.train, self.schedule, self.view = learner, train, schedule, view
         self.config, self.folder, self.machine = dict(config), folder, machine

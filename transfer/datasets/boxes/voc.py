@@ -19,7 +19,7 @@ import numpy as np
 from transfer.datasets.boxes.box_limits import BoxLimits, Corners
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 from transfer.datasets.boxes.orientation import ExifFrame, Frames, as_seen
-from transfer.datasets.boxes.voc_layout import Entry, Part, absolute, entries_of, voc_splits
+from transfer.datasets.boxes.voc_layout import Part, SplitImage, absolute, entries_of, voc_splits
 from transfer.datasets.boxes.voc_masks import Objects, VocMasks
 from transfer.datasets.boxes.voc_xml import only, only_text, read_tree
 from transfer.datasets.headers import READERS
@@ -169,7 +169,7 @@ def read_voc_sets(
     return datasets
 
 
-def _class_names(sets: Iterable[Iterable[tuple[Entry, _Annotation]]], parts: Sequence[Part]) -> tuple[str, ...]:
+def _class_names(sets: Iterable[Iterable[tuple[SplitImage, _Annotation]]], parts: Sequence[Part]) -> tuple[str, ...]:
     names = tuple(sorted({item.label for own in sets for _, annotation in own for item in annotation.objects}))
     if not names:
         raise DataError(
@@ -190,7 +190,7 @@ def _wrong_counts(parts: Sequence[Part], counts: Sequence[int]) -> list[str]:
     return notes
 
 
-def _other_pictures(read: Sequence[tuple[Entry, _Annotation]]) -> list[str]:
+def _other_pictures(read: Sequence[tuple[SplitImage, _Annotation]]) -> list[str]:
     """One note for images left out beside one of the same name, one for annotations that name another image."""
     notes = []
     twins = [f"{name} ({entry.image.name} is read)" for entry, _ in read for name in entry.twins]
@@ -209,20 +209,20 @@ def _other_pictures(read: Sequence[tuple[Entry, _Annotation]]) -> list[str]:
 # -- what is in them ---------------------------------------------------------------------------------------------
 
 
-def _read_all(entries: Sequence[Entry]) -> list[_Annotation | DataError]:
+def _read_all(entries: Sequence[SplitImage]) -> list[_Annotation | DataError]:
     """What is in each file, or what is wrong with it."""
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(_read_or_problem, entries))
 
 
-def _read_or_problem(entry: Entry) -> _Annotation | DataError:
+def _read_or_problem(entry: SplitImage) -> _Annotation | DataError:
     try:
         return _read_annotation(entry)
     except DataError as error:
         return error
 
 
-def _read_annotation(entry: Entry) -> _Annotation:
+def _read_annotation(entry: SplitImage) -> _Annotation:
     tree, xml = read_tree(entry.xml), str(entry.xml)
     nodes = tree.findall("object")
     deeper = sum(1 for tag in ("object", "Object", "OBJECT") for _ in tree.iter(tag)) - len(nodes)
@@ -252,7 +252,7 @@ def _read_annotation(entry: Entry) -> _Annotation:
     return _Annotation(header, size, objects, _other_picture(tree, entry))
 
 
-def _other_picture(tree: ET.Element, entry: Entry) -> str:
+def _other_picture(tree: ET.Element, entry: SplitImage) -> str:
     """A file beside the image that <filename> names instead; renamed sets have old names there, of files long gone."""
     said = re.split(r"[\\/]", tree.findtext("filename") or "")[-1].strip()
     if said in ("", entry.image.name):
@@ -314,13 +314,13 @@ def _object(xml: str, number: int, node: ET.Element) -> _Object:
 # -- from annotation to arrays -----------------------------------------------------------------------------------
 
 
-def _objects(entry: Entry, annotation: _Annotation) -> Objects:
+def _objects(entry: SplitImage, annotation: _Annotation) -> Objects:
     return Objects(entry, *annotation.frame, len(annotation.objects))
 
 
 def _image(
     image_id: int,
-    entry: Entry,
+    entry: SplitImage,
     annotation: _Annotation,
     classes: tuple[str, ...],
     limits: BoxLimits,
@@ -355,7 +355,7 @@ def _image(
     return as_seen(image, annotation.header, annotation.turn)
 
 
-def _box(entry: Entry, annotation: _Annotation, item: _Object, limits: BoxLimits) -> Corners | None:
+def _box(entry: SplitImage, annotation: _Annotation, item: _Object, limits: BoxLimits) -> Corners | None:
     """0-based corners with exclusive ends inside the image, or None for a box with nothing in it."""
     xmin, ymin, xmax, ymax = item.corners
     text = f"{entry.name} ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"

@@ -37,7 +37,7 @@ LAYOUT = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class SplitImage:
     """One image of a split.
 
     Attributes:
@@ -85,7 +85,7 @@ class Listed:
     there: bool = True
 
 
-def entries_of(parts: Sequence[Part]) -> list[list[Entry]]:
+def entries_of(parts: Sequence[Part]) -> list[list[SplitImage]]:
     """The images of each part; every missing file is found here, before anything is read.
 
     Raises:
@@ -221,7 +221,7 @@ def image_of(listed: Listed, files: Files, xml: Path | None) -> str:
 # -- one split ---------------------------------------------------------------------------------------------------
 
 
-def _entries_of(root: Path, split: str, problems: list[DataError]) -> list[Entry]:
+def _entries_of(root: Path, split: str, problems: list[DataError]) -> list[SplitImage]:
     if has_lists(root):
         path = _split_file(root, split)
         place = _Place(files_in(root / IMAGES, root / ANNOTATIONS), root.name, root, "", f"the names out of {path}")
@@ -247,7 +247,7 @@ class _Place:
     remedy: str
 
 
-def _entries(listed: Sequence[Listed], place: _Place, split: str, problems: list[DataError]) -> list[Entry]:
+def _entries(listed: Sequence[Listed], place: _Place, split: str, problems: list[DataError]) -> list[SplitImage]:
     files = place.files
     kinds: dict[tuple[bool, bool], list[str]] = {}
     for one in listed:
@@ -272,7 +272,9 @@ def _entries(listed: Sequence[Listed], place: _Place, split: str, problems: list
             continue
         twins = tuple(name for name in files.images[one.stem] if name != image) if one.file is None else ()
         stem = place.prefix + one.stem
-        entries.append(Entry(f"{place.name}/{one.stem}", place.masks, stem, xml, files.image_folder / image, twins))
+        entries.append(
+            SplitImage(f"{place.name}/{one.stem}", place.masks, stem, xml, files.image_folder / image, twins)
+        )
     return entries
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.mask_files import area_of, read_object, read_values
 from transfer.datasets.boxes.masks import Mask
-from transfer.datasets.boxes.voc_layout import INSTANCES, SEGMENTS, Entry
+from transfer.datasets.boxes.voc_layout import INSTANCES, SEGMENTS, SplitImage
 from transfer.datasets.lists import absent
 from transfer.datasets.wording import counted, few
 from transfer.runtime.errors import DataError
@@ -30,7 +30,7 @@ VOID = 255
 class Objects:
     """What one image's XML says. Attributes: entry: its files; width, height of the picture; total: of <object>."""
 
-    entry: Entry
+    entry: SplitImage
     width: int
     height: int
     total: int
