@@ -14,8 +14,9 @@ from typing import Any
 
 from PIL import Image
 
-from transfer.datasets.image_index import digest, some
+from transfer.datasets.image_index import digest
 from transfer.datasets.images import read_image
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -120,7 +121,7 @@ class ArrowSet:
                 labels.append(numbers[label] if known else -1)
         if without:
             todo = "take a split that has labels (-1 stands for none), or filter these rows out"
-            raise DataError(f"{len(without)} rows of {self.folder} have no label", found=some(without), todo=todo)
+            raise DataError(f"{len(without)} rows of {self.folder} have no label", found=few_lines(without), todo=todo)
         return labels
 
     def _column(self, kind: str, usual: str) -> str:

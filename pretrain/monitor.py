@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pretrain.sources import ImageSource, open_source
-from pretrain.views import as_tensor, to_network
+from pretrain.views import to_network
 from transfer.classification.probes.knn import accuracy, knn, linear_probe, standard_error
+from transfer.datasets.images import as_tensor
 from transfer.runtime.errors import DataError
 from transfer.runtime.loader import Loader
 from transfer.runtime.world import World

@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 
 from pretrain.tar_headers import Member, members
-from transfer.datasets.image_index import Names, digest, number_labels, some
+from transfer.datasets.image_index import Names, digest, number_labels
 from transfer.datasets.images import ENDINGS, is_image_name, read_image
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class TarShards:
         except OSError as error:
             raise DataError(f"cannot read {shard}", found=str(error)) from error
         if without:
-            logger.warning("%s: %d samples without an image are left out: %s", shard, len(without), some(without))
+            logger.warning("%s: %d samples without an image are left out: %s", shard, len(without), few_lines(without))
 
 
 def sample_key(name: str) -> str:
@@ -187,7 +188,7 @@ def _image(sample: Sequence[Member], key: str, shard: Path) -> Member | None:
     if len(images) > 1:
         raise DataError(
             f"the sample {key} in {shard} has several images",
-            found=some([member.name for member in images]),
+            found=few_lines([member.name for member in images]),
             todo="what follows the first dot of a name is its kind: names of images must differ before it",
         )
     return images[0] if images else None
@@ -260,7 +261,7 @@ def open_shards(shards: Sequence[Path], labelled: bool) -> TarShards:
     """
     missing = [str(shard) for shard in shards if not shard.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(shards)} shards are missing", found=some(missing))
+        raise DataError(f"{len(missing)} of {len(shards)} shards are missing", found=few_lines(missing))
     if len(set(shards)) < len(shards):
         raise DataError(f"shards are named more than once among {_these(shards)}")
     return TarShards(shards, labelled)

@@ -27,6 +27,7 @@ from pretrain.recipe import Recipe
 from pretrain.sources import ImageSource, open_source
 from pretrain.step import Outcome, Step
 from pretrain.views import Views, to_network
+from transfer.datasets.wording import few_lines
 from transfer.runtime.batch_norm import sync_batchnorm
 from transfer.runtime.conditions import Conditions
 from transfer.runtime.conditions import differences as other_conditions
@@ -296,8 +297,7 @@ class _Run:
         for found in self.processes.collect(new):
             self.unreadable |= found
         listed = [f"{name}: {reason}" for name, reason in sorted(self.unreadable.items())]
-        more = [f"and {len(listed) - LISTED} more"] if len(listed) > LISTED else []
-        shown = "\n".join(listed[:LISTED] + more)
+        shown = few_lines(listed, LISTED)
         if self.processes.any(lost, self.device):
             raise DataError(
                 f"{data.TRIES} images drawn one after another cannot be read",

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms import functional as pillow
 
 from pretrain.recipe import AugmentationName, Recipe
+from transfer.datasets.images import as_tensor
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -210,11 +211,6 @@ class Views:
 
 def _smaller(kind: Kind) -> Kind:
     return replace(kind, scale=SMALL_SCALE)
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """RGB image → uint8 [3, height, width]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def to_network(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.pictures.panels import NAMES_UP_TO, Shape, counted, detected_mask, draw_pair, write_sheet
+from detection.pictures.panels import NAMES_UP_TO, Shape, detected_mask, draw_pair, write_sheet
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
+from transfer.datasets.wording import counted
 from transfer.runtime.errors import DataError
 
 

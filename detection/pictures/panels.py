@@ -72,11 +72,6 @@ def class_colour(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def counted(number: int, noun: str) -> str:
-    """The number and its noun: 1 image, 2 images."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def detected_mask(detections: Detections, row: int, image: DetectionImage) -> Mask | None:
     """The mask of detection number `row`, which is on `image`; None from detectors without masks."""
     return None if detections.masks is None else Mask(image.height, image.width, counts=detections.masks[row])

@@ -28,7 +28,8 @@ from turns import measured, spread, take_turns
 from transfer.checkpoints.backbone import random_backbone
 from transfer.classification.feature_cache import Store
 from transfer.classification.features import extract
-from transfer.classification.views import WholeView, as_tensor, to_network
+from transfer.classification.views import WholeView, to_network
+from transfer.datasets.images import as_tensor
 from transfer.datasets.labels.labelled import LabelledImages
 
 

@@ -37,7 +37,8 @@ from turns import Process, Turn, measured, take_turns
 from view_setup import JITTER, ViewSetup
 
 from pretrain.device_views import colour_batch
-from pretrain.views import Draw, Views, as_tensor, colour_view
+from pretrain.views import Draw, Views, colour_view
+from transfer.datasets.images import as_tensor
 
 WORKER = Path(__file__).with_name("kornia_views.py")
 KINDS = {0: "brightness", 1: "contrast", 2: "saturation", 3: "hue"}

@@ -11,7 +11,8 @@ from PIL import Image
 
 from transfer.checkpoints.backbone import random_backbone
 from transfer.classification.features import extract
-from transfer.classification.views import WholeView, as_tensor, to_network
+from transfer.classification.views import WholeView, to_network
+from transfer.datasets.images import as_tensor
 from transfer.datasets.labels.labelled import LabelledImages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]

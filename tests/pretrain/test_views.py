@@ -16,13 +16,13 @@ from pretrain.views import (
     Draw,
     Kind,
     Views,
-    as_tensor,
     colour_view,
     crop_view,
     draw_box,
     draw_view,
     to_network,
 )
+from transfer.datasets.images import as_tensor
 
 PLAIN = Draw(box=(0, 0, 40, 40), flip=False, jitter=(), grey=False, sigma=0.0, solarize=False)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from transfer.datasets.images import as_tensor
 from transfer.runtime.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -99,13 +100,6 @@ class RandomView:
             else:
                 image = T.RandomCrop(self.crop)(T.functional.resize(image, self.resize, mode))
             return as_tensor(T.RandomHorizontalFlip(self.flip)(image))
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """RGB image → uint8 [3, height, width]."""
-    import torch
-
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def to_network(images: Tensor, spec: InputSpec, device: torch.device) -> Tensor:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from transfer.datasets.image_index import Names, digest, number_labels, some
+from transfer.datasets.image_index import Names, digest, number_labels
 from transfer.datasets.images import ENDINGS, is_image_name, read_image
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 IMAGENET_NAME = re.compile(r"(n\d{8})_\d+\.\w+")
@@ -113,7 +114,7 @@ def open_folder(root: Path, labelled: bool) -> ImageFiles:
     if loose:
         raise DataError(
             f"{len(loose)} images lie directly in {root}, without a label",
-            found=some(loose),
+            found=few_lines(loose),
             todo="put each into a subfolder named after its class",
         )
     labels, classes = _folder_labels(names)
@@ -189,12 +190,12 @@ def open_list(file: Path, labelled: bool, root: Path | None = None) -> ImageFile
     if missing:
         raise DataError(
             f"{len(missing)} of {len(paths)} files named by {file} are missing in {root}",
-            found=some(missing),
+            found=few_lines(missing),
             todo="give the folder to which the paths are relative, or correct the list",
         )
     if len(set(paths)) < len(paths):
         twice = sorted(name for name, count in Counter(paths).items() if count > 1)
-        raise DataError(f"{len(twice)} files are named more than once by {file}", found=some(twice))
+        raise DataError(f"{len(twice)} files are named more than once by {file}", found=few_lines(twice))
     labels, classes = number_labels(texts, str(file)) if labelled else (None, [])
     return ImageFiles(root, Names(paths), labels, classes, sizes)
 
@@ -223,7 +224,7 @@ def _lines(file: Path, labelled: bool, root: Path) -> tuple[list[str], list[str]
             bare.append(f"line {number}: {path}")
     if labelled and bare:
         todo = "write path, space and class (number or name) on each line"
-        raise DataError(f"{len(bare)} of {len(paths)} lines of {file} have no label", found=some(bare), todo=todo)
+        raise DataError(f"{len(bare)} of {len(paths)} lines of {file} have no label", found=few_lines(bare), todo=todo)
     return paths, texts if labelled else []
 
 

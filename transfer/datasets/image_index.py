@@ -14,7 +14,6 @@ import numpy as np
 from transfer.runtime.errors import DataError
 
 MOST_CLASSES = 100_000  # above, the numbers are identifiers rather than classes
-SHOWN = 5  # names in a message
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -90,9 +89,3 @@ def number_names(labels: Iterable[int], where: str) -> list[str]:
             todo=f"number the classes from 0 (below {MOST_CLASSES})",
         )
     return [str(number) for number in range(high + 1)]
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of many names, one a line."""
-    rest = len(names) - SHOWN
-    return "\n".join([*names[:SHOWN], *([f"… and {rest} more"] if rest > 0 else [])])

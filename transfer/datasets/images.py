@@ -25,11 +25,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from transfer.runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Of the names that are taken for images, in lower case: torchvision.datasets.folder.IMG_EXTENSIONS (without its import,
 # which takes seconds in every worker that is spawned).
@@ -221,3 +225,10 @@ def _metadata_after_pixels(path: Path) -> bool:
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(UPRIGHT[orientation]) if orientation != 1 else image
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """RGB image → uint8 [3, height, width]."""
+    import torch  # what only looks at images starts without it
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

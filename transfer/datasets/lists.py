@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer.datasets.image_index import some
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 
@@ -39,7 +39,7 @@ def read_columns(path: Path, columns: int, todo: str, separator: str | None = No
     if short:
         raise DataError(
             f"{len(short)} of {len(rows)} lines of {path} have fewer than {columns} fields",
-            found=some(short),
+            found=few_lines(short),
             todo=todo,
         )
     return rows

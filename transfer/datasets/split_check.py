@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.datasets.image_index import some
-from transfer.datasets.wording import counted, few
+from transfer.datasets.wording import counted, few, few_lines
 from transfer.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def refuse_untrained(found: Collection[str], trained: Collection[str], where: st
         raise DataError(
             f"{counted(len(unknown), 'class', 'classes')} of {where} {'has' if len(unknown) == 1 else 'have'} "
             f"no training {unit}",
-            found=some(spelled(unknown, trained)),
+            found=few_lines(spelled(unknown, trained)),
             todo=f"add them to {train}, take them out, or correct their spelling",
         )
 

@@ -15,9 +15,15 @@ def few(texts: Sequence[str], limit: int = SHOWN) -> str:
     return ", ".join(texts[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """The number with its noun: "1 box", "1,200 boxes"."""
-    return f"{number:,} {one if number == 1 else many}"
+def few_lines(texts: Sequence[str], limit: int = SHOWN) -> str:
+    """The first few of `texts`, one a line, and how many more there are."""
+    more = len(texts) - limit
+    return "\n".join([*texts[:limit], *([f"… and {more} more"] if more > 0 else [])])
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """The number with its noun: "1 box", "1,200 boxes"; `many` is `one` with an s unless given."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def raise_together(problems: Sequence[DataError], what: str) -> None:
@@ -34,9 +40,7 @@ def raise_together(problems: Sequence[DataError], what: str) -> None:
         raise problems[0]
     if problems:
         kinds = list({problem.todo: problem for problem in reversed(problems)}.values())[::-1]
-        shown = [*kinds, *(problem for problem in problems if not any(problem is kind for kind in kinds))][:SHOWN]
+        shown = [*kinds, *(problem for problem in problems if not any(problem is kind for kind in kinds))]
         lines = [problem.what + (f": {problem.found}" if problem.found else "") for problem in shown]
-        if len(problems) > SHOWN:
-            lines.append(f"and {len(problems) - SHOWN} more")
-        todo = "\n".join(dict.fromkeys(problem.todo for problem in shown))
-        raise DataError(f"{len(problems):,} {what}", found="\n".join(lines), todo=todo)
+        todo = "\n".join(dict.fromkeys(problem.todo for problem in shown[:SHOWN]))
+        raise DataError(f"{len(problems):,} {what}", found=few_lines(lines), todo=todo)

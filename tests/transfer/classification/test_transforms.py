@@ -8,7 +8,8 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
 from transfer.checkpoints.backbone import InputSpec
-from transfer.classification.views import RandomView, WholeView, as_tensor, to_network
+from transfer.classification.views import RandomView, WholeView, to_network
+from transfer.datasets.images import as_tensor
 from transfer.runtime.errors import DataError
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transfer.classification.sgd.recipe import epoch_order
 from transfer.classification.views import RandomView
 from transfer.datasets.labels.labelled import Images, LabelledImages
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 from transfer.runtime.loader import Loader
 
@@ -188,4 +189,4 @@ def wholes(
 def listed(images: LabelledImages, unreadable: dict[int, str]) -> str:
     """Lines "name: reason" of the first `LISTED`, by number, and how many more there are."""
     lines = [f"{images.images.name(index)}: {reason}" for index, reason in sorted(unreadable.items())]
-    return "\n".join(lines[:LISTED] + ([f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []))
+    return few_lines(lines, LISTED)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits
 from transfer.datasets.labels.listed import listed_split, noted
 from transfer.datasets.lists import absent, read_columns, read_lines
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 CUB_LAYOUT = "unpack CUB_200_2011.tgz: images/, images.txt, image_class_labels.txt, train_test_split.txt, classes.txt"
@@ -33,7 +33,8 @@ def read_cub200(root: Path) -> ImageSplits:
         _refuse_other_ids(root / file, found, paths)
         odd = [f"image {key}: {entry}" for key, entry in found.items() if entry not in known]
         if odd:
-            raise DataError(f"{len(odd)} lines of {root / file} are not understood", found=some(odd), todo=CUB_LAYOUT)
+            what = f"{len(odd)} lines of {root / file} are not understood"
+            raise DataError(what, found=few_lines(odd), todo=CUB_LAYOUT)
     train, test = (
         listed_split(
             f"cub200_{split}",
@@ -84,7 +85,7 @@ def read_birdsnap(root: Path) -> ImageSplits:
     odd = sorted({f"species {row[1]}" for row in rows if row[1] not in numbers} | testing - {row[0] for row in rows})
     if odd:
         what = f"the lists in {root} do not fit together"
-        raise DataError(what, found="unknown: " + some(odd), todo=BIRDSNAP_LAYOUT)
+        raise DataError(what, found="unknown: " + few_lines(odd), todo=BIRDSNAP_LAYOUT)
     folder = root / "download" / "images" if (root / "download" / "images").is_dir() else root / "images"
     gone = set(absent(folder, [row[0] for row in rows]))
     parts = []
@@ -121,5 +122,5 @@ def _table(file: Path, columns: Sequence[str]) -> list[list[str]]:
     short = [row[0] for row in rows if len(row) <= max(places)]
     if short:
         what = f"{len(short)} of {len(rows)} lines of {file} are cut short"
-        raise DataError(what, found=some(short), todo=BIRDSNAP_LAYOUT)
+        raise DataError(what, found=few_lines(short), todo=BIRDSNAP_LAYOUT)
     return [[row[place] for place in places] for row in rows]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from transfer.datasets.labels.labelled import LabelledImages
+from transfer.datasets.wording import few
 from transfer.runtime.errors import DataError
 
 READERS = 8  # threads: reading and hashing both leave Python's lock
@@ -55,9 +56,8 @@ def note(pairs: list[tuple[str, str]], train: LabelledImages, test: LabelledImag
     """A sentence on `duplicates` for the record; "" if there are none."""
     if not pairs:
         return ""
-    shown = ", ".join(f"{theirs} = {ours}" for ours, theirs in pairs[:SHOWN])
-    rest = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    return f"{len(pairs)} of {len(test)} images of {test.name} are also in {train.name}, byte for byte: {shown}{rest}"
+    shown = few([f"{theirs} = {ours}" for ours, theirs in pairs], SHOWN)
+    return f"{len(pairs)} of {len(test)} images of {test.name} are also in {train.name}, byte for byte: {shown}"
 
 
 def _names(split: LabelledImages) -> Iterable[str]:

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 from transfer.datasets.image_files import IMAGENET_NAME
-from transfer.datasets.image_index import some
 from transfer.datasets.images import is_image_name
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
 from transfer.datasets.labels.listed import listed_split, noted
 from transfer.datasets.labels.own_images import folder_split
 from transfer.datasets.lists import read_lines
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 LAYOUT = "ImageNet is laid out train/<wnid>/*.JPEG and val/<wnid>/*.JPEG"
@@ -68,7 +68,7 @@ def _subset(root: Path, percent: int, classes: tuple[str, ...]) -> LabelledImage
     odd = [name for match, name in found if match is None or match[1] not in numbers]
     if odd:
         what = f"{len(odd)} of {len(names)} lines of {file} name no image of a class in val/"
-        raise DataError(what, found=some(odd), todo=todo)
+        raise DataError(what, found=few_lines(odd), todo=todo)
     wnids = [match[1] for match, _ in found if match is not None]
     paths = [f"train/{wnid}/{name}" for wnid, name in zip(wnids, names, strict=True)]
     labels = [numbers[wnid] for wnid in wnids]

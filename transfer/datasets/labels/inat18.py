@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages, Level
 from transfer.datasets.labels.listed import level_of, listed_split
 from transfer.datasets.lists import read_json
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 LAYOUT = "unpack train_val2018.tar.gz, train2018.json.tar.gz and val2018.json.tar.gz of iNaturalist 2018 here"
@@ -78,7 +78,7 @@ def _named(
     missing = [str(key) for key in categories if key not in published]
     if missing:
         what = f"{len(missing)} of {len(categories)} categories are not in {file}"
-        raise DataError(what, found=some(missing), todo="get the list of 2018, or take the file away")
+        raise DataError(what, found=few_lines(missing), todo="get the list of 2018, or take the file away")
     return {key: one | published[key] for key, one in categories.items()}
 
 
@@ -112,7 +112,7 @@ def _split(
         ("annotations of categories that are not listed", [str(key) for key in labels.values() if key not in ids]),
     ):
         if odd:
-            raise DataError(f"{file} has {len(odd)} {what}", found=some(odd), todo=LAYOUT)
+            raise DataError(f"{file} has {len(odd)} {what}", found=few_lines(odd), todo=LAYOUT)
     return listed_split(
         f"inat18_{split}",
         root,
@@ -127,4 +127,4 @@ def _split(
 def _refuse_twice(keys: Sequence[int | str], what: str) -> None:
     twice = [str(key) for key, count in Counter(keys).items() if count > 1]
     if twice:
-        raise DataError(f"{len(twice)} {what} come more than once", found=some(twice), todo=LAYOUT)
+        raise DataError(f"{len(twice)} {what} come more than once", found=few_lines(twice), todo=LAYOUT)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from transfer.datasets.image_files import ImageFiles
-from transfer.datasets.image_index import Names, some
+from transfer.datasets.image_index import Names
 from transfer.datasets.images import FAULTS, FORMATS
 from transfer.datasets.labels.duplicates import refuse_shared
 from transfer.datasets.labels.labelled import ABSENT, DIFFICULT, PRESENT, ImageSplits, LabelledImages, Level
 from transfer.datasets.lists import absent
 from transfer.datasets.split_check import SplitSummary, compare, spelled
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,15 @@ def listed_split(
     if missing:
         raise DataError(
             f"{len(missing)} of {len(paths)} images named by {source} are missing in {root}",
-            found=some(missing),
+            found=few_lines(missing),
             todo="complete the folder, or take them out of the list",
         )
     if len(set(paths)) < len(paths):
         twice = sorted(path for path, count in Counter(paths).items() if count > 1)
         raise DataError(
-            f"{len(twice)} images are named more than once by {source}", found=some(twice), todo="name each image once"
+            f"{len(twice)} images are named more than once by {source}",
+            found=few_lines(twice),
+            todo="name each image once",
         )
     numbers = labels if isinstance(labels, np.ndarray) else np.array(labels, dtype=np.int64)
     images = ImageFiles(root, Names(paths), None, [])
@@ -79,7 +82,7 @@ def level_of(pairs: Mapping[str, str], classes: Sequence[str]) -> Level:
     alone = [name for name in classes if name not in pairs]
     if alone:
         what = f"{len(alone)} of {len(classes)} classes belong to no coarser class"
-        raise DataError(what, found=some(alone), todo="complete the annotations")
+        raise DataError(what, found=few_lines(alone), todo="complete the annotations")
     names = sorted(set(pairs.values()))
     numbers = {name: number for number, name in enumerate(names)}
     return Level(tuple(names), np.array([numbers[pairs[name]] for name in classes], dtype=np.int64))
@@ -103,7 +106,7 @@ def checked(splits: ImageSplits) -> ImageSplits:
     if bare:
         raise DataError(
             f"{len(bare)} of {len(splits.train.classes)} classes have no image in {splits.train.name}",
-            found=some(spelled(bare, present)),
+            found=few_lines(spelled(bare, present)),
             todo="add training images of these classes, or take the classes out of every split",
         )
     for other in splits.others():

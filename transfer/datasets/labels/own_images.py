@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from transfer.datasets.image_files import ImageFiles, open_folder
-from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages, Level
 from transfer.datasets.labels.listed import checked, level_of, listed_split, noted
 from transfer.datasets.layouts import ALIASES, VAL_AS_TEST, Role
 from transfer.datasets.split_check import refuse_untrained
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 FOLDERS = "an image folder is laid out DIR/train/<class>/<image> and DIR/test/<class>/<image>"
@@ -102,13 +102,13 @@ def _split_names(there: Sequence[str], given: Mapping[Role, str | None], what: s
             found = ", ".join(fitting)
             raise DataError(f"more than one {what} may be the {split} split", found=found, todo=f"give --{split} NAME")
         if name and not fitting:
-            found = some(there) or "none"
+            found = few_lines(there) or "none"
             raise DataError(f"no {what} is called {name!r}", found=found, todo=f"give --{split} one of these")
         if fitting:
             chosen[split] = fitting[0]
     for split, others in (("train", ("train",)), ("test", ("val", "test"))):
         if not any(other in chosen for other in others):
-            found = some(there) or "none"
+            found = few_lines(there) or "none"
             todo = f"{todo}; or name what is there with --{split}"
             raise DataError(f"no {what} is a {split} split", found=found, todo=todo)
     return chosen
@@ -165,7 +165,7 @@ def read_csv(
     if left_out and not any(given.values()):
         raise DataError(
             f"{len(left_out)} rows of {file} are of an unknown split",
-            found=some([f"line {row.line}: {row.split!r}" for row in left_out]),
+            found=few_lines([f"line {row.line}: {row.split!r}" for row in left_out]),
             todo="write train, val or test there, or say what the entries mean with --train, --val and --test",
         )
     note = f"{len(left_out)} rows of {file.name} left out that are of other splits"
@@ -231,7 +231,7 @@ def _rows(file: Path, columns: dict[str, str], levels: tuple[str, ...]) -> list[
         raise DataError(f"cannot read {file}", found=str(error), todo=TABLE) from error
     if longer:
         what = f"{len(longer)} of {len(lines)} rows of {file} have more fields than its first line"
-        raise DataError(what, found=some(longer), todo='write entries that hold a comma in quotes: "a, b"')
+        raise DataError(what, found=few_lines(longer), todo='write entries that hold a comma in quotes: "a, b"')
     if not lines:
         raise DataError(f"{file} names no image", found="a first line, and nothing below it", todo=TABLE)
     for place, name in enumerate(wanted):
@@ -239,7 +239,7 @@ def _rows(file: Path, columns: dict[str, str], levels: tuple[str, ...]) -> list[
         if empty:
             raise DataError(
                 f"{len(empty)} of {len(lines)} rows of {file} have nothing in column {name!r}",
-                found=some(empty),
+                found=few_lines(empty),
                 todo="complete or remove these rows",
             )
     return [_Row(line, os.path.normpath(entry[0]), entry[1], entry[2], tuple(entry[3:])) for line, entry in lines]

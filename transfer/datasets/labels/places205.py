@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transfer.datasets.image_index import some
 from transfer.datasets.labels.labelled import ImageSplits
 from transfer.datasets.labels.listed import listed_split
 from transfer.datasets.labels.own_images import folder_split
 from transfer.datasets.lists import read_lines
+from transfer.datasets.wording import few_lines
 from transfer.runtime.errors import DataError
 
 LAYOUT = (
@@ -60,7 +60,7 @@ def _listed(file: Path) -> tuple[list[str], list[int]]:
         else:
             odd.append(line)
     if odd:
-        raise DataError(f"{len(odd)} lines of {file} are no path and class number", found=some(odd), todo=LAYOUT)
+        raise DataError(f"{len(odd)} lines of {file} are no path and class number", found=few_lines(odd), todo=LAYOUT)
     return paths, labels
 
 
