@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transfer.runtime.interrupts import GOES_ON, on_interrupt, say
+from transfer.runtime.interrupts import GOES_ON, on_interrupt
 
 if __name__ == "__main__":
     # before the imports that take long
@@ -23,8 +23,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from pretrain.machine import Machine
 from pretrain.presets import find_presets, method_names
 from pretrain.recipe import Recipe
+from transfer.runtime.command import Debug, answer
 from transfer.runtime.errors import UserError
-from transfer.runtime.shared_memory import demand_shared_memory, out_of_shared_memory
+from transfer.runtime.shared_memory import demand_shared_memory
 
 logger = logging.getLogger("pretrain")
 S = TypeVar("S")
@@ -43,7 +44,7 @@ the defaults shown are those of the preset and method given on this command line
 
 
 @dataclass(frozen=True)
-class Pretraining(Generic[S]):
+class Pretraining(Debug, Generic[S]):
     """Options.
 
     Attributes:
@@ -56,7 +57,6 @@ class Pretraining(Generic[S]):
         out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PRESET.
         machine: how this machine does it.
         overwrite: start anew; the checkpoint in --out is deleted after the first step.
-        debug: show tracebacks.
     """
 
     data: Positional[Path]
@@ -68,7 +68,14 @@ class Pretraining(Generic[S]):
     root: Path | None = None
     out: Path | None = None
     overwrite: bool = False
-    debug: bool = False
+
+
+@dataclass(frozen=True)
+class PlotCurves(Debug):
+    """Draw the curves of a run."""
+
+    run: Positional[Path]
+    """the --out folder of a run."""
 
 
 def parse(arguments: Sequence[str]) -> Pretraining[Any]:
@@ -109,7 +116,7 @@ def parse(arguments: Sequence[str]) -> Pretraining[Any]:
     return command
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Do what the command line says.
 
     Raises:
@@ -118,17 +125,14 @@ def run(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["plot"]:
         from pretrain.plot import plot
 
-        parser = argparse.ArgumentParser(prog="python -m pretrain plot", description="Draw the curves of a run.")
-        parser.add_argument("run", type=Path, help="the --out folder of a run")
-        parser.add_argument("--debug", action="store_true", help="show tracebacks")
-        print(plot(parser.parse_args(arguments[1:]).run))
-        return
+        print(plot(tyro.cli(PlotCurves, args=arguments[1:], prog="python -m pretrain plot").run))
+        return 0
     if arguments[:1] == ["ablate"]:
         from pretrain.ablate import main as ablate
 
         for written in ablate(arguments[1:]):
             print(written)
-        return
+        return 0
     command = parse(arguments)
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -156,28 +160,16 @@ def run(arguments: Sequence[str]) -> None:
         )
     if os.environ.get("RANK", "0") == "0":
         print(path)
+    return 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Exit statuses: see `answer`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run(arguments)
-    except UserError as error:
-        if "--debug" in arguments:
-            raise
-        rank = os.environ.get("RANK", "0")
-        print(f"error: {error}" if rank == "0" else f"process {rank}: error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        known = out_of_shared_memory(error)
-        if known is None or "--debug" in arguments:
-            raise
-        print(f"error: {known}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return say(GOES_ON.replace("again", "without --overwrite") if "--overwrite" in arguments else GOES_ON)
-    return 0
+    rank = os.environ.get("RANK", "0")
+    lead = "error: " if rank == "0" else f"process {rank}: error: "
+    interrupted = GOES_ON.replace("again", "without --overwrite") if "--overwrite" in arguments else GOES_ON
+    return answer(lambda: run(arguments), "--debug" in arguments, interrupted, lead)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pretrain.forces import Centroid, Direction, Forces, SingularForm
 from pretrain.machine import Machine, prepare
 from pretrain.presets import find_presets
 from pretrain.recipe import Recipe
+from transfer.runtime.command import Debug
 from transfer.runtime.conditions import differences as other_conditions
 from transfer.runtime.curve import FILE, read
 from transfer.runtime.errors import TrainingError, UserError
@@ -173,7 +174,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Debug):
     """Options.
 
     Attributes:
@@ -191,7 +192,6 @@ class Ablation:
         jobs: runs at a time, each with its part of the cores.
         workers: processes per run that decode and augment.
         keep: keep the checkpoint of every run (0.1 GB each for a ResNet-18).
-        debug: show tracebacks.
     """
 
     data: Positional[Path]
@@ -211,7 +211,6 @@ class Ablation:
     jobs: int = 1
     workers: int = 0
     keep: bool = False
-    debug: bool = False
 
 
 DESCRIPTION = """Run a grid of short trainings and evaluate each frozen encoder: one table, one figure.

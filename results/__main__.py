@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transfer.runtime.interrupts import NOTHING_CHANGED, on_interrupt, say
+from transfer.runtime.interrupts import NOTHING_CHANGED, on_interrupt
 
 if __name__ == "__main__":
     # before the imports that take long
@@ -23,6 +23,7 @@ import pandas as pd
 import tyro
 
 from results import blocks, compare, explain, export, frame, ranking, render
+from transfer.runtime.command import REFUSED, Debug, answer
 from transfer.runtime.errors import UserError, printable
 from transfer.runtime.files import write_text
 
@@ -35,13 +36,11 @@ MaybeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_h
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Selection(ABC):
+class _Selection(Debug, ABC):
     records: Folders = ()
     """Folders with records. Default: runs/records and results/records of this checkout."""
     task: Names = ()
     """Only these tasks, for example detection.voc."""
-    debug: Flag = False
-    """Show tracebacks."""
 
     def run(self) -> int:
         """Show the records; name the files that are none. Exit status 1 if some are not in what is shown."""
@@ -241,7 +240,7 @@ class Report(_Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(Debug):
     """Copy chosen records to results/records, as evidence that is published with the code.
 
     Absolute paths are shortened. Runs of code that no commit holds are refused.
@@ -257,8 +256,6 @@ class Export:
     """Also take runs of code that no commit holds; the table shows it."""
     overwrite: Flag = False
     """Replace a finished record by a failed one."""
-    debug: Flag = False
-    """Show tracebacks."""
 
     def run(self) -> int:
         """Copy."""
@@ -287,7 +284,7 @@ class Bundle(_Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merge:
+class Merge(Debug):
     """Take in bundles of another machine: the same run twice is one, one with other numbers is shown and left out.
 
     Exit status 1: something was left out.
@@ -299,8 +296,6 @@ class Merge:
     """Where the records go. Default: runs/records of this checkout."""
     work: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = frame.WORK_FOLDER
     """Where the curves go. Default: runs/work of this checkout."""
-    debug: Flag = False
-    """Show tracebacks."""
 
     def run(self) -> int:
         """Take in one after the other."""
@@ -331,11 +326,8 @@ class Card(_Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readme:
+class Readme(Debug):
     """Write results/README.md and the picture of the report anew from the published records; needs a Chromium."""
-
-    debug: Flag = False
-    """Show tracebacks."""
 
     def run(self) -> int:
         """Write."""
@@ -358,14 +350,10 @@ def main() -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     try:
-        return int(command.run())
-    except UserError as error:
-        if command.debug:
-            traceback.print_exc()
-        print(f"{error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return say(NOTHING_CHANGED)
+        return answer(lambda: int(command.run()), command.debug, NOTHING_CHANGED, lead="")
+    except UserError:  # with --debug
+        traceback.print_exc()
+        return REFUSED
 
 
 if __name__ == "__main__":

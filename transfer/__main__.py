@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import sys
 
-from transfer.runtime.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt, say
+from transfer.runtime.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt
 
 if __name__ == "__main__":
     # before the imports that take long
     on_interrupt(GOES_ON if sys.argv[1:2] in (["run"], ["reproduce"]) else NOTHING_CHANGED)
 
 import importlib
-import io
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
+from transfer.runtime.command import Debug, answer
 from transfer.runtime.errors import UserError, printable
 from transfer.runtime.logs import say_from
 
@@ -42,71 +42,57 @@ verbs:
 Every verb has --help. --debug shows the traceback of an error."""
 
 
-@dataclass(frozen=True)
-class Inspect:
-    """Say what a checkpoint file is.
-
-    Attributes:
-        file: the checkpoint.
-        format: force a format instead of recognising it.
-        branch: which network of the file.
-        prefix: take the network whose names begin with this, and drop everything else.
-        allow_half: accept half precision.
-        reference: a file of the same network whose channel order is known; tells whether red and blue are exchanged.
-        all: say of every format why it does not recognise the file.
-        debug: show tracebacks.
-    """
-
+@dataclass(frozen=True, kw_only=True)
+class _OfFile(Debug):
     file: Positional[Path]
+    """the checkpoint."""
     format: str | None = None
+    """force a format instead of recognising it."""
     branch: str | None = None
+    """which network of the file."""
     prefix: str | None = None
+    """take the network whose names begin with this, and drop everything else."""
     allow_half: bool = False
+    """accept half precision."""
+
+    def reading(self) -> dict[str, Any]:
+        """How the file is to be read."""
+        return {name: getattr(self, name) for name in ("format", "branch", "prefix", "allow_half")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(_OfFile):
+    """Say what a checkpoint file is."""
+
     reference: Path | None = None
+    """a file of the same network whose channel order is known; tells whether red and blue are exchanged."""
     all: bool = False
-    debug: bool = False
+    """say of every format why it does not recognise the file."""
 
 
-@dataclass(frozen=True)
-class Convert:
-    """Write a checkpoint's backbone for another library.
+@dataclass(frozen=True, kw_only=True)
+class Convert(_OfFile):
+    """Write a checkpoint's backbone for another library."""
 
-    Attributes:
-        file: the checkpoint.
-        to: whose layout to write.
-        out: the file to write (-o).
-        format: force a format instead of recognising it.
-        branch: which network of the file.
-        prefix: take the network whose names begin with this, and drop everything else.
-        allow_half: accept half precision.
-        debug: show tracebacks.
-    """
-
-    file: Positional[Path]
     to: Literal["torchvision", "timm", "detectron2", "mmdet", "safetensors"]
+    """whose layout to write."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    format: str | None = None
-    branch: str | None = None
-    prefix: str | None = None
-    allow_half: bool = False
-    debug: bool = False
+    """the file to write (-o)."""
 
 
 @dataclass(frozen=True)
-class Toy:
+class Toy(Debug):
     """Write small synthetic data sets: VOC layout, COCO layout with masks, and a classification folder.
 
     Attributes:
         folder: where to.
         seed: equal seeds give equal bytes.
         overwrite: replace the folder if it is there.
-        debug: show tracebacks.
     """
 
     folder: Positional[Path]
     seed: int = 0
     overwrite: bool = False
-    debug: bool = False
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -115,15 +101,7 @@ def inspect(arguments: Sequence[str]) -> int:
     from transfer.checkpoints.inspect import examine
 
     _one_thread()
-    found = examine(
-        options.file,
-        format=options.format,
-        branch=options.branch,
-        prefix=options.prefix,
-        allow_half=options.allow_half,
-        reference=options.reference,
-        every=options.all,
-    )
+    found = examine(options.file, **options.reading(), reference=options.reference, every=options.all)
     print(printable(found.text))
     return 0 if found.complete else 1
 
@@ -134,16 +112,7 @@ def convert(arguments: Sequence[str]) -> int:
     from transfer.checkpoints.write import convert as write
 
     _one_thread()
-    text = write(
-        options.file,
-        options.to,
-        options.out,
-        format=options.format,
-        branch=options.branch,
-        prefix=options.prefix,
-        allow_half=options.allow_half,
-    )
-    print(printable(text))
+    print(printable(write(options.file, options.to, options.out, **options.reading())))
     return 0
 
 
@@ -260,33 +229,23 @@ VERBS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one verb; errors meant for people are printed without traceback, exit status 2; Ctrl-C gives 130."""
+    """Run one verb; exit statuses: see `answer`."""
     debug = "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no "…" or "×" shows their codes
-            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     say_from(logging.DEBUG if debug else logging.INFO)
-    try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(HELP, flush=True)
-            return 0 if arguments else 2
-        if arguments[0] not in VERBS:
-            raise UserError(f"unknown verb {arguments[0]!r}", todo=f"one of {', '.join(VERBS)}")
-        status = VERBS[arguments[0]](arguments[1:])
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        if debug:
-            raise
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `… | head`: nobody reads on, and Python would say so once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        return say(GOES_ON if arguments[0] in ("run", "reproduce") else NOTHING_CHANGED)
+    interrupted = GOES_ON if arguments[:1] in (["run"], ["reproduce"]) else NOTHING_CHANGED
+    # Of several processes one says what is wrong.
+    lead = "error: " if os.environ.get("RANK", "0") == "0" else None
+    return answer(lambda: _do(arguments), debug, interrupted, lead)
+
+
+def _do(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, flush=True)
+        return 0 if arguments else 2
+    if arguments[0] not in VERBS:
+        raise UserError(f"unknown verb {arguments[0]!r}", todo=f"one of {', '.join(VERBS)}")
+    return VERBS[arguments[0]](arguments[1:])
 
 
 if __name__ == "__main__":

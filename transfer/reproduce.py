@@ -21,6 +21,7 @@ from transfer import record as records
 from transfer.cli import CommandLine, read_backbones, understood
 from transfer.protocol import flatten
 from transfer.record import Record, read_record
+from transfer.runtime.command import Debug
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import ROOT
 
@@ -33,7 +34,7 @@ _SWITCHES = ("--overwrite", "--debug")
 
 
 @dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Debug):
     """Print the line that repeats a run, or repeat it.
 
     What stands behind -- is added to the line and counts before what was typed then: where the data lie here, or the
@@ -45,7 +46,6 @@ class Reproduce:
         records: folders with records; by default runs/records and results/records of this checkout.
         into: where the repetition is written.
         go: do it, and say how far its numbers are from the record's.
-        debug: show tracebacks.
     """
 
     run: Positional[str]
@@ -53,7 +53,6 @@ class Reproduce:
     records: Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     into: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: runs/again)")] = RUNS
     go: Annotated[bool, tyro.conf.arg(name="run-it")] = False
-    debug: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from detection.score.voc_ap import VocApOptions, evaluate_voc
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.datasets.boxes.orientation import ExifFrame
 from transfer.datasets.wording import counted
+from transfer.runtime.command import Debug
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
 
@@ -37,7 +38,7 @@ MODES: dict[Mode, str] = {"11point": "VOC AP, 11 points", "area": "VOC AP, all p
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Debug):
     """Score detections that were made elsewhere: VOC AP in both its forms and COCO AP, per class and by size.
 
     DETECTIONS.json is a COCO result list: [{image_id, category_id, bbox: [x, y, width, height], score}, …], for mask
@@ -66,7 +67,6 @@ class Score:
         classes: of a set in VOC layout: the detector's class names in the order of its numbers from 1.
         boxes: score the boxes alone, whatever masks the list has.
         json: keep the numbers in this file.
-        debug: show tracebacks.
     """
 
     detections: Positional[Path]
@@ -83,7 +83,6 @@ class Score:
     classes: tuple[str, ...] = ()
     boxes: bool = False
     json: Path | None = None
-    debug: bool = False
 
 
 @dataclass(frozen=True)
