@@ -143,7 +143,6 @@ def test_a_file_imports_no_name_that_begins_with_an_underscore_from_another() ->
 ONE_IN_EVERY_FILE = {"Settings"}
 # Not told apart yet.
 TWO_THINGS = {
-    "Curve": ("detection/engines/detectron2/hooks.py", "transfer/runtime/curve.py"),
     "Data": ("transfer/cli.py", "transfer/task.py"),
 }
 

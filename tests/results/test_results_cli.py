@@ -167,7 +167,7 @@ def test_results_imports_no_engine_and_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy, spine = done.stdout.splitlines()
     assert heavy == "[]"
-    parts = ("conditions", "errors", "files", "interrupts", "provenance")
+    parts = ("command", "conditions", "errors", "files", "interrupts", "provenance")
     assert spine == str(
         ["transfer", "transfer.record", "transfer.runtime", *(f"transfer.runtime.{part}" for part in parts)]
     )
