@@ -19,6 +19,7 @@ from transfer.checkpoints.architectures import ARCHITECTURES, architecture
 from transfer.datasets.labels.catalogue import CATALOGUE, Entry, data_root, entry_of, missing_parts, read_set
 from transfer.datasets.layouts import KNOWN, layouts, recognise
 from transfer.protocol import flatten, recipe_differences
+from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS, settle
 from transfer.runtime.errors import CheckpointError, DataError, UserError
 from transfer.runtime.files import ROOT
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Debug):
     """Options that every task has.
 
     Attributes:
@@ -58,7 +59,6 @@ class RunOptions:
         allow_slow: train on a CPU however long it takes.
         runs: where records and everything else are written.
         overwrite: do runs again that are finished.
-        debug: show tracebacks.
     """
 
     checkpoints: Positional[tuple[str, ...]]
@@ -78,7 +78,6 @@ class RunOptions:
     allow_slow: bool = False
     runs: Path = ROOT / "runs"
     overwrite: bool = False
-    debug: bool = False
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -382,7 +381,7 @@ def _summary(record: Record, runs: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataOptions(Debug):
     """List the classification sets: where each is looked for, whether it is there, how to get it.
 
     Attributes:
@@ -390,14 +389,12 @@ class Data:
         dataset: a folder with a set of your own instead: say which layout it is in, and its splits.
         data_root: folder that holds the sets (default: $DETECTRON2_DATASETS, else datasets/ here).
         check: read the annotations of what is there and count images, instead of only looking for the folders.
-        debug: show tracebacks.
     """
 
     names: Positional[tuple[str, ...]] = ()
     dataset: Path | None = None
     data_root: Path | None = None
     check: bool = False
-    debug: bool = False
 
 
 def data_command(arguments: Sequence[str]) -> str:
@@ -406,7 +403,7 @@ def data_command(arguments: Sequence[str]) -> str:
     Raises:
         DataError: a name is not in the catalogue, or the folder is in no layout.
     """
-    options = tyro.cli(Data, args=arguments, prog="python -m transfer data")
+    options = tyro.cli(DataOptions, args=arguments, prog="python -m transfer data")
     if options.dataset is not None:
         return recognised(options.dataset)
     return listing(data_root(options.data_root), options.names or tuple(CATALOGUE), options.check)
@@ -478,7 +475,7 @@ def _read(name: str, root: Path) -> tuple[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class RecipeOptions:
+class RecipeOptions(Debug):
     """Print the values of a task's protocol and their sources, or in what a preset differs from it.
 
     Attributes:
@@ -489,7 +486,6 @@ class RecipeOptions:
         batch: with --gpus: images per iteration over all of them; by default as many on each as published.
         memory: with --gpus: GB of each; the published batch is kept where it fits.
         arch: with --gpus: the backbone, for the hours and the memory.
-        debug: show tracebacks.
     """
 
     task: Positional[str]
@@ -499,7 +495,6 @@ class RecipeOptions:
     batch: int | None = None
     memory: float | None = None
     arch: str = "resnet50"
-    debug: bool = False
 
 
 def recipe_command(arguments: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ class Training:
             keys = list(content) if isinstance(content, dict) else [type(content).__name__]
             raise TrainingError(
                 f"{path} is no checkpoint of the {self.detector.name} engine",
-                found="not written by it: " + ", ".join(str(key) for key in keys[:6]),
+                found="not written by it, or by an earlier version: " + ", ".join(str(key) for key in keys[:6]),
                 todo=remedy,
             )
         if content["run"] != self.run:
