@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 
 from detection.protocols import Detector
-from detection.recipe import DetectionRecipe, DetectorRecipe
+from detection.recipe import (
+    FCOS,
+    DetectionRecipe,
+    DetectorRecipe,
+    FasterRcnnFPN,
+    MaskRcnnFPN,
+    Masks,
+    RetinaNet,
+    turned_into,
+)
 
 # A narrow FPN costs a small part of a C4 head. The learning rate is twice what linear scaling from 0.02 at a batch of
 # 16 gives; four times that diverges on random backbones.
-CPU_FPN = DetectorRecipe(
-    neck="fpn",
-    extra_norm=False,
+CPU_FPN = FasterRcnnFPN(
     norm="BN",
     fpn_channels=64,
     anchor_sizes=(16, 32, 64, 128, 256),  # images are shrunk to a third of the protocol's
@@ -31,18 +38,20 @@ CPU_FPN = DetectorRecipe(
     rpn_post_nms_test=300,
     roi_batch=64,
 )
+_PYRAMIDS: dict[str, type[DetectorRecipe]] = {
+    "faster_rcnn": FasterRcnnFPN,
+    "mask_rcnn": MaskRcnnFPN,
+    "retinanet": RetinaNet,
+    "fcos": FCOS,
+}
 
 
 def small(protocol: DetectorRecipe) -> DetectorRecipe:
     """The detector of `protocol` in the size of `CPU_FPN`; with a pyramid, also where the protocol has a C4 head."""
-    return dataclasses.replace(
-        CPU_FPN,
-        family=protocol.family,
-        score_threshold=protocol.score_threshold,
-        nms=protocol.nms,
-        dense=protocol.dense,
-        mask_convs=2 if protocol.masks else 0,
-    )
+    kept = {name: getattr(protocol, name) for name in ("score_threshold", "nms", "dense") if hasattr(protocol, name)}
+    if isinstance(protocol, Masks):
+        kept["mask_convs"] = 2
+    return turned_into(CPU_FPN, _PYRAMIDS[protocol.family], **kept)
 
 
 def smoke(recipe: DetectorRecipe) -> DetectorRecipe:

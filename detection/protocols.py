@@ -9,8 +9,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from detection.recipe import RETINA, D, DetectionRecipe, unread
-from transfer.protocol import OURS, Protocol, flatten
+from detection.recipe import (
+    FCOS as FCOS_RECIPE,
+)
+from detection.recipe import (
+    RETINA,
+    D,
+    DetectionRecipe,
+    DetectorRecipe,
+    FasterRcnnC4,
+    FasterRcnnFPN,
+    MaskRcnnC4,
+    MaskRcnnFPN,
+    RetinaNet,
+)
+from transfer.protocol import OURS, Protocol
 
 _FPN = "Detectron2, Base-RCNN-FPN.yaml"
 _NORMS = "MoCo's FPN runs: SyncBN in backbone and pyramid only, facebookresearch/moco#34; in DetCo's configs too"
@@ -18,13 +31,18 @@ _FPN_DETCO = "DetCo, coco_R_50_FPN_1x.yaml"
 _RETINA_DETCO = "DetCo, coco_R_50_RetinaNet_1x.yaml"
 _COMMON = "Detectron2, configs/common"
 _TABLES = "Detectron2, evaluation/pascal_voc_evaluation.py"
-NOT_READ = "nothing reads it in this detector"
 
 Detector = Protocol[DetectionRecipe]
 
-# -- Faster R-CNN, C4: MoCo's VOC07+12 protocol is what `DetectorRecipe` begins as.
+
+def _as(protocol: Detector, kind: type[DetectorRecipe]) -> Detector:
+    """What is known so far, of another detector; values that it has no place for are left behind."""
+    return protocol.of(DetectionRecipe, {"detector": kind}, shared=True)
+
+
+# -- Faster R-CNN, C4: MoCo's VOC07+12 protocol is what `FasterRcnnC4` begins as.
 VOC_C4 = (
-    Protocol(DetectionRecipe)
+    Protocol(DetectionRecipe, {"detector": FasterRcnnC4})
     .but(f"11 points: {_TABLES} for VOC2007", {"metric.mode": "11point"})
     .but(_TABLES, plus_one=True, strict=True, score_decimals=3, box_decimals=1)
     .but(f"{OURS}: faster-coco-eval, equal to pycocotools", library="faster_coco_eval")
@@ -57,9 +75,9 @@ COCO_C4 = (
     .but(f"{D}INPUT.MIN_SIZE_TEST", test_size=800)
 )
 COCO_FPN = (
-    COCO_C4.but(
+    _as(COCO_C4, FasterRcnnFPN)
+    .but(
         _FPN,
-        neck="fpn",
         roi_resolution=7,
         anchor_sizes=(32, 64, 128, 256, 512),
         anchor_ratios=(0.5, 1.0, 2.0),
@@ -72,9 +90,6 @@ COCO_FPN = (
         iterations=90_000,
         steps=(60_000, 80_000),
         train_sizes=(640, 672, 704, 736, 768, 800),
-        mask_convs=0,
-        mask_resolution=14,
-        extra_norm=False,
     )
     .but(_NORMS, norm="SyncBN", fpn_norm=True)
     .but(f"{_FPN_DETCO}; MoCo, Base-RCNN-C4-BN.yaml", freeze_at=0)
@@ -89,7 +104,6 @@ def ssl_transfer(kind: Literal["finetune", "frozen"]) -> Detector:
     return (
         COCO_FPN.but(
             _SSL.format(kind),
-            neck="fpn",
             freeze_at=0 if kind == "finetune" else 4,
             train_sizes=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
             test_size=800,
@@ -106,9 +120,9 @@ def ssl_transfer(kind: Literal["finetune", "frozen"]) -> Detector:
 
 
 RETINANET = (
-    COCO_FPN.but(
+    _as(COCO_FPN, RetinaNet)
+    .but(
         RETINA,
-        neck="fpn",
         anchor_sizes=(32, 64, 128, 256, 512),
         anchor_ratios=(0.5, 1.0, 2.0),
         batch=16,
@@ -117,15 +131,14 @@ RETINANET = (
         steps=(60_000, 80_000),
         train_sizes=(640, 672, 704, 736, 768, 800),
     )
-    .but("the task", family="retinanet")
     .but(_RETINA_DETCO, norm="SyncBN", fpn_norm=True, freeze_at=0)
     .but(f"{_RETINA_DETCO}: enabled; {D}TEST.PRECISE_BN.NUM_ITER", precise_bn=200)
     .but(f"{D}MODEL.RETINANET.SCORE_THRESH_TEST", score_threshold=0.05)
     .but(f"{D}MODEL.RETINANET.NMS_THRESH_TEST", nms=0.5)
 )
 FCOS = (
-    RETINANET.but("the task", family="fcos")
-    .but("Detectron2, configs/common/models/fcos.py", neck="fpn", score_threshold=0.2, nms=0.6)
+    _as(RETINANET, FCOS_RECIPE)
+    .but("Detectron2, configs/common/models/fcos.py", score_threshold=0.2, nms=0.6)
     .but(
         "Detectron2, configs/common/models/retinanet.py",
         convs=4,
@@ -156,8 +169,9 @@ FCOS = (
 
 def with_masks(protocol: Detector) -> Detector:
     """The Mask R-CNN of a Faster R-CNN; with FPN its head has four convolutions (Detectron2, Base-RCNN-FPN.yaml)."""
-    masked = protocol.but("the task", family="mask_rcnn")
-    return masked.but(_FPN, mask_convs=4) if protocol.recipe.detector.neck == "fpn" else masked
+    if protocol.parts["detector"] is FasterRcnnC4:
+        return _as(protocol, MaskRcnnC4)
+    return _as(protocol, MaskRcnnFPN).but(_FPN, mask_convs=4, mask_resolution=14)
 
 
 def two_times(protocol: Detector) -> Detector:
@@ -168,10 +182,3 @@ def two_times(protocol: Detector) -> Detector:
         iterations=2 * once.iterations,
         steps=tuple(2 * step for step in once.steps),
     )
-
-
-def read_alone(protocol: Detector) -> Detector:
-    """The protocol, in which values that nothing reads in this detector say so."""
-    detector = protocol.recipe.detector
-    values = flatten(detector)
-    return protocol.but(NOT_READ, {f"detector.{name}": values[name] for name in unread(detector)})

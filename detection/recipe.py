@@ -2,75 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, TypeVar
 
 from detection.score.coco_ap import CocoApOptions
 from detection.score.voc_ap import VocApOptions
 from transfer.checkpoints.architectures import STAGES
-from transfer.protocol import OURS, flatten, stated
+from transfer.protocol import OURS, fixed, flatten, stated
 from transfer.runtime.errors import EngineError
-
-if TYPE_CHECKING:
-    pass
 
 # Where the defaults below were read: MoCo's two files, and Detectron2's for what they leave open.
 D = "Detectron2, config/defaults.py: "
-C4 = "MoCo, Base-RCNN-C4-BN.yaml"
+C4_YAML = "MoCo, Base-RCNN-C4-BN.yaml"
 VOC = "MoCo, pascal_voc_R_50_C4_24k.yaml"
 RETINA = "Detectron2, Base-RetinaNet.yaml"
 
 Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
+Neck = Literal["c4", "fpn"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DenseRecipe:
-    """What moves the number of a detector without regions of interest (RetinaNet, FCOS), in Detectron2's terms.
+    """What moves the number of a detector without regions of interest, in Detectron2's terms.
 
     The defaults are RetinaNet's (facebookresearch/detectron2: configs/Base-RetinaNet.yaml, detectron2/config/
     defaults.py, MODEL.RETINANET).
     """
 
     convs: int = stated(4, f"{D}MODEL.RETINANET.NUM_CONVS")  # of each of the two towers
-    octaves: int = stated(3, RETINA)  # anchors per size: x, x·2^(1/3), x·2^(2/3) (RetinaNet only)
-    foreground_iou: float = stated(0.5, RETINA)  # RetinaNet only
-    background_iou: float = stated(0.4, RETINA)  # RetinaNet only
     focal_alpha: float = stated(0.25, f"{D}MODEL.RETINANET.FOCAL_LOSS_ALPHA")
     focal_gamma: float = stated(2.0, f"{D}MODEL.RETINANET.FOCAL_LOSS_GAMMA")
     prior: float = stated(0.01, f"{D}MODEL.RETINANET.PRIOR_PROB")  # an untrained detector's score
     candidates: int = stated(1_000, f"{D}MODEL.RETINANET.TOPK_CANDIDATES_TEST")  # per level before NMS
 
 
-@dataclass(frozen=True)
-class DetectorRecipe:
-    """Everything that moves the number of a detector, in Detectron2's terms.
+@dataclass(frozen=True, kw_only=True)
+class AnchoredRecipe(DenseRecipe):
+    """The same with anchors."""
 
-    The defaults are MoCo's VOC07+12 protocol (facebookresearch/moco: detection/configs/
-    pascal_voc_R_50_C4_24k_moco.yaml, pascal_voc_R_50_C4_24k.yaml and Base-RCNN-C4-BN.yaml); values that those files
-    leave open are Detectron2's (facebookresearch/detectron2: detectron2/config/defaults.py). `python -m transfer
-    recipe TASK` names the source of every value; `unread` says which a family does without.
+    octaves: int = stated(3, RETINA)  # anchors per size: x, x·2^(1/3), x·2^(2/3)
+    foreground_iou: float = stated(0.5, RETINA)
+    background_iou: float = stated(0.4, RETINA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorRecipe:
+    """What moves the number of any detector, in Detectron2's terms.
+
+    A detector is made of the parts below, and has the values that something in it reads, no others. The defaults are
+    MoCo's VOC07+12 protocol (facebookresearch/moco: detection/configs/pascal_voc_R_50_C4_24k_moco.yaml,
+    pascal_voc_R_50_C4_24k.yaml and Base-RCNN-C4-BN.yaml); values that those files leave open are Detectron2's
+    (facebookresearch/detectron2: detectron2/config/defaults.py). `python -m transfer recipe TASK` names the source of
+    every value.
     """
 
-    # -- model
-    family: Family = stated("faster_rcnn", "the task")
-    neck: Literal["c4", "fpn"] = stated("c4", f"{C4}: ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
-    extra_norm: bool = stated(True, f"{C4}: Res5ROIHeadsExtraNorm")  # one more norm after res5 (C4 only)
-    # in backbone, res5 and extra norm
-    norm: Literal["SyncBN", "BN", "FrozenBN"] = stated("SyncBN", f"{C4}: naiveSyncBN, for its lower variance")
-    freeze_at: int = stated(0, C4)  # 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
-    fpn_norm: bool = stated(False, f"{D}MODEL.FPN.NORM")  # the same norm in the pyramid (FPN only)
-    fpn_channels: int = stated(256, f"{D}MODEL.FPN.OUT_CHANNELS")  # FPN only
-    # with FPN one per level
-    anchor_sizes: tuple[int, ...] = stated((32, 64, 128, 256, 512), f"{D}MODEL.ANCHOR_GENERATOR.SIZES")
-    anchor_ratios: tuple[float, ...] = stated((0.5, 1.0, 2.0), f"{D}MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
-    roi_resolution: int = stated(14, f"{D}MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION")  # 7 with FPN
-    class_agnostic: bool = stated(False, f"{D}MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG")
-    # Mask R-CNN with FPN; C4 shares the boxes' regions
-    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
-    mask_convs: int = stated(0, f"{D}MODEL.ROI_MASK_HEAD.NUM_CONV")  # 4 with FPN (Mask R-CNN)
-    mask_class_agnostic: bool = stated(False, f"{D}MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")  # Mask R-CNN
-    dense: DenseRecipe = field(default_factory=DenseRecipe)
+    family: Family = fixed("faster_rcnn")
+    neck: Neck = fixed("c4")
+    # in the whole backbone, with C4 in res5 and the extra norm too
+    norm: Literal["SyncBN", "BN", "FrozenBN"] = stated("SyncBN", f"{C4_YAML}: naiveSyncBN, for its lower variance")
+    freeze_at: int = stated(0, C4_YAML)  # 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
     # -- input
     train_sizes: tuple[int, ...] = stated((480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), VOC)
     test_size: int = stated(800, VOC)
@@ -78,8 +68,8 @@ class DetectorRecipe:
     flip: float = stated(0.5, f"{D}INPUT.RANDOM_FLIP")  # horizontal
     # -- solver
     iterations: int = stated(24_000, VOC)  # 0 evaluates the detector untrained
-    batch: int = stated(16, C4)  # over all processes
-    lr: float = stated(0.02, C4)
+    batch: int = stated(16, C4_YAML)  # over all processes
+    lr: float = stated(0.02, C4_YAML)
     steps: tuple[int, ...] = stated((18_000, 22_000), VOC)
     gamma: float = stated(0.1, f"{D}SOLVER.GAMMA")
     momentum: float = stated(0.9, f"{D}SOLVER.MOMENTUM")
@@ -92,22 +82,9 @@ class DetectorRecipe:
     # forward and backward in mixed precision
     amp: Literal["off", "bf16", "fp16"] = stated("off", f"{D}SOLVER.AMP.ENABLED")
     # iterations averaged before the evaluation; 0 is off
-    precise_bn: int = stated(200, f"{C4}: enabled; {D}TEST.PRECISE_BN.NUM_ITER")
+    precise_bn: int = stated(200, f"{C4_YAML}: enabled; {D}TEST.PRECISE_BN.NUM_ITER")
     # iterations between entries in the curve; nothing is selected on it
     evaluate_every: int = stated(0, f"{OURS}: no influence on the number, nothing is selected on it")
-    # -- region proposals
-    rpn_pre_nms_train: int = stated(12_000, f"{D}MODEL.RPN.PRE_NMS_TOPK_TRAIN")  # per level with FPN
-    rpn_post_nms_train: int = stated(2_000, f"{D}MODEL.RPN.POST_NMS_TOPK_TRAIN")
-    rpn_pre_nms_test: int = stated(6_000, C4)
-    rpn_post_nms_test: int = stated(1_000, C4)
-    rpn_nms: float = stated(0.7, f"{D}MODEL.RPN.NMS_THRESH")
-    rpn_batch: int = stated(256, f"{D}MODEL.RPN.BATCH_SIZE_PER_IMAGE")
-    rpn_positive: float = stated(0.5, f"{D}MODEL.RPN.POSITIVE_FRACTION")
-    # classification and box; VICReg's VOC runs use 0.2
-    rpn_loss_weight: float = stated(1.0, f"{D}MODEL.RPN.LOSS_WEIGHT")
-    # -- region of interest heads
-    roi_batch: int = stated(512, f"{D}MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE")
-    roi_positive: float = stated(0.25, f"{D}MODEL.ROI_HEADS.POSITIVE_FRACTION")
     # -- test
     score_threshold: float = stated(0.05, f"{D}MODEL.ROI_HEADS.SCORE_THRESH_TEST")
     nms: float = stated(0.5, f"{D}MODEL.ROI_HEADS.NMS_THRESH_TEST")
@@ -116,46 +93,123 @@ class DetectorRecipe:
     @property
     def regions(self) -> bool:
         """Whether there are region proposals and heads on them."""
-        return self.family in ("faster_rcnn", "mask_rcnn")
+        return isinstance(self, Regions)
 
     @property
     def masks(self) -> bool:
         """Whether masks are trained and predicted."""
-        return self.family == "mask_rcnn"
+        return isinstance(self, Masks)
 
     def published_processes(self) -> int:
         """GPUs that a protocol was published for: all have 2 images on each, a batch of 16 is 8 GPUs."""
         return max(1, self.batch // 2)
 
 
-_REGIONS = (
-    *("roi_resolution", "class_agnostic", "rpn_pre_nms_train", "rpn_post_nms_train", "rpn_pre_nms_test"),
-    *("rpn_post_nms_test", "rpn_nms", "rpn_batch", "rpn_positive", "rpn_loss_weight", "roi_batch", "roi_positive"),
-)
-_MASKS = ("mask_resolution", "mask_convs", "mask_class_agnostic")
+@dataclass(frozen=True, kw_only=True)
+class Pyramid(DetectorRecipe):
+    """A neck: a feature pyramid on all stages of the backbone."""
+
+    neck: Neck = fixed("fpn")
+    fpn_norm: bool = stated(False, f"{D}MODEL.FPN.NORM")  # the backbone's norm in the pyramid
+    fpn_channels: int = stated(256, f"{D}MODEL.FPN.OUT_CHANNELS")
 
 
-def unread(recipe: DetectorRecipe) -> tuple[str, ...]:
-    """Names of the values that nothing reads in a detector of this family and neck, as `flatten` gives them."""
-    names: list[str] = []
-    if not recipe.regions:
-        names += _REGIONS
-    if not recipe.masks:
-        names += _MASKS
-    elif recipe.neck == "c4":
-        names.append("mask_resolution")
-    if recipe.neck == "c4":
-        names += ["fpn_norm", "fpn_channels"]
-    else:
-        names.append("extra_norm")
-    dense = [f"dense.{entry.name}" for entry in fields(DenseRecipe)]
-    if recipe.family == "fcos":
-        names += ["anchor_sizes", "anchor_ratios", "dense.octaves", "dense.foreground_iou", "dense.background_iou"]
-    elif recipe.regions:
-        names += dense
-    if recipe.iterations == 0:
-        names.append("evaluate_every")
-    return tuple(names)
+@dataclass(frozen=True, kw_only=True)
+class Anchors(DetectorRecipe):
+    """Boxes of fixed sizes and shapes at every position; with a pyramid one size per level."""
+
+    anchor_sizes: tuple[int, ...] = stated((32, 64, 128, 256, 512), f"{D}MODEL.ANCHOR_GENERATOR.SIZES")
+    anchor_ratios: tuple[float, ...] = stated((0.5, 1.0, 2.0), f"{D}MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions(Anchors):
+    """A head: region proposals, and boxes and classes of each."""
+
+    roi_resolution: int = stated(14, f"{D}MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION")  # 7 with FPN
+    class_agnostic: bool = stated(False, f"{D}MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG")
+    rpn_pre_nms_train: int = stated(12_000, f"{D}MODEL.RPN.PRE_NMS_TOPK_TRAIN")  # per level with FPN
+    rpn_post_nms_train: int = stated(2_000, f"{D}MODEL.RPN.POST_NMS_TOPK_TRAIN")
+    rpn_pre_nms_test: int = stated(6_000, C4_YAML)
+    rpn_post_nms_test: int = stated(1_000, C4_YAML)
+    rpn_nms: float = stated(0.7, f"{D}MODEL.RPN.NMS_THRESH")
+    rpn_batch: int = stated(256, f"{D}MODEL.RPN.BATCH_SIZE_PER_IMAGE")
+    rpn_positive: float = stated(0.5, f"{D}MODEL.RPN.POSITIVE_FRACTION")
+    # classification and box; VICReg's VOC runs use 0.2
+    rpn_loss_weight: float = stated(1.0, f"{D}MODEL.RPN.LOSS_WEIGHT")
+    roi_batch: int = stated(512, f"{D}MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE")
+    roi_positive: float = stated(0.25, f"{D}MODEL.ROI_HEADS.POSITIVE_FRACTION")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks(Regions):
+    """The same head with masks; C4 shares the boxes' regions."""
+
+    family: Family = fixed("mask_rcnn")
+    mask_convs: int = stated(0, f"{D}MODEL.ROI_MASK_HEAD.NUM_CONV")  # 4 with FPN
+    mask_class_agnostic: bool = stated(False, f"{D}MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")
+
+
+EXTRA_NORM = f"{C4_YAML}: ROI_HEADS.NAME Res5ROIHeadsExtraNorm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnC4(Regions):
+    """The last stage of the ResNet is the head of every region."""
+
+    extra_norm: bool = stated(True, EXTRA_NORM)  # one more norm after res5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnC4(Masks):
+    """The same with masks."""
+
+    extra_norm: bool = stated(True, EXTRA_NORM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnFPN(Pyramid, Regions):
+    """A head of two hidden layers on regions of a pyramid."""
+
+    family: Family = fixed("faster_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnFPN(Pyramid, Masks):
+    """The same with masks."""
+
+    family: Family = fixed("mask_rcnn")
+    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNet(Pyramid, Anchors):
+    """Two towers of convolutions on a pyramid, with anchors."""
+
+    family: Family = fixed("retinanet")
+    dense: AnchoredRecipe = field(default_factory=AnchoredRecipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FCOS(Pyramid):
+    """The same without anchors."""
+
+    family: Family = fixed("fcos")
+    dense: DenseRecipe = field(default_factory=DenseRecipe)
+
+
+C4 = FasterRcnnC4 | MaskRcnnC4
+RegionsFPN = FasterRcnnFPN | MaskRcnnFPN
+Dense = RetinaNet | FCOS
+
+
+K = TypeVar("K", bound=DetectorRecipe)
+
+
+def turned_into(recipe: DetectorRecipe, kind: type[K], **changes: Any) -> K:
+    """The values of a recipe in another detector, but for `changes`; those that it has no place for are left behind."""
+    names = {entry.name for entry in fields(kind) if entry.init and hasattr(recipe, entry.name)}
+    return kind(**{name: getattr(recipe, name) for name in names} | changes)
 
 
 @dataclass(frozen=True)
@@ -169,7 +223,7 @@ class DetectionRecipe:
         overfit: train and report on this many images with large objects, the same ones; 0 is the whole data set.
     """
 
-    detector: DetectorRecipe = field(default_factory=DetectorRecipe)
+    detector: DetectorRecipe = field(default_factory=FasterRcnnC4)
     metric: VocApOptions = field(default_factory=VocApOptions)
     coco_metric: CocoApOptions = field(default_factory=CocoApOptions)
     overfit: int = 0
@@ -191,17 +245,21 @@ _SHARES = (
     *("flip", "gamma", "momentum", "warmup_factor", "rpn_positive", "roi_positive", "rpn_nms", "nms"),
     *("score_threshold", "dense.prior", "dense.focal_alpha", "dense.foreground_iou", "dense.background_iou"),
 )
+_SIZES = ("train_sizes", "anchor_sizes", "anchor_ratios")
 
 
 def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
     """Values that mean nothing; comparisons are such that NaN is found too."""
-    values = flatten(recipe)
-    problems = [f"{name} is {values[name]}, at least 1 is needed" for name in _AT_LEAST_ONE if not values[name] >= 1]
-    problems += [f"{name} is {values[name]}, below 0" for name in _AT_LEAST_ZERO if not values[name] >= 0]
-    problems += [f"{name} is {values[name]}, not between 0 and 1" for name in _SHARES if not 0 <= values[name] <= 1]
-    for name in ("train_sizes", "anchor_sizes", "anchor_ratios"):
-        if not values[name] or not all(value > 0 for value in values[name]):
-            problems.append(f"{name} is {values[name]}")
+    problems = []
+    for name, value in flatten(recipe).items():
+        if name in _AT_LEAST_ONE and not value >= 1:
+            problems.append(f"{name} is {value}, at least 1 is needed")
+        if name in _AT_LEAST_ZERO and not value >= 0:
+            problems.append(f"{name} is {value}, below 0")
+        if name in _SHARES and not 0 <= value <= 1:
+            problems.append(f"{name} is {value}, not between 0 and 1")
+        if name in _SIZES and (not value or not all(each > 0 for each in value)):
+            problems.append(f"{name} is {value}")
     if recipe.freeze_at > len(STAGES) + 1:
         problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
     if not recipe.lr > 0:
@@ -218,13 +276,11 @@ def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
 def unbuildable(recipe: DetectorRecipe, device: str) -> list[str]:
     """Combinations that no engine has."""
     problems = []
-    if recipe.neck == "fpn" and len(recipe.anchor_sizes) != LEVELS:
+    if isinstance(recipe, Pyramid) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
         problems.append(
             f"FPN wants five anchor_sizes, one anchor size per level, finest first, got {len(recipe.anchor_sizes)}"
         )
-    if recipe.neck == "c4" and not recipe.regions:
-        problems.append(f"there is no {recipe.family} without a pyramid: give --detector.neck fpn")
-    if recipe.family == "fcos" and recipe.fpn_channels % GROUPS:
+    if isinstance(recipe, FCOS) and recipe.fpn_channels % GROUPS:
         problems.append(
             f"fpn_channels is {recipe.fpn_channels}, FCOS's heads have group norms of {GROUPS} groups: "
             f"give --detector.fpn-channels a multiple of {GROUPS}"
@@ -232,19 +288,6 @@ def unbuildable(recipe: DetectorRecipe, device: str) -> list[str]:
     if recipe.amp == "fp16" and device == "cpu":
         problems.append("fp16 on GPUs only: --detector.amp bf16 or off works on a CPU")
     return problems
-
-
-def dead(recipe: DetectorRecipe, offered: Sequence[DetectorRecipe]) -> list[str]:
-    """Values that were typed and that nothing would read: a wrong recipe, or a misunderstanding.
-
-    `offered` are the task's protocols and presets; what they hold is nobody's typing error.
-    """
-    ours, known = flatten(recipe), [flatten(DetectorRecipe()), *(flatten(one) for one in offered)]
-    return [
-        f"{name} is {ours[name]}, but nothing reads it in a {recipe.family} with {recipe.neck}"
-        for name in unread(recipe)
-        if all(ours[name] != other[name] for other in known)
-    ]
 
 
 def demand_buildable(recipe: DetectorRecipe, device: str = "") -> None:

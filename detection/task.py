@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -23,8 +23,17 @@ from detection.engines.detector import DetectionJob
 from detection.engines.engine import DetectionEngine
 from detection.pictures.contact_sheet import draw_contact_sheet
 from detection.pictures.mistakes import draw_misses
-from detection.protocols import Detector, read_alone
-from detection.recipe import DetectionRecipe, DetectorRecipe, dead, out_of_range, unbuildable
+from detection.protocols import Detector
+from detection.recipe import (
+    C4,
+    Dense,
+    DetectionRecipe,
+    DetectorRecipe,
+    MaskRcnnFPN,
+    RegionsFPN,
+    out_of_range,
+    unbuildable,
+)
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
@@ -40,6 +49,11 @@ logger = logging.getLogger(__name__)
 
 # Backward costs about twice the forward pass.
 FORWARD_AND_BACKWARD = 3.0
+EACH_A_TASK = (
+    "each detector is a task of its own: bash detection/run_voc.sh [fpn] CKPT (detection.voc, detection.voc_fpn), "
+    "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
+    "bash segmentation/run_coco.sh c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)"
+)
 RECOMPUTED = "blocks of the ResNet were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
 
@@ -61,6 +75,7 @@ class DetectionTask(Task):
     data_options = DetectionData
     engines = ("detectron2", "mmdet")
     batch_option = BATCH
+    retired = dict.fromkeys(("detector.family", "detector.neck"), EACH_A_TASK)
 
     @property
     def detector(self) -> DetectorRecipe:
@@ -84,17 +99,9 @@ class DetectionTask(Task):
             if recipe.overfit:
                 easiest(run.data.train, recipe.overfit)
             return
-        if recipe.detector.masks != self.detector.masks:
-            room = "detection" if self.detector.masks else "segmentation"
-            raise UserError(
-                f"{recipe.detector.family} is another task's detector",
-                found=f"this one is about {'masks' if self.detector.masks else 'boxes alone'}",
-                todo=f"leave --detector.family out, or use {room}/run_coco.sh",
-            )
         if recipe.overfit < 0:
             raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
-        offered = [*self.protocols.values(), *(preset for _, preset in self.presets.values())]
-        demand_sound(recipe.detector, run.device, [each.detector for each in offered])
+        demand_sound(recipe.detector, run.device)
         if run.device == "cpu":
             images = recipe.detector.iterations * recipe.detector.batch
             gmacs = images * gmacs_per_image(recipe.detector, run.backbone.arch) * FORWARD_AND_BACKWARD
@@ -169,16 +176,15 @@ def detection_task(
     official_name: str,
     protocols: Mapping[str, Detector],
     presets: Mapping[str, tuple[str, DetectionRecipe]],
-    version: int = 1,
+    version: int = 2,
 ) -> DetectionTask:
-    """The task of these protocols, in which values that nothing reads in their detectors say so."""
-    named = {name: read_alone(protocol) for name, protocol in protocols.items()}
-    masks = next(iter(named.values())).recipe.detector.masks
+    """The task of these protocols, with the primary metric that belongs to their detectors."""
+    masks = next(iter(protocols.values())).recipe.detector.masks
     return DetectionTask(
         title=title,
         version=version,
         primary=("mask_AP" if masks else "AP") if leading == "coco" else "AP50",
-        published=named,
+        published=protocols,
         presets=presets,
         leading=leading,
         official=official,
@@ -264,23 +270,26 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
     total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
     short = float(np.mean(recipe.train_sizes))
     area = short * min(short * 4 / 3, recipe.max_size) / 224**2
-    if recipe.neck == "c4":
+    if isinstance(recipe, C4):
         regions = recipe.roi_batch * (recipe.roi_resolution / 14) ** 2
         return (total - last_stage) * area + last_stage * regions
+    assert isinstance(recipe, RegionsFPN | Dense)  # there are no others
     width = recipe.fpn_channels / 256
-    if not recipe.regions:
+    if isinstance(recipe, Dense):
         # Two towers of 3×3 convolutions on p3 … p7: 1,045 positions at 224², 0.59 million multiplications each.
         return (total + (1.6 + 1.25 * recipe.dense.convs) * width**2) * area
     # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
     # goes through two fully connected layers, and a quarter of them through the mask head on 14×14 positions.
-    masks = 0.116 * width**2 * recipe.mask_convs * recipe.roi_batch * recipe.roi_positive if recipe.masks else 0.0
+    masks = 0.0
+    if isinstance(recipe, MaskRcnnFPN):
+        masks = 0.116 * width**2 * recipe.mask_convs * recipe.roi_batch * recipe.roi_positive
     return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch + masks
 
 
-def demand_sound(recipe: DetectorRecipe, device: str, offered: Sequence[DetectorRecipe] = ()) -> None:
-    """Raise `UserError` if the recipe makes no sense; `offered` are those of the task's protocols and presets."""
+def demand_sound(recipe: DetectorRecipe, device: str) -> None:
+    """Raise `UserError` if the recipe makes no sense."""
     from transfer.runtime.world import world_size
 
-    problems = [*out_of_range(recipe, world_size()), *unbuildable(recipe, device), *dead(recipe, offered)]
+    problems = [*out_of_range(recipe, world_size()), *unbuildable(recipe, device)]
     if problems:
         raise UserError("this recipe cannot be run", found="\n".join(problems), todo="see --help for the options")

@@ -104,6 +104,9 @@ def understood(arguments: Sequence[str]) -> CommandLine:
         )
     name, rest = arguments[0], list(arguments[1:])
     task = load_task(name)
+    for option, instead in task.retired.items():
+        if _peek(rest, option) is not None:
+            raise UserError(f"--{option} is no option any more", todo=instead)
     device, processes = _hardware(rest)
     protocol = _protocol(name, task, rest)
     preset = _peek(rest, "preset")
@@ -580,7 +583,7 @@ def _script(name: str) -> str:
 
 def _changed(published: Any, recipe: Any) -> list[tuple[str, Any, Any]]:
     theirs, ours = flatten(published), flatten(recipe)
-    return [(key, theirs[key], value) for key, value in ours.items() if theirs[key] != value]
+    return [(key, theirs[key], value) for key, value in ours.items() if theirs[key] != value]  # of one kind both
 
 
 def as_text(value: Any) -> str:

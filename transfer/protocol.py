@@ -17,6 +17,7 @@ from transfer.runtime.provenance import Difference
 R = TypeVar("R")
 S = TypeVar("S")
 V = TypeVar("V")
+ABSENT = "none"  # instead of a value that a recipe of another kind does not have
 OURS = "ours"  # what a source begins with where no publication states the value
 
 
@@ -24,6 +25,11 @@ def stated(value: V, source: str) -> V:
     """A field of a recipe whose default is a published value."""
     found: V = dataclasses.field(default=value, metadata={"source": source})
     return found
+
+
+def fixed(value: Any) -> Any:
+    """A field of a recipe that its class decides: part of every record, and nothing that can be typed."""
+    return dataclasses.field(default=value, init=False, metadata={"source": "the task"})
 
 
 class Protocol(Generic[R]):
@@ -34,10 +40,16 @@ class Protocol(Generic[R]):
 
     Attributes:
         kind: frozen dataclass, perhaps of dataclasses.
+        parts: field of `kind` → the class of dataclass that it holds here, where that is not the one it names.
     """
 
-    def __init__(self, kind: type[R], lines: Mapping[str, tuple[Any, str]] | None = None) -> None:
-        self.kind = kind
+    def __init__(
+        self,
+        kind: type[R],
+        parts: Mapping[str, type] | None = None,
+        lines: Mapping[str, tuple[Any, str]] | None = None,
+    ) -> None:
+        self.kind, self.parts = kind, dict(parts or {})
         self._lines = dict(lines or {})
 
     def but(self, source: str, values: Mapping[str, Any] | None = None, **more: Any) -> Protocol[R]:
@@ -52,21 +64,26 @@ class Protocol(Generic[R]):
             TypeError: the recipe has no such value, or several.
         """
         named = {self._place(name): value for name, value in {**(values or {}), **more}.items()}
-        return Protocol(self.kind, self._lines | {name: (value, source) for name, value in named.items()})
+        return Protocol(self.kind, self.parts, self._lines | {name: (value, source) for name, value in named.items()})
 
-    def of(self, kind: type[S]) -> Protocol[S]:
+    def of(self, kind: type[S], parts: Mapping[str, type] | None = None, shared: bool = False) -> Protocol[S]:
         """What is known so far, of another recipe that has all these values and perhaps more.
+
+        Args:
+            kind, parts: of that recipe.
+            shared: it may have less: values that it has no place for are left behind.
 
         Raises:
             TypeError: it lacks one.
         """
-        lacking = sorted(self._lines.keys() - _names(kind).keys())
-        if lacking:
+        known = _names(kind, parts or {})
+        lacking = sorted(self._lines.keys() - known.keys())
+        if lacking and not shared:
             raise TypeError(f"{kind.__name__} has no {', '.join(lacking)}")
-        return Protocol(kind, self._lines)
+        return Protocol(kind, parts, {name: line for name, line in self._lines.items() if name in known})
 
     def _place(self, name: str) -> str:
-        known = _names(self.kind)
+        known = _names(self.kind, self.parts)
         found = [each for each in known if name in (each, each.rpartition(".")[2])]
         if name in known:
             return name
@@ -82,43 +99,48 @@ class Protocol(Generic[R]):
         Raises:
             TypeError: a value that has no default was never stated.
         """
-        made: R = _made(self.kind, {name: value for name, (value, _) in self._lines.items()}, "")
+        made: R = _made(self.kind, {name: value for name, (value, _) in self._lines.items()}, "", self.parts)
         return made
 
     @cached_property
     def sources(self) -> dict[str, str]:
         """Where each value was read, by its name, in the recipe's order; "" where nobody said."""
-        defaults = _names(self.kind)
+        defaults = _names(self.kind, self.parts)
         return {name: self._lines[name][1] if name in self._lines else source for name, source in defaults.items()}
 
 
 _known: dict[Any, dict[str, str]] = {}  # evaluating a recipe's hints again for every line takes a second in all
 
 
-def _names(kind: Any) -> dict[str, str]:
+def _names(kind: Any, parts: Mapping[str, type]) -> dict[str, str]:
     """All values, "sgd.lr" and so on, each with the source of its default."""
-    if kind not in _known:
-        hints = get_type_hints(kind)
+    key = (kind, *parts.items())
+    if key not in _known:
+        hints = get_type_hints(kind) | dict(parts)
         found: dict[str, str] = {}
         for entry in dataclasses.fields(kind):
             inner = hints[entry.name]
             if dataclasses.is_dataclass(inner):
-                found |= {f"{entry.name}.{name}": source for name, source in _names(inner).items()}
+                found |= {f"{entry.name}.{name}": source for name, source in _names(inner, {}).items()}
             else:
                 found[entry.name] = entry.metadata.get("source", "")
-        _known[kind] = found
-    return _known[kind]
+        _known[key] = found
+    return _known[key]
 
 
-def _made(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
+def _made(kind: Any, values: Mapping[str, Any], prefix: str, parts: Mapping[str, type]) -> Any:
     """The dataclass with its defaults, and `values` by name in their places."""
-    hints, arguments = get_type_hints(kind), {}
+    hints, arguments = get_type_hints(kind) | dict(parts), {}
     for entry in dataclasses.fields(kind):
         name = prefix + entry.name
+        if not entry.init:
+            continue
         if name in values:
             arguments[entry.name] = values[name]
+        elif entry.name in parts:
+            arguments[entry.name] = _made(hints[entry.name], values, f"{name}.", {})
         elif dataclasses.is_dataclass(hints[entry.name]) and any(each.startswith(f"{name}.") for each in values):
-            arguments[entry.name] = _made(hints[entry.name], _default(entry, name) | dict(values), f"{name}.")
+            arguments[entry.name] = _made(hints[entry.name], _default(entry, name) | dict(values), f"{name}.", {})
     return kind(**arguments)
 
 
@@ -146,6 +168,7 @@ def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def recipe_differences(published: Any, used: Any) -> tuple[Difference, ...]:
-    """Every value that differs from the published recipe, in the recipe's order."""
+    """Every value that differs from the published recipe, in the recipe's order; "none" where one has no such value."""
     theirs, ours = flatten(published), flatten(used)
-    return tuple((key, str(theirs[key]), str(value)) for key, value in ours.items() if theirs[key] != value)
+    pairs = {name: (theirs.get(name, ABSENT), ours.get(name, ABSENT)) for name in {**ours, **theirs}}
+    return tuple((name, str(one), str(other)) for name, (one, other) in pairs.items() if one != other)

@@ -115,7 +115,7 @@ def demand_masks(job: DetectionJob) -> None:
         raise EngineError(
             "a Mask R-CNN is trained on masks",
             found=f"{job.train.name} has images without any",
-            todo="give a data set with masks, or choose --detector.family faster_rcnn",
+            todo="give a data set with masks, or choose a task of boxes alone: detection/run_coco.sh",
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection.recipe import DetectorRecipe, unread
+from detection.recipe import FCOS, FasterRcnnC4, FasterRcnnFPN, MaskRcnnC4, RetinaNet
 from detection.scaling import expectation, fitted, images_normalised, norm_differences, rescaled
 from detection.task import demand_sound
 from transfer.__main__ import main
@@ -129,29 +129,36 @@ def test_bad_hardware_gets_one_clear_message(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
-    ("family", "neck", "name", "value"),
+    ("kind", "name"),
     [
-        ("faster_rcnn", "c4", "fpn_channels", 64),
-        ("faster_rcnn", "fpn", "extra_norm", False),
-        ("faster_rcnn", "fpn", "mask_convs", 3),
-        ("mask_rcnn", "c4", "mask_resolution", 7),
-        ("retinanet", "fpn", "roi_batch", 64),
-        ("fcos", "fpn", "anchor_ratios", (1.0,)),
+        (FasterRcnnC4, "fpn_channels"),
+        (FasterRcnnFPN, "extra_norm"),
+        (FasterRcnnFPN, "mask_convs"),
+        (MaskRcnnC4, "mask_resolution"),
+        (RetinaNet, "roi_batch"),
+        (FCOS, "anchor_ratios"),
     ],
 )
-def test_a_value_that_nothing_would_read_is_an_error(family, neck, name, value):
-    recipe = DetectorRecipe(family=family, neck=neck)
-    assert name in unread(recipe)
-    demand_sound(recipe, "cuda")
-    with pytest.raises(UserError, match="cannot be run") as error:
-        demand_sound(dataclasses.replace(recipe, **{name: value}), "cuda")
-    assert f"{name} is {value}, but nothing reads it" in str(error.value)
+def test_a_detector_has_no_value_that_nothing_in_it_reads(kind, name):
+    assert name not in flatten(kind())
+    demand_sound(kind(), "cuda")
+    with pytest.raises(TypeError):
+        kind(**{name: 1})
 
 
-@pytest.mark.parametrize("family", ["faster_rcnn", "mask_rcnn", "retinanet", "fcos"])
-def test_unread_values_are_values(family):
-    recipe = DetectorRecipe(family=family, neck="fpn")
-    assert set(unread(recipe)) <= set(flatten(recipe))
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--detector.neck", "fpn"], "detection.voc_fpn"),
+        (["--detector.family=retinanet"], "detection.coco_retinanet"),
+        (["--detector.family", "mask_rcnn"], "segmentation.coco_c4"),
+    ],
+)
+def test_an_option_that_became_a_part_answers_with_what_to_type(typed, told, capsys):
+    assert main(["run", "detection.voc", "random:resnet18", "--device", "cpu", *typed]) == 2
+    said = capsys.readouterr().err
+    assert typed[0].partition("=")[0] in said
+    assert told in said
 
 
 @pytest.mark.parametrize(

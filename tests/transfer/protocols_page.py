@@ -12,7 +12,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from detection.protocols import NOT_READ  # noqa: E402 - found by the line above
 from transfer.cli import as_text  # noqa: E402
 from transfer.protocol import flatten  # noqa: E402
 from transfer.task import Task, load_task, task_names  # noqa: E402
@@ -54,8 +53,6 @@ def _listed(rows: list[tuple[str, str, str]]) -> str:
     """One line a source, in the order of the first value that it states; a place within it stands beside the value."""
     sources: dict[str, list[str]] = {}
     for source, key, value in rows:
-        if source == NOT_READ:
-            continue
         whole, _, place = source.partition(": ")
         sources.setdefault(whole, []).append(f"`{key}` {value}" + (f" ({place})" if place else ""))
     return "\n".join(f"- {source}: {', '.join(values)}" for source, values in sources.items()) + "\n"

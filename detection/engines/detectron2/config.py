@@ -10,7 +10,19 @@ from detection.engines.detector import DetectionJob
 from detection.engines.detectron2.fcos import FCOS_BACKBONE, FCOS_DETECTOR
 from detection.engines.detectron2.heads import C4_HEADS, C4_HEADS_EXTRA_NORM
 from detection.engines.detectron2.watched import WatchedCfg
-from detection.recipe import DetectorRecipe, demand_buildable
+from detection.recipe import (
+    C4,
+    Anchors,
+    Dense,
+    DetectorRecipe,
+    MaskRcnnFPN,
+    Masks,
+    Pyramid,
+    Regions,
+    RegionsFPN,
+    RetinaNet,
+    demand_buildable,
+)
 from transfer.checkpoints.architectures import architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.datasets.boxes.detection import DetectionDataset
@@ -31,14 +43,17 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
     recipe, classes = job.recipe, len(job.train.classes)
     demand_buildable(recipe, job.device)
     settings = _model(job) | _resnet(job.backbone, recipe, job.world.size)
-    if recipe.regions:
-        settings |= _c4(recipe) if recipe.neck == "c4" else _region_pyramid(recipe)
+    if isinstance(recipe, C4):
+        settings |= _c4(recipe)
+    if isinstance(recipe, RegionsFPN):
+        settings |= _region_pyramid(recipe)
+    if isinstance(recipe, Regions):
         settings |= _region_heads(recipe, classes)
-    else:
+    if isinstance(recipe, Dense):
         settings |= _dense(recipe, classes)
-    if recipe.neck == "fpn":
+    if isinstance(recipe, Pyramid):
         settings |= _fpn(recipe, job.world.size)
-    if recipe.masks:
+    if isinstance(recipe, Masks):
         settings |= _masks(recipe)
     if recipe.iterations:
         settings |= _training_input(recipe) | _solver(job)
@@ -101,14 +116,14 @@ def _resnet(backbone: Backbone, recipe: DetectorRecipe, processes: int) -> dict[
     }
 
 
-def _anchors(recipe: DetectorRecipe, sizes: list[list[float]]) -> dict[str, Any]:
+def _anchors(recipe: Anchors, sizes: list[list[float]]) -> dict[str, Any]:
     return {
         "MODEL.ANCHOR_GENERATOR.SIZES": sizes,
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[float(ratio) for ratio in recipe.anchor_ratios]],
     }
 
 
-def _c4(recipe: DetectorRecipe) -> dict[str, Any]:
+def _c4(recipe: C4) -> dict[str, Any]:
     # detectron2: configs/Base-RCNN-C4.yaml
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_backbone",
@@ -119,7 +134,7 @@ def _c4(recipe: DetectorRecipe) -> dict[str, Any]:
     } | _anchors(recipe, [[float(size) for size in recipe.anchor_sizes]])
 
 
-def _region_pyramid(recipe: DetectorRecipe) -> dict[str, Any]:
+def _region_pyramid(recipe: RegionsFPN) -> dict[str, Any]:
     # detectron2: configs/Base-RCNN-FPN.yaml
     settings = {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
@@ -132,20 +147,19 @@ def _region_pyramid(recipe: DetectorRecipe) -> dict[str, Any]:
         "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
         "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
     }
-    if recipe.masks:
-        # With C4 the mask head sees the boxes' own regions and nobody reads this.
+    if isinstance(recipe, MaskRcnnFPN):
         settings["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = recipe.mask_resolution
     return settings | _anchors(recipe, [[float(size)] for size in recipe.anchor_sizes])
 
 
-def _fpn(recipe: DetectorRecipe, processes: int) -> dict[str, Any]:
+def _fpn(recipe: Pyramid, processes: int) -> dict[str, Any]:
     return {
         "MODEL.FPN.OUT_CHANNELS": recipe.fpn_channels,
         "MODEL.FPN.NORM": norm_here(recipe, processes) if recipe.fpn_norm else "",
     }
 
 
-def _region_heads(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
+def _region_heads(recipe: Regions, classes: int) -> dict[str, Any]:
     return {
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.MASK_ON": recipe.masks,
@@ -168,7 +182,7 @@ def _region_heads(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
     }
 
 
-def _masks(recipe: DetectorRecipe) -> dict[str, Any]:
+def _masks(recipe: Masks) -> dict[str, Any]:
     return {
         "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
         "MODEL.ROI_MASK_HEAD.NUM_CONV": recipe.mask_convs,
@@ -176,7 +190,7 @@ def _masks(recipe: DetectorRecipe) -> dict[str, Any]:
     }
 
 
-def _dense(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
+def _dense(recipe: Dense, classes: int) -> dict[str, Any]:
     dense, stages = recipe.dense, _STAGES[1:]
     settings = {
         "MODEL.RESNETS.OUT_FEATURES": stages,
@@ -191,10 +205,10 @@ def _dense(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
         "MODEL.RETINANET.SCORE_THRESH_TEST": float(recipe.score_threshold),
         "MODEL.RETINANET.NMS_THRESH_TEST": float(recipe.nms),
     }
-    return settings | (_fcos() if recipe.family == "fcos" else _retinanet(recipe))
+    return settings | (_retinanet(recipe) if isinstance(recipe, RetinaNet) else _fcos())
 
 
-def _retinanet(recipe: DetectorRecipe) -> dict[str, Any]:
+def _retinanet(recipe: RetinaNet) -> dict[str, Any]:
     # detectron2: configs/Base-RetinaNet.yaml
     dense = recipe.dense
     octaves = [2 ** (step / dense.octaves) for step in range(dense.octaves)]

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from detection.engines.mmdet import regions
 from detection.engines.mmdet.dense import dense
-from detection.recipe import DetectorRecipe, demand_buildable
+from detection.recipe import C4, Dense, DetectorRecipe, RegionsFPN, demand_buildable
 from transfer.checkpoints.backbone import Backbone
 from transfer.runtime.errors import EngineError
 
@@ -36,11 +36,12 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
         EngineError: the recipe asks for something that MMDetection cannot express.
     """
     demand_buildable(recipe)
-    if not recipe.regions:
+    if isinstance(recipe, Dense):
         model = dense(recipe, backbone, len(classes), processes)
-    elif recipe.neck == "c4":
+    elif isinstance(recipe, C4):
         model = regions.c4(recipe, backbone, len(classes), processes)
     else:
+        assert isinstance(recipe, RegionsFPN)  # there are no others
         model = regions.fpn(recipe, backbone, len(classes), processes)
     return Config(
         {

@@ -10,25 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 from detection.engines.mmdet import trunk
-from detection.recipe import GROUPS, DetectorRecipe
+from detection.recipe import FCOS, GROUPS, Dense, RetinaNet
 from transfer.checkpoints.backbone import Backbone
 
 STRIDES = (8, 16, 32, 64, 128)
 
 
-def dense(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
+def dense(recipe: Dense, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
     """Two towers of convolutions on p3 … p7, shared by the levels."""
-    head = _fcos(recipe) if recipe.family == "fcos" else _retinanet(recipe)
-    assigner = {
-        "type": "MaxIoUAssigner",
-        "pos_iou_thr": recipe.dense.foreground_iou,
-        "neg_iou_thr": recipe.dense.background_iou,
-        "min_pos_iou": 0.0,  # Detectron2 gives every object its best anchor, however small the overlap
-        "match_low_quality": True,
-        "ignore_iof_thr": -1,
-    }
-    # FCOS assigns by position and size alone.
-    train = {"train_cfg": {"assigner": assigner, "allowed_border": -1, "pos_weight": -1}}
+    if isinstance(recipe, RetinaNet):
+        head, train = _retinanet(recipe), {"train_cfg": _assignment(recipe)}
+    else:  # FCOS assigns by position and size alone
+        head, train = _fcos(recipe), {}
     return {
         "backbone": trunk.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
         "neck": trunk.pyramid(recipe, backbone, processes),
@@ -46,7 +39,7 @@ def dense(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: i
                 "loss_weight": 1.0,
             },
         },
-        **(train if recipe.family == "retinanet" else {}),
+        **train,
         "test_cfg": {
             "nms_pre": recipe.dense.candidates,
             "score_thr": recipe.score_threshold,
@@ -56,7 +49,19 @@ def dense(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: i
     }
 
 
-def _retinanet(recipe: DetectorRecipe) -> dict[str, Any]:
+def _assignment(recipe: RetinaNet) -> dict[str, Any]:
+    assigner = {
+        "type": "MaxIoUAssigner",
+        "pos_iou_thr": recipe.dense.foreground_iou,
+        "neg_iou_thr": recipe.dense.background_iou,
+        "min_pos_iou": 0.0,  # Detectron2 gives every object its best anchor, however small the overlap
+        "match_low_quality": True,
+        "ignore_iof_thr": -1,
+    }
+    return {"assigner": assigner, "allowed_border": -1, "pos_weight": -1}
+
+
+def _retinanet(recipe: RetinaNet) -> dict[str, Any]:
     octaves = recipe.dense.octaves
     return {
         "type": "RetinaHead",
@@ -74,7 +79,7 @@ def _retinanet(recipe: DetectorRecipe) -> dict[str, Any]:
     }
 
 
-def _fcos(recipe: DetectorRecipe) -> dict[str, Any]:
+def _fcos(recipe: FCOS) -> dict[str, Any]:
     return {
         "type": "TransferFCOSHead",
         "strides": list(STRIDES),
@@ -91,6 +96,6 @@ def _fcos(recipe: DetectorRecipe) -> dict[str, Any]:
     }
 
 
-def _initial(classifier: str, recipe: DetectorRecipe) -> dict[str, Any]:
+def _initial(classifier: str, recipe: Dense) -> dict[str, Any]:
     override = {"type": "Normal", "name": classifier, "std": 0.01, "bias_prob": recipe.dense.prior}
     return {"type": "Normal", "layer": "Conv2d", "std": 0.01, "override": override}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from detection.engines.mmdet import trunk
-from detection.recipe import DetectorRecipe
+from detection.recipe import C4, MaskRcnnC4, MaskRcnnFPN, Masks, Regions, RegionsFPN
 from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.formats.mmdet import style_of
@@ -22,7 +22,7 @@ C4_STRIDE = 16
 MASK_THRESHOLD = 0.5  # Detectron2: detector_postprocess
 
 
-def c4(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
+def c4(recipe: C4, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
     """RPN and RoI pooling on stage 3; stage 4 runs on every region (Detectron2: Res5ROIHeads)."""
     channels = stage_channels(backbone.arch)
     head: dict[str, Any] = {
@@ -43,7 +43,7 @@ def c4(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int)
             **_boxes(recipe, classes),
         },
     }
-    if recipe.masks:  # on the boxes' own regions, behind the same last stage
+    if isinstance(recipe, MaskRcnnC4):  # on the boxes' own regions, behind the same last stage
         head["mask_head"] = _mask_head(recipe, channels["layer4"], classes)
     return {
         "backbone": trunk.resnet(recipe, backbone, 3, processes) | {"out_indices": (2,)},
@@ -54,7 +54,7 @@ def c4(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int)
     }
 
 
-def fpn(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
+def fpn(recipe: RegionsFPN, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
     """Detectron2's Base-RCNN-FPN: p2 … p6 for proposals, p2 … p5 for regions, a head of two hidden layers."""
     width = recipe.fpn_channels
     head: dict[str, Any] = {
@@ -73,7 +73,7 @@ def fpn(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int
             **_boxes(recipe, classes),
         },
     }
-    if recipe.masks:
+    if isinstance(recipe, MaskRcnnFPN):
         head["mask_roi_extractor"] = _roi_extractor(recipe.mask_resolution, width, list(FPN_STRIDES[:4]))
         head["mask_head"] = _mask_head(recipe, width, classes)
     return {
@@ -81,13 +81,11 @@ def fpn(recipe: DetectorRecipe, backbone: Backbone, classes: int, processes: int
         "neck": trunk.pyramid(recipe, backbone, processes),
         "rpn_head": _rpn_head(recipe, width, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1]),
         "roi_head": head,
-        **_train_test(recipe, mask_side=2 * recipe.mask_resolution),
+        **_train_test(recipe, mask_side=2 * recipe.mask_resolution if isinstance(recipe, MaskRcnnFPN) else 0),
     }
 
 
-def _rpn_head(
-    recipe: DetectorRecipe, channels: int, strides: list[int], base_sizes: Any, scales: Any
-) -> dict[str, Any]:
+def _rpn_head(recipe: Regions, channels: int, strides: list[int], base_sizes: Any, scales: Any) -> dict[str, Any]:
     return {
         "type": "RPNHead",
         "in_channels": channels,
@@ -115,7 +113,7 @@ def _roi_extractor(resolution: int, channels: int, strides: list[int]) -> dict[s
     }
 
 
-def _boxes(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
+def _boxes(recipe: Regions, classes: int) -> dict[str, Any]:
     return {
         "num_classes": classes,
         # Detectron2's weights (10, 10, 5, 5) are the reciprocals of these.
@@ -126,7 +124,7 @@ def _boxes(recipe: DetectorRecipe, classes: int) -> dict[str, Any]:
     }
 
 
-def _mask_head(recipe: DetectorRecipe, channels: int, classes: int) -> dict[str, Any]:
+def _mask_head(recipe: Masks, channels: int, classes: int) -> dict[str, Any]:
     return {
         "type": "TransferMaskHead",
         "num_convs": recipe.mask_convs,
@@ -138,7 +136,7 @@ def _mask_head(recipe: DetectorRecipe, channels: int, classes: int) -> dict[str,
     }
 
 
-def _train_test(recipe: DetectorRecipe, mask_side: int) -> dict[str, Any]:
+def _train_test(recipe: Regions, mask_side: int) -> dict[str, Any]:
     """`mask_side`: pixels of a predicted mask, twice the region's features after the head's upsampling."""
     rpn_assigner = {
         "type": "MaxIoUAssigner",

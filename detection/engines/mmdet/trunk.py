@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detection.recipe import LEVELS, DetectorRecipe
+from detection.recipe import FCOS, LEVELS, Dense, DetectorRecipe, Pyramid
 from transfer.checkpoints.architectures import STAGES, architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.formats.mmdet import style_of
@@ -37,15 +37,15 @@ def norm(recipe: DetectorRecipe, processes: int) -> dict[str, Any]:
     return {"norm_cfg": {"type": kind, "requires_grad": not frozen}, "norm_eval": frozen}
 
 
-def pyramid(recipe: DetectorRecipe, backbone: Backbone, processes: int) -> dict[str, Any]:
+def pyramid(recipe: Pyramid, backbone: Backbone, processes: int) -> dict[str, Any]:
     """Five levels: p2 … p5 and a subsampled p6 for regions; p3 … p5 and two more convolutions without.
 
     RetinaNet's p6 is computed from the ResNet's last stage, FCOS's from p5 (facebookresearch/detectron2:
     detectron2/modeling/backbone/fpn.py, `LastLevelP6P7`; configs/common/models/fcos.py).
     """
     more: dict[str, Any] = {}
-    if not recipe.regions:
-        source = "on_output" if recipe.family == "fcos" else "on_input"
+    if isinstance(recipe, Dense):
+        source = "on_output" if isinstance(recipe, FCOS) else "on_input"
         more = {"start_level": 1, "add_extra_convs": source, "relu_before_extra_convs": True}
     return {
         "type": "TransferFPN",

@@ -17,16 +17,25 @@ import torch
 from PIL import Image
 
 from detection.engines.detector import DetectionJob
-from detection.recipe import DenseRecipe, DetectorRecipe
+from detection.recipe import (
+    FCOS,
+    AnchoredRecipe,
+    DenseRecipe,
+    DetectorRecipe,
+    FasterRcnnC4,
+    FasterRcnnFPN,
+    MaskRcnnC4,
+    MaskRcnnFPN,
+    RetinaNet,
+    turned_into,
+)
 from transfer.checkpoints.backbone import Backbone, random_backbone
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 from transfer.datasets.boxes.masks import Mask
 from transfer.runtime.world import ALONE, World, world
 
-TINY = DetectorRecipe(
-    neck="fpn",
-    extra_norm=False,
+TINY = FasterRcnnFPN(
     norm="BN",
     fpn_channels=32,  # this and the next keep the checkpoints small
     roi_resolution=2,
@@ -47,16 +56,15 @@ TINY = DetectorRecipe(
     rpn_batch=16,
     roi_batch=8,
 )
-TINY_C4 = dataclasses.replace(TINY, neck="c4", extra_norm=True, fpn_channels=256, roi_resolution=4)
-ONE_CONV = DenseRecipe(convs=1)
+TINY_C4 = turned_into(TINY, FasterRcnnC4, roi_resolution=4)
 FAMILIES = {
     "faster_rcnn": TINY,
     "faster_rcnn_c4": TINY_C4,
-    "mask_rcnn": dataclasses.replace(TINY, family="mask_rcnn", mask_resolution=4, mask_convs=1),
-    "mask_rcnn_c4": dataclasses.replace(TINY_C4, family="mask_rcnn"),
-    "retinanet": dataclasses.replace(TINY, family="retinanet", dense=ONE_CONV),
+    "mask_rcnn": turned_into(TINY, MaskRcnnFPN, mask_resolution=4, mask_convs=1),
+    "mask_rcnn_c4": turned_into(TINY_C4, MaskRcnnC4),
+    "retinanet": turned_into(TINY, RetinaNet, dense=AnchoredRecipe(convs=1)),
     # Group norms of 32 groups want more than one value in each, also on a map of one position.
-    "fcos": dataclasses.replace(TINY, family="fcos", fpn_channels=64, dense=ONE_CONV, score_threshold=0.02, nms=0.6),
+    "fcos": turned_into(TINY, FCOS, fpn_channels=64, dense=DenseRecipe(convs=1), score_threshold=0.02, nms=0.6),
 }
 
 

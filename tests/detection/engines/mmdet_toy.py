@@ -18,7 +18,16 @@ from PIL import Image
 
 from detection.engines.detector import DetectionJob
 from detection.engines.mmdet import ENGINE
-from detection.recipe import DetectorRecipe
+from detection.recipe import (
+    FCOS,
+    DetectorRecipe,
+    FasterRcnnC4,
+    FasterRcnnFPN,
+    MaskRcnnC4,
+    MaskRcnnFPN,
+    RetinaNet,
+    turned_into,
+)
 from transfer.checkpoints.backbone import random_backbone
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 from transfer.datasets.boxes.masks import Mask
@@ -31,8 +40,7 @@ from detection.engines.mmdet.config import build_config
 from detection.engines.mmdet.model import build_detector
 
 CLASSES = ("red", "green")
-TINY = DetectorRecipe(
-    neck="fpn",
+TINY = FasterRcnnFPN(
     norm="BN",
     roi_resolution=2,  # keeps the hidden layers, and with them the checkpoints, small
     train_sizes=(64, 80),
@@ -51,17 +59,14 @@ TINY = DetectorRecipe(
     rpn_batch=32,
     roi_batch=16,
 )
-TINY_C4 = replace(TINY, neck="c4", roi_resolution=14)
-SMALLER = {"fpn_channels": 32, "mask_resolution": 4, "mask_convs": 1}
+TINY_C4 = turned_into(TINY, FasterRcnnC4, roi_resolution=14)
 FAMILIES = {
-    "faster_rcnn fpn": replace(TINY, fpn_norm=True, **SMALLER),
+    "faster_rcnn fpn": replace(TINY, fpn_norm=True, fpn_channels=32),
     "faster_rcnn c4": TINY_C4,
-    "mask_rcnn fpn": replace(TINY, family="mask_rcnn", **SMALLER),
-    "mask_rcnn c4": replace(TINY_C4, family="mask_rcnn"),
-    "retinanet fpn": replace(TINY, family="retinanet", fpn_norm=True, **SMALLER),
-    "fcos fpn": replace(
-        TINY, family="fcos", fpn_norm=True, fpn_channels=64
-    ),  # p7 is one position, a group two channels
+    "mask_rcnn fpn": turned_into(TINY, MaskRcnnFPN, fpn_channels=32, mask_resolution=4, mask_convs=1),
+    "mask_rcnn c4": turned_into(TINY_C4, MaskRcnnC4),
+    "retinanet fpn": turned_into(TINY, RetinaNet, fpn_norm=True, fpn_channels=32),
+    "fcos fpn": turned_into(TINY, FCOS, fpn_norm=True, fpn_channels=64),  # p7 is one position, a group two channels
 }
 BACKBONE = random_backbone("resnet18", 1)
 

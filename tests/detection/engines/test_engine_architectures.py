@@ -9,7 +9,7 @@ import pytest
 
 from detection.engines.choose import choose_engine, load_engine
 from detection.engines.detector import DetectionJob
-from detection.recipe import DetectorRecipe
+from detection.recipe import DetectorRecipe, FasterRcnnC4, FasterRcnnFPN
 from transfer.checkpoints.architectures import ARCHITECTURES, architecture, expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone, random_backbone
 from transfer.checkpoints.verify import Verification
@@ -48,7 +48,7 @@ def check(engine: str, arch: str, stride_in_1x1: bool, neck: str, folder: Path) 
         pytest.skip(f"{engine} says that it cannot build {arch}")
     backbone = dataclasses.replace(random_backbone(arch, 3), stride_in_1x1=stride_in_1x1)
     resolution = 14 if neck == "c4" else 7
-    recipe = DetectorRecipe(neck=neck, norm="BN", extra_norm=neck == "c4", roi_resolution=resolution)
+    recipe = (FasterRcnnC4 if neck == "c4" else FasterRcnnFPN)(norm="BN", roi_resolution=resolution)
     verification = built(engine, backbone, recipe, folder)
     tensors = sum(not is_optional(name) for name in expected_shapes(arch))
     assert verification.tensors == verification.expected == tensors

@@ -128,14 +128,17 @@ def test_norm_layers_have_their_own_weight_decay(decay, norm_decay):
         ({"anchor_sizes": (32, 64)}, "one anchor size"),
         ({"weight_decay": 0.0, "weight_decay_norm": 1e-4}, "weight decay"),
         ({"warmup_factor": 0.0}, "warm-up"),
-        ({"family": "retinanet", "neck": "c4"}, "without a pyramid"),
-        ({"family": "fcos", "fpn_channels": 48}, "multiple of 32"),
     ],
 )
 def test_what_mmdet_cannot_express_is_refused(change, word):
     with pytest.raises(EngineError) as caught:
         build_config(replace(TINY, **change), BACKBONE, CLASSES)
     assert word in str(caught.value)
+
+
+def test_a_pyramid_that_group_norms_cannot_divide_is_refused():
+    with pytest.raises(EngineError, match="multiple of 32"):
+        build_config(replace(FAMILIES["fcos fpn"], fpn_channels=48), BACKBONE, CLASSES)
 
 
 def test_differences_are_those_of_the_family():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from picture_files import GREY, HEIGHT, PICTURES, REFUSED, WIDTH
 
 from detection.pictures import panels as sheet_panels
-from detection.recipe import DetectorRecipe
+from detection.recipe import FasterRcnnC4
 from pretrain.sources import ImageSource, open_source
 from transfer.datasets.boxes.coco import read_coco
 from transfer.datasets.boxes.detection import DetectionImage
@@ -28,7 +28,7 @@ EXPECTED = {name: pixels for name, (_, pixels) in PICTURES.items()}
 Read = Callable[[], NDArray[np.uint8]]
 Path_ = Callable[[Path, dict[str, bytes]], Iterator[tuple[str, Read]]]  # files → a reader of each
 # A picture goes through the engines' transforms at its own size, so that these change nothing.
-AS_IT_IS = DetectorRecipe(train_sizes=(HEIGHT,), test_size=HEIGHT, max_size=WIDTH, flip=0.0)
+AS_IT_IS = FasterRcnnC4(train_sizes=(HEIGHT,), test_size=HEIGHT, max_size=WIDTH, flip=0.0)
 
 
 def written(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
