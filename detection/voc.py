@@ -39,7 +39,7 @@ TASKS = {
         official_name="VOC trainval07 → test2007",
         protocols={"vissl": VOC_07_C4},
         presets=cpu_presets(MOCO),
-        version=2,
+        version=3,
     ),
     "fpn": detection_task(
         title="Faster R-CNN R50-FPN on Pascal VOC (07+12 → test2007, or any data set of your own)",

@@ -134,7 +134,6 @@ def test_bad_annotations_get_one_clear_message(case, coco, tmp_path, capsys):
         (["--voc-root", "x"], "both name the data"),
         (["--fraction", "0"], "fraction"),
         (["--fraction", "1.5"], "fraction"),
-        (["--detector.roi-batch", "7"], "nothing reads it in a retinanet with fpn"),
         (["--overfit", "9999"], "too few images"),
         (["--overfit", "-3"], "give a number of images"),
     ],
@@ -147,3 +146,11 @@ def test_bad_options_get_one_clear_message(more, message, coco, tmp_path, capsys
     assert status == 2
     assert message in capsys.readouterr().err
     assert not runs.exists()
+
+
+def test_what_a_detector_does_not_read_is_no_option_of_its_task(coco, tmp_path, capsys):
+    typed = tiny(coco, tmp_path, "--detector.roi-batch", "7", regions=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "detection.coco_retinanet", "random:resnet18", *typed])
+    assert caught.value.code == 2
+    assert "Unrecognized options: --detector.roi-batch" in capsys.readouterr().err

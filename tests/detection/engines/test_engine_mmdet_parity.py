@@ -75,7 +75,11 @@ def copy_weights(model, other, recipe) -> None:
     """Fill all of Detectron2's tensors from mmdet's."""
     names, filled, inside = detectron2_names(recipe), {}, other.state_dict()
     trunk = "backbone.bottom_up" if recipe.neck == "fpn" else "backbone"
-    sizes = len(recipe.anchor_sizes) if recipe.neck == "c4" else 1 if recipe.regions else recipe.dense.octaves
+    sizes = 1
+    if recipe.neck == "c4":
+        sizes = len(recipe.anchor_sizes)
+    elif recipe.family == "retinanet":
+        sizes = recipe.dense.octaves
     for name, tensor in model.state_dict().items():
         part, _, leaf = name.rpartition(".")
         anchored = part.endswith(("rpn_cls", "rpn_reg", "retina_cls", "retina_reg"))
