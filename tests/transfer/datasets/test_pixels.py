@@ -142,10 +142,10 @@ def detectron2(tmp_path: Path, files: dict[str, bytes], train: bool) -> Iterator
     cfg.INPUT.RANDOM_FLIP = "none"
     images = detection_images(tmp_path, files)
     load, test = TrainMapper(cfg, 0.0), PredictionImages(cfg)
-    for number, (name, image) in enumerate(images.items()):
+    for name, image in images.items():
         yield (
             name,
-            lambda number=number, image=image: planes(load(image) if train else test[number], "image"),
+            lambda image=image: planes((load if train else test)(image), "image"),
         )
 
 
