@@ -93,7 +93,7 @@ class DetectionTask(Task):
         return dataclasses.replace(splits, differences=data_differences(options, self.official_name))
 
     def check(self, run: Run) -> None:
-        """Refuse another task's detector, values that nothing reads or that mean nothing, and weeks on a CPU."""
+        """Refuse values that mean nothing, detectors that no engine has, and weeks on a CPU."""
         recipe: DetectionRecipe = run.recipe
         if run.data is not None:
             if recipe.overfit:
