@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from transfer.datasets.toy.layouts import write_coco, write_folders, write_voc
-from transfer.datasets.toy.scene import CLASSES, Scene, draw_scene, draw_single
+from transfer.datasets.toy.scene import CLASSES, COLOURED, TEXTURED, Look, Scene, draw_scene, draw_single
 from transfer.runtime.errors import DataError, UserError
 
 VERSION = 1  # raise it with every change that changes a pixel or an annotation
@@ -42,7 +42,14 @@ class ToySizes:
     classification_side: int = 96
 
 
-def make_toy(folder: Path, seed: int = 0, overwrite: bool = False, sizes: ToySizes = ToySizes()) -> str:
+EASY_SIZES = ToySizes(
+    voc_train=240, voc_val=20, voc_test=100, coco_train=20, coco_val=10, detection_sides=(112, 128), classification_side=64
+)
+
+
+def make_toy(
+    folder: Path, seed: int = 0, overwrite: bool = False, sizes: ToySizes = ToySizes(), look: Look = TEXTURED
+) -> str:
     """Write the toy data sets into `folder`: complete, or not at all.
 
     - `voc/`: detection in VOC layout, splits train, val, trainval, test; some objects are difficult;
@@ -60,13 +67,18 @@ def make_toy(folder: Path, seed: int = 0, overwrite: bool = False, sizes: ToySiz
         UserError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     folder = Path(folder).absolute()
-    identity = {"toy": VERSION, "seed": seed, "sizes": json.loads(json.dumps(asdict(sizes)))}
+    identity = {
+        "toy": VERSION,
+        "seed": seed,
+        "sizes": json.loads(json.dumps(asdict(sizes))),
+        "classes": list(look.names),
+    }
     if _is_there(folder, identity, overwrite):
         return f"{folder} holds this toy data already (seed {seed})"
     part = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
     try:
         part.mkdir(parents=True)
-        _build(part, seed, sizes)
+        _build(part, seed, sizes, look)
         files = _count_files(part)
         (part / MARKER).write_text(json.dumps({**identity, "files": files}, indent=1) + "\n", encoding="utf-8")
         _put_in_place(part, folder)
@@ -78,7 +90,7 @@ def make_toy(folder: Path, seed: int = 0, overwrite: bool = False, sizes: ToySiz
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return _summary(folder, seed, sizes, files)
+    return _summary(folder, seed, sizes, look, files)
 
 
 def _is_there(folder: Path, identity: dict[str, object], overwrite: bool) -> bool:
@@ -99,6 +111,8 @@ def _is_there(folder: Path, identity: dict[str, object], overwrite: bool) -> boo
         found = json.loads(marker.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"broken {marker}", found=str(error), todo="make it anew with --overwrite") from error
+    if isinstance(found, dict):
+        found = {"classes": list(CLASSES), **found}  # there was one look before markers named the classes
     if not isinstance(found, dict) or {key: found.get(key) for key in identity} != identity:
         raise DataError(
             f"{folder} holds other toy data",
@@ -123,19 +137,20 @@ def _put_in_place(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _build(root: Path, seed: int, sizes: ToySizes) -> None:
+def _build(root: Path, seed: int, sizes: ToySizes, look: Look) -> None:
     voc = {"train": sizes.voc_train, "val": sizes.voc_val, "test": sizes.voc_test}
     coco = {"train": sizes.coco_train, "val": sizes.coco_val}
     folders = {"train": sizes.per_class_train, "val": sizes.per_class_val}
-    write_voc(root / "voc", {split: _scenes(seed, sizes, "voc", split, count) for split, count in voc.items()})
-    write_coco(root / "coco", {split: _scenes(seed, sizes, "coco", split, count) for split, count in coco.items()})
+    for write, kind, counts in ((write_voc, "voc", voc), (write_coco, "coco", coco)):
+        scenes = {split: _scenes(seed, sizes, look, kind, split, count) for split, count in counts.items()}
+        write(root / kind, scenes, look.names)
     side = sizes.classification_side
     write_folders(
         root / "images",
         {
             split: [
-                (name, f"{name}_{index:04d}", draw_single(_rng(seed, "images", split, index, label), side, label))
-                for label, name in enumerate(CLASSES)
+                (name, f"{name}_{index:04d}", draw_single(_rng(seed, "images", split, index, label), side, label, look))
+                for label, name in enumerate(look.names)
                 for index in range(count)
             ]
             for split, count in folders.items()
@@ -143,7 +158,7 @@ def _build(root: Path, seed: int, sizes: ToySizes) -> None:
     )
 
 
-def _scenes(seed: int, sizes: ToySizes, kind: str, split: str, count: int) -> list[tuple[str, Scene]]:
+def _scenes(seed: int, sizes: ToySizes, look: Look, kind: str, split: str, count: int) -> list[tuple[str, Scene]]:
     """Named scenes of one to four objects; the first one of a COCO split has a crowd."""
     scenes = []
     for index in range(count):
@@ -151,7 +166,7 @@ def _scenes(seed: int, sizes: ToySizes, kind: str, split: str, count: int) -> li
         low, high = sizes.detection_sides
         width, height = rng.integers(low, high + 1, 2).tolist()
         crowd = kind == "coco" and index == 0
-        scenes.append((f"{split}_{index:04d}", draw_scene(rng, width, height, int(rng.integers(1, 5)), crowd)))
+        scenes.append((f"{split}_{index:04d}", draw_scene(rng, width, height, int(rng.integers(1, 5)), crowd, look)))
     return scenes
 
 
@@ -164,14 +179,14 @@ def _count_files(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def _summary(folder: Path, seed: int, sizes: ToySizes, files: int) -> str:
+def _summary(folder: Path, seed: int, sizes: ToySizes, look: Look, files: int) -> str:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return (
-        f"{folder}: toy data of seed {seed}, {files} files, {size / 2**20:.1f} MB, {len(CLASSES)} classes\n"
+        f"{folder}: toy data of seed {seed}, {files} files, {size / 2**20:.1f} MB, {len(look.names)} classes\n"
         f"  voc     {sizes.voc_train} train, {sizes.voc_val} val, {sizes.voc_test} test images (VOC layout)\n"
         f"  coco    {sizes.coco_train} train, {sizes.coco_val} val images with masks (COCO layout)\n"
         f"  images  {sizes.per_class_train} train, {sizes.per_class_val} val images for each class"
     )
 
 
-__all__ = ["CLASSES", "ToySizes", "make_toy"]
+__all__ = ["CLASSES", "COLOURED", "EASY_SIZES", "ToySizes", "make_toy"]

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from transfer.datasets.toy.scene import CLASSES, Mask, Scene, ToyObject
+from transfer.datasets.toy.scene import Mask, Scene, ToyObject
 
 
-def write_voc(root: Path, splits: dict[str, list[tuple[str, Scene]]]) -> None:
+def write_voc(root: Path, splits: dict[str, list[tuple[str, Scene]]], classes: Sequence[str]) -> None:
     """`Annotations`, `JPEGImages` and `ImageSets/Main`; `trainval` is written as the union of `train` and `val`."""
     lists = root / "ImageSets" / "Main"
     for folder in (root / "Annotations", root / "JPEGImages", lists):
@@ -22,13 +22,13 @@ def write_voc(root: Path, splits: dict[str, list[tuple[str, Scene]]]) -> None:
     for split, scenes in splits.items():
         for name, scene in scenes:
             write_jpeg(root / "JPEGImages" / f"{name}.jpg", scene.pixels)
-            (root / "Annotations" / f"{name}.xml").write_text(_voc_xml(name, scene), encoding="utf-8")
+            (root / "Annotations" / f"{name}.xml").write_text(_voc_xml(name, scene, classes), encoding="utf-8")
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in scenes), encoding="utf-8")
     trainval = [name for split in ("train", "val") for name, _ in splits[split]]
     (lists / "trainval.txt").write_text("".join(f"{name}\n" for name in trainval), encoding="utf-8")
 
 
-def _voc_xml(name: str, scene: Scene) -> str:
+def _voc_xml(name: str, scene: Scene, classes: Sequence[str]) -> str:
     height, width = scene.pixels.shape[:2]
     root = ET.Element("annotation")
     for tag, text in (("folder", "voc"), ("filename", f"{name}.jpg")):
@@ -37,7 +37,7 @@ def _voc_xml(name: str, scene: Scene) -> str:
     ET.SubElement(root, "segmented").text = "0"
     for item in scene.objects:
         node = ET.SubElement(root, "object")
-        ET.SubElement(node, "name").text = CLASSES[item.label]
+        ET.SubElement(node, "name").text = classes[item.label]
         ET.SubElement(node, "pose").text = "Unspecified"
         _numbers(node, truncated=0, difficult=int(item.difficult))
         x1, y1, x2, y2 = item.box()
@@ -51,7 +51,7 @@ def _numbers(node: ET.Element, **values: int) -> None:
         ET.SubElement(node, tag).text = str(value)
 
 
-def write_coco(root: Path, splits: dict[str, list[tuple[str, Scene]]]) -> None:
+def write_coco(root: Path, splits: dict[str, list[tuple[str, Scene]]], classes: Sequence[str]) -> None:
     """`annotations/instances_<split>2017.json` and `<split>2017/`, category ids from 1, as in COCO 2017."""
     (root / "annotations").mkdir(parents=True)
     for split, scenes in splits.items():
@@ -66,7 +66,7 @@ def write_coco(root: Path, splits: dict[str, list[tuple[str, Scene]]]) -> None:
             for item in items:
                 record = _coco_annotation(item, crowd=item is scene.crowd)
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **record})
-        categories = [{"id": index, "name": name, "supercategory": "toy"} for index, name in enumerate(CLASSES, 1)]
+        categories = [{"id": index, "name": name, "supercategory": "toy"} for index, name in enumerate(classes, 1)]
         document = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document), encoding="utf-8")
 

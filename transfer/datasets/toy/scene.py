@@ -6,7 +6,9 @@ distractors. Colour, size, angle, place, lighting and ground are drawn independe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +18,63 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 
-CLASSES = ("checked_triangle", "dotted_disc", "dotted_square", "striped_disc", "striped_square")
-KINDS = tuple((name.split("_")[1], name.split("_")[0]) for name in CLASSES)  # (shape, texture)
-# Each is wrong in one way: known shape with no texture or another's, known texture on another shape.
-DISTRACTORS = (
-    *(("disc", "plain"), ("square", "plain"), ("triangle", "plain"), ("disc", "checked"), ("triangle", "striped")),
-    *(("cross", "striped"), ("cross", "dotted"), ("star", "checked")),
+class Kind(NamedTuple):
+    """How a shape is drawn; without a colour in two of any hue."""
+
+    shape: str
+    texture: str
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the classes of a set look like, and the distractors: each is wrong in one way."""
+
+    classes: Mapping[str, Kind]
+    distractors: tuple[Kind, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in the order of their labels."""
+        return tuple(self.classes)
+
+    def kind(self, label: int) -> Kind:
+        """How class `label` is drawn."""
+        return self.classes[self.names[label]]
+
+
+# Shape and texture together make the class, colour says nothing. Distractors have no texture or another class's, or a
+# class's texture on another shape.
+TEXTURED = Look(
+    {
+        "checked_triangle": Kind("triangle", "checked"),
+        "dotted_disc": Kind("disc", "dotted"),
+        "dotted_square": Kind("square", "dotted"),
+        "striped_disc": Kind("disc", "striped"),
+        "striped_square": Kind("square", "striped"),
+    },
+    (
+        *(Kind(shape, "plain") for shape in ("disc", "square", "triangle")),
+        *(Kind("disc", "checked"), Kind("triangle", "striped")),
+        *(Kind("cross", "striped"), Kind("cross", "dotted"), Kind("star", "checked")),
+    ),
 )
+# Shape and colour together make the class, texture says nothing: a detector learns it in a minute. Distractors are
+# grey, or have a class's colour on a shape that none has.
+COLOURED = Look(
+    {
+        "blue_square": Kind("square", "any", "blue"),
+        "green_triangle": Kind("triangle", "any", "green"),
+        "red_disc": Kind("disc", "any", "red"),
+    },
+    (
+        *(Kind(shape, "any", "grey") for shape in ("disc", "square", "triangle")),
+        *(Kind(shape, "any", colour) for shape in ("cross", "star") for colour in ("blue", "green", "red")),
+    ),
+)
+CLASSES = TEXTURED.names
+COLOURS = {"blue": (0.1, 0.25, 0.9), "green": (0.1, 0.75, 0.2), "red": (0.9, 0.12, 0.15), "grey": (0.5, 0.5, 0.5)}
+TEXTURES = ("plain", "striped", "dotted", "checked")
 SUPERSAMPLING = 4
 VISIBLE_AT_LEAST = 0.45  # of every object's pixels; what would hide more is placed elsewhere
 DIFFICULT_BELOW = 0.7  # visible share under which an object carries VOC's flag
@@ -31,7 +83,7 @@ TRIES = 40
 
 @dataclass(frozen=True, eq=False)
 class ToyObject:
-    """One object of a scene: its class (index into `CLASSES`) and the pixels of it that can be seen, bool [h, w]."""
+    """One object of a scene: its class (index into the look's) and the pixels of it that can be seen, bool [h, w]."""
 
     label: int
     visible: Mask
@@ -52,16 +104,18 @@ class Scene:
     crowd: ToyObject | None = None
 
 
-def draw_scene(rng: Rng, width: int, height: int, objects: int, crowd: bool = False) -> Scene:
+def draw_scene(
+    rng: Rng, width: int, height: int, objects: int, crowd: bool = False, look: Look = TEXTURED
+) -> Scene:
     """A ground with clutter and distractors and up to `objects` objects (fewer where there was no room)."""
     canvas = _ground(rng, width, height)
     side = min(width, height)
     for _ in range(rng.integers(1, 4)):
-        _paint(canvas, rng, DISTRACTORS[rng.integers(len(DISTRACTORS))], rng.uniform(0.1, 0.22) * side)
-    layers = [_swarm(canvas, rng, side)] if crowd else []
+        _paint(canvas, rng, look.distractors[rng.integers(len(look.distractors))], rng.uniform(0.1, 0.22) * side)
+    layers = [_swarm(canvas, rng, side, look)] if crowd else []
     for _ in range(objects):
-        label = int(rng.integers(len(CLASSES)))
-        placed = _place(rng, KINDS[label], canvas.shape[:2], side, layers)
+        label = int(rng.integers(len(look.classes)))
+        placed = _place(rng, look.kind(label), canvas.shape[:2], side, layers)
         if placed is None:
             continue
         stamp, mask = placed
@@ -78,13 +132,13 @@ def draw_scene(rng: Rng, width: int, height: int, objects: int, crowd: bool = Fa
     return Scene(_developed(canvas, rng), tuple(item for item in items if item.visible.any()), swarm)
 
 
-def draw_single(rng: Rng, side: int, label: int) -> NDArray[np.uint8]:
-    """A square picture uint8 [side, side, 3] with one large object of class `label` near the middle."""
+def draw_single(rng: Rng, side: int, label: int, look: Look = TEXTURED) -> NDArray[np.uint8]:
+    """A square picture uint8 [side, side, 3] with one large object of class `label` of `look` near the middle."""
     canvas = _ground(rng, side, side)
     for _ in range(rng.integers(1, 4)):
-        _paint(canvas, rng, DISTRACTORS[rng.integers(len(DISTRACTORS))], rng.uniform(0.1, 0.2) * side)
+        _paint(canvas, rng, look.distractors[rng.integers(len(look.distractors))], rng.uniform(0.1, 0.2) * side)
     centre = side / 2 + rng.uniform(-0.12, 0.12, 2) * side
-    _Stamp.of(rng, KINDS[label], rng.uniform(0.24, 0.36) * side, centre, canvas.shape[:2]).onto(canvas)
+    _Stamp.of(rng, look.kind(label), rng.uniform(0.24, 0.36) * side, centre, canvas.shape[:2]).onto(canvas)
     _bars(canvas, rng, int(rng.integers(0, 2)))
     return _developed(canvas, rng)
 
@@ -114,17 +168,17 @@ class _Stamp:
     colour: Floats  # [h, w, 3]
 
     @classmethod
-    def of(cls, rng: Rng, kind: tuple[str, str], radius: float, centre: Floats, shape: tuple[int, int]) -> _Stamp:
+    def of(cls, rng: Rng, kind: Kind, radius: float, centre: Floats, shape: tuple[int, int]) -> _Stamp:
         x0, y0 = (max(int(c - radius) - 1, 0) for c in centre)
         x1, y1 = (min(int(c + radius) + 2, limit) for c, limit in zip(centre, shape[::-1], strict=True))
         angle = rng.uniform(0, 2 * np.pi)
-        outline = centre + radius * _outline(kind[0]) @ _rotation(angle) - (x0, y0)
+        outline = centre + radius * _outline(kind.shape) @ _rotation(angle) - (x0, y0)
         size = (x1 - x0) * SUPERSAMPLING, (y1 - y0) * SUPERSAMPLING
         picture = Image.new("L", size)
         ImageDraw.Draw(picture).polygon([tuple(point) for point in (outline * SUPERSAMPLING).tolist()], fill=255)
         coverage = np.asarray(picture.reduce(SUPERSAMPLING), dtype=np.float64) / 255
-        pattern = _pattern(rng, kind[1], x1 - x0, y1 - y0)[..., None]
-        dark, light = _two_colours(rng)
+        pattern = _pattern(rng, kind.texture, x1 - x0, y1 - y0)[..., None]
+        dark, light = _two_colours(rng, kind.colour)
         return cls(slice(y0, y1), slice(x0, x1), coverage, dark * (1 - pattern) + light * pattern)
 
     def onto(self, canvas: Floats) -> None:
@@ -138,7 +192,7 @@ class _Stamp:
 
 
 def _place(
-    rng: Rng, kind: tuple[str, str], shape: tuple[int, int], side: int, layers: list[_Layer]
+    rng: Rng, kind: Kind, shape: tuple[int, int], side: int, layers: list[_Layer]
 ) -> tuple[_Stamp, Mask] | None:
     """A stamp inside the canvas that leaves every object under it visible enough; None if no place was found."""
     for _ in range(TRIES):
@@ -151,20 +205,20 @@ def _place(
     return None
 
 
-def _paint(canvas: Floats, rng: Rng, kind: tuple[str, str], radius: float) -> None:
+def _paint(canvas: Floats, rng: Rng, kind: Kind, radius: float) -> None:
     height, width = canvas.shape[:2]
     centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
     _Stamp.of(rng, kind, radius, centre, (height, width)).onto(canvas)
 
 
-def _swarm(canvas: Floats, rng: Rng, side: int) -> _Layer:
+def _swarm(canvas: Floats, rng: Rng, side: int, look: Look) -> _Layer:
     """A dozen small shapes of one class in a heap: what COCO annotates as one crowd."""
-    label, height, width = int(rng.integers(len(CLASSES))), *canvas.shape[:2]
+    label, height, width = int(rng.integers(len(look.classes))), *canvas.shape[:2]
     heart = np.array([rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height])
     mask = np.zeros((height, width), np.bool_)
     for _ in range(12):
         centre = np.clip(heart + rng.normal(0, 0.09, 2) * side, 0.1 * side, np.array([width, height]) - 0.1 * side)
-        stamp = _Stamp.of(rng, KINDS[label], rng.uniform(0.05, 0.08) * side, centre, (height, width))
+        stamp = _Stamp.of(rng, look.kind(label), rng.uniform(0.05, 0.08) * side, centre, (height, width))
         stamp.onto(canvas)
         mask |= stamp.mask((height, width))
     return _Layer(label, mask, mask.copy())
@@ -191,6 +245,8 @@ def _rotation(angle: float) -> Floats:
 
 def _pattern(rng: Rng, texture: str, width: int, height: int) -> Floats:
     """A pattern [h, w] in [0, 1] at a random angle, phase and period."""
+    if texture == "any":
+        texture = TEXTURES[rng.integers(len(TEXTURES))]
     period, phase = rng.uniform(5.5, 9.0), rng.uniform(0, 2 * np.pi, 2)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     turned = np.stack([x, y], axis=-1) @ _rotation(rng.uniform(0, np.pi))
@@ -208,9 +264,13 @@ def _pattern(rng: Rng, texture: str, width: int, height: int) -> Floats:
 # -- everything else ---------------------------------------------------------------------------------------------
 
 
-def _two_colours(rng: Rng) -> tuple[Floats, Floats]:
-    """A dark and a light colour of any hue, in random order, far enough apart for a texture to show."""
-    dark, light = rng.uniform(0.0, 0.45, 3), rng.uniform(0.55, 1.0, 3)
+def _two_colours(rng: Rng, colour: str) -> tuple[Floats, Floats]:
+    """A dark and a light shade of any hue or of `colour`, in random order, far enough apart for a texture to show."""
+    if colour:
+        light = np.clip(COLOURS[colour] + rng.uniform(-0.1, 0.1, 3), 0, 1)
+        dark = light * rng.uniform(0.5, 0.7)
+    else:
+        dark, light = rng.uniform(0.0, 0.45, 3), rng.uniform(0.55, 1.0, 3)
     return (dark, light) if rng.random() < 0.5 else (light, dark)
 
 
