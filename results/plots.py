@@ -26,7 +26,7 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def plot_metric(tables: Tables, out: Path) -> None:
-    """One panel per task: a point per seed, a bar at the mean, ± one sample standard deviation as a band.
+    """One panel per task: a point per seed, a bar at the mean, ± one sample standard deviation as a band; from 0.
 
     Args:
         tables: of `results.blocks.tables`; drawn is the first column of each task.
@@ -56,7 +56,6 @@ def _measured(block: Block, place: int) -> list[Row]:
 
 
 def _metric_panel(panel: Any, block: Block, place: int, colours: Mapping[str, Any]) -> None:
-    panel.use_sticky_edges = False  # a band at the edge must not cut the points in it
     rows, head = _measured(block, place), block.columns[place]
     for position, row in enumerate(rows):
         colour, cell = colours[row.label], row.cells[place]
@@ -69,7 +68,9 @@ def _metric_panel(panel: Any, block: Block, place: int, colours: Mapping[str, An
             panel.barh(position, 2 * cell.std, left=cell.mean - cell.std, height=0.5, color=colour, alpha=0.2)
         panel.plot([cell.mean, cell.mean], [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
         values = list(cell.values.values())
-        panel.plot(values, [position] * len(values), "o", color=colour, markersize=5, markeredgecolor="white")
+        panel.plot(
+            values, [position] * len(values), "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False
+        )
         said = " ".join(part for part in (parts.mean, f"± {parts.std}" * bool(parts.std), parts.count) if part)
         above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         panel.annotate(said + cell.mark, (cell.mean, position - 0.3), fontsize=8, color="0.3", **above)
@@ -79,6 +80,7 @@ def _metric_panel(panel: Any, block: Block, place: int, colours: Mapping[str, An
     panel.tick_params(axis="y", length=0)
     panel.set_ylim(len(rows) - 0.5, -0.8)
     panel.margins(x=0.12)
+    panel.set_xlim(left=0)  # so that lengths compare; of seeds that lie close together the numbers are written out
     panel.set_xlabel(f"{plottable(f'{head.group} {head.name}'.strip())} (percent)", fontsize=9)
     panel.grid(axis="x", color="0.9")
     panel.set_axisbelow(True)

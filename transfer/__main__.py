@@ -209,11 +209,11 @@ def score(arguments: Sequence[str]) -> int:
 
 def toy(arguments: Sequence[str]) -> int:
     """`toy FOLDER`."""
-    from transfer.datasets.toy import COLOURED, EASY_SIZES, make_toy
+    from transfer.datasets.toy import COLOURED, EASY_SIZES, TEXTURED, ToySizes, make_toy
 
     options = tyro.cli(Toy, args=arguments, prog="python -m transfer toy")
-    what = {"look": COLOURED, "sizes": EASY_SIZES} if options.easy else {}
-    print(make_toy(options.folder, seed=options.seed, overwrite=options.overwrite, **what))
+    sizes, look = (EASY_SIZES, COLOURED) if options.easy else (ToySizes(), TEXTURED)
+    print(make_toy(options.folder, options.seed, options.overwrite, sizes, look))
     return 0
 
 

@@ -40,6 +40,8 @@ def test_every_seed_is_a_point_and_the_mean_a_bar(
     runs = [record(seed=0, ap=40.0), record(seed=1, ap=44.0), record("VICReg", ap=None)]
     plots.plot_metric(tables(frame(*runs)), tmp_path / "plot.png")
     (panel,) = drawn[0].axes
+    assert panel.get_xlim()[0] == 0
+    assert panel.get_xlim()[1] > 64
     lines = [list(line.get_xdata()) for line in panel.lines]
     assert [62.0, 62.0] in lines
     assert [60.0, 64.0] in lines

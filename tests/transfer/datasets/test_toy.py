@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 import transfer.datasets.toy as toy
 from transfer.datasets.boxes.voc import read_voc
-from transfer.datasets.toy import CLASSES, ToySizes, make_toy
+from transfer.datasets.toy import CLASSES, COLOURED, ToySizes, make_toy
 from transfer.datasets.toy.layouts import outlines, run_lengths
 from transfer.datasets.toy.scene import draw_scene
 from transfer.runtime.errors import DataError, UserError
@@ -67,6 +67,16 @@ def test_a_second_call_changes_nothing(small: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
     assert "already" in make_toy(small, seed=3, sizes=SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in small.rglob("*")}
+
+
+def test_a_marker_from_before_there_were_two_looks_is_read(tmp_path: Path) -> None:
+    make_toy(tmp_path / "toy", seed=3, sizes=TINY)
+    marker = tmp_path / "toy" / "toy.json"
+    older = {key: value for key, value in json.loads(marker.read_text("utf-8")).items() if key != "classes"}
+    marker.write_text(json.dumps(older), encoding="utf-8")
+    assert "already" in make_toy(tmp_path / "toy", seed=3, sizes=TINY)
+    with pytest.raises(DataError, match="other toy data"):
+        make_toy(tmp_path / "toy", seed=3, sizes=TINY, look=COLOURED)
 
 
 def test_what_is_there_is_never_lost_unasked(small: Path, tmp_path: Path) -> None:
@@ -245,3 +255,16 @@ def test_colour_tells_nothing_about_the_class() -> None:
     for rows in colours.values():
         error = every.std(axis=0) / np.sqrt(len(rows))
         assert (np.abs(np.mean(rows, axis=0) - every.mean(axis=0)) < 4 * error).all()
+
+
+def test_colour_tells_the_class_of_easy_scenes_and_distractors_have_the_same_colours() -> None:
+    scenes = [draw_scene(np.random.default_rng([seed, 2]), 96, 96, 3, look=COLOURED) for seed in range(40)]
+    channel = {"red": 0, "green": 1, "blue": 2}
+    labels = set()
+    for scene in scenes:
+        for item in scene.objects:
+            name = COLOURED.names[item.label]
+            assert scene.pixels[item.visible].mean(axis=0).argmax() == channel[name.split("_")[0]]
+            labels.add(name)
+    assert labels == {"blue_square", "green_triangle", "red_disc"}
+    assert {kind.colour for kind in COLOURED.distractors} == {"red", "green", "blue", "grey"}

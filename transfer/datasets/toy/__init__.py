@@ -43,7 +43,13 @@ class ToySizes:
 
 
 EASY_SIZES = ToySizes(
-    voc_train=240, voc_val=20, voc_test=100, coco_train=20, coco_val=10, detection_sides=(112, 128), classification_side=64
+    voc_train=240,
+    voc_val=20,
+    voc_test=100,
+    coco_train=20,
+    coco_val=10,
+    detection_sides=(88, 96),
+    classification_side=64,
 )
 
 
@@ -189,4 +195,4 @@ def _summary(folder: Path, seed: int, sizes: ToySizes, look: Look, files: int) -
     )
 
 
-__all__ = ["CLASSES", "COLOURED", "EASY_SIZES", "ToySizes", "make_toy"]
+__all__ = ["CLASSES", "COLOURED", "EASY_SIZES", "TEXTURED", "ToySizes", "make_toy"]

@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 
+
 class Kind(NamedTuple):
     """How a shape is drawn; without a colour in two of any hue."""
 
@@ -28,10 +29,14 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What the classes of a set look like, and the distractors: each is wrong in one way."""
+    """What the classes of a set look like, and the distractors: each is wrong in one way.
+
+    `radii` are the smallest and the largest radius of an object in a scene, as shares of the scene's shorter side.
+    """
 
     classes: Mapping[str, Kind]
     distractors: tuple[Kind, ...]
+    radii: tuple[float, float]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,6 +63,7 @@ TEXTURED = Look(
         *(Kind("disc", "checked"), Kind("triangle", "striped")),
         *(Kind("cross", "striped"), Kind("cross", "dotted"), Kind("star", "checked")),
     ),
+    (0.09, 0.2),
 )
 # Shape and colour together make the class, texture says nothing: a detector learns it in a minute. Distractors are
 # grey, or have a class's colour on a shape that none has.
@@ -71,6 +77,7 @@ COLOURED = Look(
         *(Kind(shape, "any", "grey") for shape in ("disc", "square", "triangle")),
         *(Kind(shape, "any", colour) for shape in ("cross", "star") for colour in ("blue", "green", "red")),
     ),
+    (0.12, 0.22),
 )
 CLASSES = TEXTURED.names
 COLOURS = {"blue": (0.1, 0.25, 0.9), "green": (0.1, 0.75, 0.2), "red": (0.9, 0.12, 0.15), "grey": (0.5, 0.5, 0.5)}
@@ -104,9 +111,7 @@ class Scene:
     crowd: ToyObject | None = None
 
 
-def draw_scene(
-    rng: Rng, width: int, height: int, objects: int, crowd: bool = False, look: Look = TEXTURED
-) -> Scene:
+def draw_scene(rng: Rng, width: int, height: int, objects: int, crowd: bool = False, look: Look = TEXTURED) -> Scene:
     """A ground with clutter and distractors and up to `objects` objects (fewer where there was no room)."""
     canvas = _ground(rng, width, height)
     side = min(width, height)
@@ -115,7 +120,7 @@ def draw_scene(
     layers = [_swarm(canvas, rng, side, look)] if crowd else []
     for _ in range(objects):
         label = int(rng.integers(len(look.classes)))
-        placed = _place(rng, look.kind(label), canvas.shape[:2], side, layers)
+        placed = _place(rng, look.kind(label), look.radii, canvas.shape[:2], side, layers)
         if placed is None:
             continue
         stamp, mask = placed
@@ -192,11 +197,11 @@ class _Stamp:
 
 
 def _place(
-    rng: Rng, kind: Kind, shape: tuple[int, int], side: int, layers: list[_Layer]
+    rng: Rng, kind: Kind, radii: tuple[float, float], shape: tuple[int, int], side: int, layers: list[_Layer]
 ) -> tuple[_Stamp, Mask] | None:
     """A stamp inside the canvas that leaves every object under it visible enough; None if no place was found."""
     for _ in range(TRIES):
-        radius = rng.uniform(0.09, 0.2) * side
+        radius = rng.uniform(*radii) * side
         centre = np.array([rng.uniform(radius + 1, limit - radius - 1) for limit in shape[::-1]])
         stamp = _Stamp.of(rng, kind, radius, centre, shape)
         mask = stamp.mask(shape)
