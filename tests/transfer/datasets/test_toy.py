@@ -264,7 +264,7 @@ def test_colour_tells_the_class_of_easy_scenes_and_distractors_have_the_same_col
     for scene in scenes:
         for item in scene.objects:
             name = COLOURED.names[item.label]
-            assert scene.pixels[item.visible].mean(axis=0).argmax() == channel[name.split("_")[0]]
+            assert scene.pixels[item.visible].mean(axis=0).argmax() == channel[name.split("_")[1]]
             labels.add(name)
-    assert labels == {"blue_square", "green_triangle", "red_disc"}
+    assert labels == {"disc_red", "square_blue", "triangle_green"}
     assert {kind.colour for kind in COLOURED.distractors} == {"red", "green", "blue", "grey"}

@@ -1,7 +1,8 @@
 """Pictures of textured shapes on cluttered grounds, with exact visible masks.
 
-A class is a shape together with a texture. Neither alone decides: shapes and textures recur in several classes and in
-distractors. Colour, size, angle, place, lighting and ground are drawn independently of the class, so they tell nothing.
+A class is a shape together with a texture, in the easy look with a colour. Neither alone decides: both recur in other
+classes or in distractors. Everything else (size, angle, place, lighting, ground, and colour or texture) is drawn
+independently of the class, so it tells nothing.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ TEXTURED = Look(
 # grey, or have a class's colour on a shape that none has.
 COLOURED = Look(
     {
-        "blue_square": Kind("square", "any", "blue"),
-        "green_triangle": Kind("triangle", "any", "green"),
-        "red_disc": Kind("disc", "any", "red"),
+        "disc_red": Kind("disc", "any", "red"),
+        "square_blue": Kind("square", "any", "blue"),
+        "triangle_green": Kind("triangle", "any", "green"),
     },
     (
         *(Kind(shape, "any", "grey") for shape in ("disc", "square", "triangle")),
