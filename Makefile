@@ -35,7 +35,7 @@ AGAIN := $(if $(OVERWRITE),--overwrite)
 VOC   := --engine mmdet --preset demo --device cpu --threads 2 --voc-root $(DEMO)/toy/voc --train train --test test \
          --seeds 0 1 2 --runs $(DEMO) $(AGAIN)
 # Pictures of 64 pixels, and a minute.
-BRIEF := --preset demo --crop 48 --steps 20
+BRIEF := --preset demo --crop 48 --steps 12
 
 demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whole way in minutes
 	$(PY) -m transfer toy $(DEMO)/toy --easy $(AGAIN)

@@ -66,8 +66,8 @@ TEXTURED = Look(
     ),
     (0.09, 0.2),
 )
-# Shape and colour together make the class, texture says nothing: a detector learns it in a minute. Distractors are
-# grey, or have a class's colour on a shape that none has.
+# Shape and colour make the class, texture says nothing: a detector learns it in a minute. Most distractors are grey,
+# the others have a class's colour on a shape that none has.
 COLOURED = Look(
     {
         "disc_red": Kind("disc", "any", "red"),
@@ -75,8 +75,8 @@ COLOURED = Look(
         "triangle_green": Kind("triangle", "any", "green"),
     },
     (
-        *(Kind(shape, "any", "grey") for shape in ("disc", "square", "triangle")),
-        *(Kind(shape, "any", colour) for shape in ("cross", "star") for colour in ("blue", "green", "red")),
+        *(Kind(shape, "any", "grey") for shape in ("disc", "square", "triangle", "cross", "star")),
+        *(Kind("cross", "any", colour) for colour in ("blue", "green", "red")),
     ),
     (0.12, 0.22),
 )
