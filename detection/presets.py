@@ -12,6 +12,7 @@ from detection.recipe import (
     FasterRcnnFPN,
     MaskRcnnFPN,
     Masks,
+    Regions,
     RetinaNet,
     turned_into,
 )
@@ -68,7 +69,7 @@ def smoke(recipe: DetectorRecipe) -> DetectorRecipe:
     )
 
 
-def demo(recipe: DetectorRecipe) -> DetectorRecipe:
+def demo(recipe: Regions) -> Regions:
     """Learns the easy toy scenes (pictures of 96 pixels, objects of 20 to 42) in a minute from random weights."""
     return dataclasses.replace(
         recipe,
@@ -109,7 +110,7 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
 def cpu_presets(protocol: Detector) -> dict[str, tuple[str, DetectionRecipe]]:
     """Presets of a task, with the family of its protocol."""
     detector = small(protocol.recipe.detector)
-    return {
+    presets = {
         "smoke": (
             "two CPU cores, about 2 minutes: shows that everything works, the numbers mean little",
             DetectionRecipe(smoke(detector)),
@@ -122,8 +123,10 @@ def cpu_presets(protocol: Detector) -> dict[str, tuple[str, DetectionRecipe]]:
             "two CPU cores, about 6 minutes: learns 8 of the training images by heart and reports on those",
             DetectionRecipe(overfitting(detector), overfit=8),
         ),
-        "demo": (
+    }
+    if isinstance(detector, Regions):
+        presets["demo"] = (
             "two CPU cores, about 1 minute: learns the easy toy scenes (`python -m transfer toy --easy`)",
             DetectionRecipe(demo(detector)),
-        ),
-    }
+        )
+    return presets
