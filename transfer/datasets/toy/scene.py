@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 
 
-class Kind(NamedTuple):
+class Drawn(NamedTuple):
     """How a shape is drawn; without a colour in two of any hue."""
 
     shape: str
@@ -35,8 +35,8 @@ class Look:
     `radii` are the smallest and the largest radius of an object in a scene, as shares of the scene's shorter side.
     """
 
-    classes: Mapping[str, Kind]
-    distractors: tuple[Kind, ...]
+    classes: Mapping[str, Drawn]
+    distractors: tuple[Drawn, ...]
     radii: tuple[float, float]
 
     @property
@@ -44,7 +44,7 @@ class Look:
         """Of the classes, in the order of their labels."""
         return tuple(self.classes)
 
-    def kind(self, label: int) -> Kind:
+    def kind(self, label: int) -> Drawn:
         """How class `label` is drawn."""
         return self.classes[self.names[label]]
 
@@ -53,16 +53,16 @@ class Look:
 # class's texture on another shape.
 TEXTURED = Look(
     {
-        "checked_triangle": Kind("triangle", "checked"),
-        "dotted_disc": Kind("disc", "dotted"),
-        "dotted_square": Kind("square", "dotted"),
-        "striped_disc": Kind("disc", "striped"),
-        "striped_square": Kind("square", "striped"),
+        "checked_triangle": Drawn("triangle", "checked"),
+        "dotted_disc": Drawn("disc", "dotted"),
+        "dotted_square": Drawn("square", "dotted"),
+        "striped_disc": Drawn("disc", "striped"),
+        "striped_square": Drawn("square", "striped"),
     },
     (
-        *(Kind(shape, "plain") for shape in ("disc", "square", "triangle")),
-        *(Kind("disc", "checked"), Kind("triangle", "striped")),
-        *(Kind("cross", "striped"), Kind("cross", "dotted"), Kind("star", "checked")),
+        *(Drawn(shape, "plain") for shape in ("disc", "square", "triangle")),
+        *(Drawn("disc", "checked"), Drawn("triangle", "striped")),
+        *(Drawn("cross", "striped"), Drawn("cross", "dotted"), Drawn("star", "checked")),
     ),
     (0.09, 0.2),
 )
@@ -70,13 +70,13 @@ TEXTURED = Look(
 # the others have a class's colour on a shape that none has.
 COLOURED = Look(
     {
-        "disc_red": Kind("disc", "any", "red"),
-        "square_blue": Kind("square", "any", "blue"),
-        "triangle_green": Kind("triangle", "any", "green"),
+        "disc_red": Drawn("disc", "any", "red"),
+        "square_blue": Drawn("square", "any", "blue"),
+        "triangle_green": Drawn("triangle", "any", "green"),
     },
     (
-        *(Kind(shape, "any", "grey") for shape in ("disc", "square", "triangle", "cross", "star")),
-        *(Kind("cross", "any", colour) for colour in ("blue", "green", "red")),
+        *(Drawn(shape, "any", "grey") for shape in ("disc", "square", "triangle", "cross", "star")),
+        *(Drawn("cross", "any", colour) for colour in ("blue", "green", "red")),
     ),
     (0.12, 0.22),
 )
@@ -174,7 +174,7 @@ class _Stamp:
     colour: Floats  # [h, w, 3]
 
     @classmethod
-    def of(cls, rng: Rng, kind: Kind, radius: float, centre: Floats, shape: tuple[int, int]) -> _Stamp:
+    def of(cls, rng: Rng, kind: Drawn, radius: float, centre: Floats, shape: tuple[int, int]) -> _Stamp:
         x0, y0 = (max(int(c - radius) - 1, 0) for c in centre)
         x1, y1 = (min(int(c + radius) + 2, limit) for c, limit in zip(centre, shape[::-1], strict=True))
         angle = rng.uniform(0, 2 * np.pi)
@@ -198,7 +198,7 @@ class _Stamp:
 
 
 def _place(
-    rng: Rng, kind: Kind, radii: tuple[float, float], shape: tuple[int, int], side: int, layers: list[_Layer]
+    rng: Rng, kind: Drawn, radii: tuple[float, float], shape: tuple[int, int], side: int, layers: list[_Layer]
 ) -> tuple[_Stamp, Mask] | None:
     """A stamp inside the canvas that leaves every object under it visible enough; None if no place was found."""
     for _ in range(TRIES):
@@ -211,7 +211,7 @@ def _place(
     return None
 
 
-def _paint(canvas: Floats, rng: Rng, kind: Kind, radius: float) -> None:
+def _paint(canvas: Floats, rng: Rng, kind: Drawn, radius: float) -> None:
     height, width = canvas.shape[:2]
     centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
     _Stamp.of(rng, kind, radius, centre, (height, width)).onto(canvas)
