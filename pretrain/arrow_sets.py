@@ -29,7 +29,7 @@ def is_saved_set(folder: Path) -> bool:
 
 
 class ArrowSet:
-    """The rows of a saved data set in their order; a `pretrain.sources.Source`.
+    """The rows of a saved data set in their order; a `pretrain.sources.ImageSource`.
 
     Images are the column of the feature type Image (called "image" if there are several), labels that of the type
     ClassLabel (called "label" if there are several). After unpickling the files are mapped anew.

@@ -82,7 +82,7 @@ def state_of(descriptor: int) -> tuple[int, int]:
 
 
 class TarShards:
-    """The images of `shards`, in the order of the shards and of their members; a `pretrain.sources.Source`.
+    """The images of `shards`, in the order of the shards and of their members; a `pretrain.sources.ImageSource`.
 
     Samples are named shard/member. Labels are the whole number in the sample's .cls or else the "label" of its .json.
     Per image about 20 bytes and its name are held in memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,14 @@ ARROWS = {path.relative_to(ROOT).as_posix(): sorted(set(imported(path))) for pat
 def room(file: str) -> str:
     """The innermost room that a file lies in."""
     return max((name for name in MAY_IMPORT if file.startswith(f"{name}/")), key=len)
+
+
+def test_contributing_shows_this_table() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    shown = {re.findall(r"`(.+?)`", row[0])[0]: set(re.findall(r"`(.+?)`", row[2])) for row in rows}
+    named = {room: {target.removeprefix("transfer/") for target in targets} for room, targets in MAY_IMPORT.items()}
+    assert shown == named
 
 
 def test_all_rooms_are_there_and_have_files() -> None:

@@ -1,8 +1,8 @@
 """A published protocol: the values of a recipe, each on one line with the place where it was read.
 
-    MOCO = EVALUATION.but("facebookresearch/moco: main_lincls.py", lr=30.0, schedule="steps", milestones=(60, 80))
+    VICREG = MOCO.but("VICReg, arXiv 2105.04906, app. C.3", lr=0.1, warmup_iterations=1_000, warmup_factor=0.333)
 
-reads: as EVALUATION, but with these values, which that file states.
+reads: as MOCO, but with these values, which that paper states.
 """
 
 from __future__ import annotations

@@ -20,11 +20,13 @@ import torch
 from official_layouts import write_folders
 from releases import all_releases
 
+from detection import voc
 from finegrained import sets
 from transfer.checkpoints.formats import opinions
 from transfer.checkpoints.rules import Match
 from transfer.datasets.labels import catalogue, torchvision_sets
 from transfer.protocol import OURS
+from transfer.task import load_task, task_names
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -35,7 +37,8 @@ def test_the_page_of_checkpoints_has_a_row_for_every_release_and_refusal():
     assert page == checkpoints_page.with_table(page), (
         "rewrite it: PYTHONPATH=. python tests/transfer/checkpoints/checkpoints_page.py"
     )
-    assert checkpoints_page.counted() in (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = checkpoints_page.README.read_text(encoding="utf-8")
+    assert readme == checkpoints_page.with_counts(readme), "the same line rewrites README.md"
 
 
 def test_the_page_of_protocols_has_every_value():
@@ -53,8 +56,9 @@ def test_there_are_at_least_thirty_releases():
     assert len({(release.format, release.title) for release in all_releases().values()}) >= 30
 
 
-def module_of(code: str, name: str) -> ModuleType:
+def module_of(code: str, name: str, **known: object) -> ModuleType:
     module = ModuleType(name)
+    vars(module).update(known)
     exec(compile(code, name, "exec"), module.__dict__)
     return module
 
@@ -77,9 +81,27 @@ def test_the_new_format_shown_in_contributing_works():
         form.read({**tree, "surprise": {"w": torch.zeros(2)}}, None)
 
 
+def test_the_protocol_shown_in_contributing_is_the_one_that_is_offered():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = module_of(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[2], "shown", MOCO=voc.MOCO).VICREG
+    offered = load_task("detection.voc").published["vicreg"]
+    assert (shown.recipe, shown.sources) == (offered.recipe, offered.sources)
+
+
+def test_the_readme_names_every_task_with_its_protocols():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for name in task_names():
+        room, _, end = name.partition(".")
+        words = {word for line in lines if line.startswith(f"| `{room}.") for word in re.findall(r"[\w-]+", line)}
+        assert words >= set(load_task(name).protocols), f"the row of {name} in README.md lacks a protocol"
+        endings = [word for word in words if word.startswith("_") and end.endswith(word)]  # `…_fpn`, `*_linear`
+        assert end in words or endings, f"{name} is in no row of README.md"
+        assert room != "finegrained" or end.rpartition("_")[0] in words or end in words, f"no row has the set of {name}"
+
+
 def test_the_new_set_shown_in_contributing_works(tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    reader, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[2:]
+    reader, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[3:]
     exec(reader, defined := dict(vars(torchvision_sets)))
     for name, made in eval(f"{{{entry}}}", {**vars(catalogue), **defined}).items():
         monkeypatch.setitem(catalogue.CATALOGUE, name, made)

@@ -21,7 +21,7 @@ IMAGENET_NAME = re.compile(r"(n\d{8})_\d+\.\w+")
 
 
 class ImageFiles:
-    """Images named by their paths below `root`; a `pretrain.sources.Source` and a `labelled.Images`.
+    """Images named by their paths below `root`; a `pretrain.sources.ImageSource` and a `labelled.Images`.
 
     Nothing is kept open, so it can be pickled and forked freely.
     """

@@ -1,4 +1,6 @@
-"""The table of checkpoints in `docs/checkpoints.md`, made from what the tests test. Rewrite it with
+"""The table of checkpoints in `docs/checkpoints.md` and their count in the README, made from what the tests test.
+
+Rewrite them with
 
 PYTHONPATH=. python tests/transfer/checkpoints/checkpoints_page.py
 """
@@ -17,6 +19,7 @@ from releases import Release, all_refusals, all_releases  # noqa: E402 - found b
 from transfer.checkpoints.architectures import ARCHITECTURES  # noqa: E402
 
 PAGE = ROOT / "docs" / "checkpoints.md"
+README = ROOT / "README.md"
 BEGIN, END = (
     "<!-- checkpoints: made by tests/transfer/checkpoints/checkpoints_page.py -->",
     "<!-- end of checkpoints -->",
@@ -40,18 +43,22 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def counted() -> str:
-    """What the README says of them."""
-    return f"{len(all_releases())} release forms in {len({r.format for r in all_releases().values()})} formats are read"
+def with_counts(page: str) -> str:
+    """The page with its number of release forms and of formats."""
+    releases = all_releases().values()
+    counts = f"{len(releases)} release forms in {len({r.format for r in releases})} formats are read"
+    page, replaced = re.subn(r"\d+ release forms in \d+ formats are read", counts, page)
+    assert replaced == 1
+    return page
 
 
 def with_table(page: str) -> str:
     """The page with its counts, and the table between its two marks, made anew."""
-    page = re.sub(r"\S+ release forms in \S+ formats are read", counted(), page)
-    before, _, rest = page.partition(BEGIN)
+    before, _, rest = with_counts(page).partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, anew in ((PAGE, with_table), (README, with_counts)):
+        path.write_text(anew(path.read_text(encoding="utf-8")), encoding="utf-8")

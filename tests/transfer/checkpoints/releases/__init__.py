@@ -1,7 +1,7 @@
 """One file per format: the files that were released in it, made anew with their true names and shapes.
 
 Adding a format is adding a file here beside the one in `transfer/checkpoints/formats/`: it declares `RELEASES` (and
-`REFUSED`, for what is recognised and turned away), and every test of `test_formats.py` runs on it.
+`REFUSED`, for what is recognised and turned away), and every test of `test_releases.py` runs on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Release:
     """One kind of file.
 
     Attributes:
-        title: as the README's table names it, for example "MoCo v2".
+        title: as the table of `docs/checkpoints.md` names it, for example "MoCo v2".
         format: the format that must recognise it, and no other.
         build: torchvision state dict with `fc` → what lies in the file.
         place: keys to the mapping that holds the backbone's tensors.
@@ -85,7 +85,7 @@ class Refusal:
     """A kind of file that is recognised and turned away.
 
     Attributes:
-        title: as the README's table names it.
+        title: as the table of `docs/checkpoints.md` names it.
         build: torchvision state dict with `fc` → what lies in the file.
         says: parts of the message: what it is, and what to do instead.
         format: the format that claims it; "" if it is turned away before or after that (by the reader, by its shapes).
