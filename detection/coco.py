@@ -6,7 +6,7 @@ A column each, because their numbers must not be compared with each other's. The
 
 from __future__ import annotations
 
-from detection.data import official_coco
+from detection.data import COCO
 from detection.presets import cpu_presets
 from detection.protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, Detector, two_times
 from detection.task import detection_task
@@ -17,8 +17,7 @@ def _task(detector: str, protocol: Detector) -> Task:
     return detection_task(
         title=f"{detector} on COCO (train2017 → val2017, or any data set of your own)",
         leading="coco",
-        official=official_coco,
-        official_name="COCO train2017 → val2017",
+        official=COCO,
         protocols={"1x": protocol, "2x": two_times(protocol)},
         presets=cpu_presets(protocol),
     )

@@ -99,26 +99,46 @@ class DetectionSplits:
         return {"train": self.train.fingerprint(), "test": self.test.fingerprint()}
 
 
-Official = Callable[[DetectionData, bool], DetectionSplits]  # (options, masks wanted) → the protocol's own splits
+@dataclass(frozen=True, eq=False)
+class Official:
+    """The protocol's own data.
+
+    Attributes:
+        name: for people, "COCO train2017 → val2017".
+        needs: files and folders below the data root.
+        how: where they are had.
+        read: (options, masks wanted) → the splits.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    how: str
+    read: Callable[[DetectionData, bool], DetectionSplits]
 
 
-def official_voc(train_parts: tuple[tuple[str, str], ...]) -> Official:
-    """Reads (year folder, split) pairs for training and VOC2007's test split."""
+def official_voc(name: str, train_parts: tuple[tuple[str, str], ...]) -> Official:
+    """(Year folder, split) pairs for training and VOC2007's test split."""
 
     def read(options: DetectionData, masks: bool) -> DetectionSplits:
         root = options.root()
         parts = [(root / year, split) for year, split in train_parts]
-        name = "+".join(f"voc_{year.removeprefix('VOC')}_{split}" for year, split in train_parts)
+        title = "+".join(f"voc_{year.removeprefix('VOC')}_{split}" for year, split in train_parts)
         test = [(root / "VOC2007", "test")]
         return DetectionSplits(
-            _voc(parts, name, VOC_CLASSES, options, masks), _voc(test, "voc_2007_test", VOC_CLASSES, options, masks)
+            _voc(parts, title, VOC_CLASSES, options, masks), _voc(test, "voc_2007_test", VOC_CLASSES, options, masks)
         )
 
-    return read
+    years = dict.fromkeys([*(year for year, _ in train_parts), "VOC2007"])
+    return Official(
+        name,
+        tuple(f"{year}/{part}" for year in years for part in ("ImageSets/Main", "Annotations", "JPEGImages")),
+        "the archives of host.robots.ox.ac.uk/pascal/VOC, unpacked: VOC2007 is their VOCdevkit/VOC2007",
+        read,
+    )
 
 
-def official_coco(options: DetectionData, masks: bool) -> DetectionSplits:
-    """COCO train2017 and val2017 in the layout that Detectron2 and MMDetection document."""
+def _read_coco(options: DetectionData, masks: bool) -> DetectionSplits:
+    """In the layout that Detectron2 and MMDetection document."""
     root = options.root() / "coco"
     annotations = root / "annotations"
     train = read_coco(
@@ -141,6 +161,15 @@ def official_coco(options: DetectionData, masks: bool) -> DetectionSplits:
     return DetectionSplits(train, test)
 
 
+_ANNOTATIONS = ("coco/annotations/instances_train2017.json", "coco/annotations/instances_val2017.json")
+COCO = Official(
+    "COCO train2017 → val2017",
+    ("coco/train2017", "coco/val2017", *_ANNOTATIONS),
+    "cocodataset.org: train2017.zip, val2017.zip and annotations_trainval2017.zip, unpacked in coco/",
+    _read_coco,
+)
+
+
 def load_splits(options: DetectionData, official: Official, masks: bool) -> DetectionSplits:
     """Read both splits.
 
@@ -154,7 +183,7 @@ def load_splits(options: DetectionData, official: Official, masks: bool) -> Dete
     """
     own = own_set(options)
     if own is None:
-        splits = official(options, masks)
+        splits = official.read(options, masks)
     else:
         logger.info("%s", own.said)
         splits = own.read(options, masks)

@@ -18,7 +18,7 @@ from detection.data import (
     easiest,
     load_splits,
 )
-from detection.engines.choose import choose_engine, load_engine
+from detection.engines.choose import ENGINES, choose_engine, load_engine
 from detection.engines.detector import DetectionJob
 from detection.engines.engine import DetectionEngine
 from detection.pictures.contact_sheet import draw_contact_sheet
@@ -64,16 +64,14 @@ class DetectionTask(Task):
 
     Attributes:
         leading: whose AP is called "AP" in the metrics; the other's is "voc_AP" or "coco_AP".
-        official: reads the published data.
-        official_name: what they are called, for example "COCO train2017 → val2017".
+        official: the published data.
     """
 
     leading: Metric
     official: Official
-    official_name: str
 
     data_options = DetectionData
-    engines = ("detectron2", "mmdet")
+    engines = ENGINES
     batch_option = BATCH
     retired = dict.fromkeys(("detector.family", "detector.neck"), EACH_A_TASK)
 
@@ -83,6 +81,16 @@ class DetectionTask(Task):
         recipe: DetectorRecipe = next(iter(self.protocols.values())).detector
         return recipe
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return self.official.needs
+
+    @property
+    def how(self) -> str:
+        """See `Task`."""
+        return self.official.how
+
     def load(self, options: DetectionData) -> DetectionSplits:
         """Read both sides.
 
@@ -90,7 +98,7 @@ class DetectionTask(Task):
             DataError: see `load_splits`.
         """
         splits = load_splits(options, self.official, masks=self.detector.masks)
-        return dataclasses.replace(splits, differences=data_differences(options, self.official_name))
+        return dataclasses.replace(splits, differences=data_differences(options, self.official.name))
 
     def check(self, run: Run) -> None:
         """Refuse values that mean nothing, detectors that no engine has, and weeks on a CPU."""
@@ -173,7 +181,6 @@ def detection_task(
     title: str,
     leading: Metric,
     official: Official,
-    official_name: str,
     protocols: Mapping[str, Detector],
     presets: Mapping[str, tuple[str, DetectionRecipe]],
     version: int = 2,
@@ -188,7 +195,6 @@ def detection_task(
         presets=presets,
         leading=leading,
         official=official,
-        official_name=official_name,
     )
 
 

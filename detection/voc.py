@@ -27,16 +27,14 @@ TASKS = {
     "": detection_task(
         title="Faster R-CNN R50-C4 on Pascal VOC (07+12 → test2007, or any data set of your own)",
         leading="voc",
-        official=official_voc((("VOC2007", "trainval"), ("VOC2012", "trainval"))),
-        official_name="VOC trainval07+12 → test2007",
+        official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
         protocols={"moco": MOCO, "barlowtwins": BARLOW_TWINS, "vicreg": VICREG},
         presets=cpu_presets(MOCO),
     ),
     "07": detection_task(
         title="Faster R-CNN R50-C4 on Pascal VOC (trainval07 → test2007)",
         leading="voc",
-        official=official_voc((("VOC2007", "trainval"),)),
-        official_name="VOC trainval07 → test2007",
+        official=official_voc("VOC trainval07 → test2007", (("VOC2007", "trainval"),)),
         protocols={"vissl": VOC_07_C4},
         presets=cpu_presets(MOCO),
         version=3,
@@ -44,8 +42,7 @@ TASKS = {
     "fpn": detection_task(
         title="Faster R-CNN R50-FPN on Pascal VOC (07+12 → test2007, or any data set of your own)",
         leading="voc",
-        official=official_voc((("VOC2007", "trainval"), ("VOC2012", "trainval"))),
-        official_name="VOC trainval07+12 → test2007",
+        official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
         protocols={"ssl-transfer": ssl_transfer("finetune"), "ssl-transfer-frozen": ssl_transfer("frozen")},
         presets=cpu_presets(ssl_transfer("finetune")),
     ),

@@ -6,7 +6,7 @@ The C4 columns of the MoCo, SimSiam and Barlow Twins papers are `segmentation.co
 
 from __future__ import annotations
 
-from detection.data import official_coco
+from detection.data import COCO
 from detection.presets import cpu_presets
 from detection.protocols import COCO_C4, COCO_FPN, Detector, two_times, with_masks
 from detection.task import detection_task
@@ -21,8 +21,7 @@ def _task(detector: str, once: Detector, protocols: dict[str, Detector]) -> Task
     return detection_task(
         title=f"Mask R-CNN {detector} on COCO (train2017 → val2017, or any data set of your own with masks)",
         leading="coco",
-        official=official_coco,
-        official_name="COCO train2017 → val2017",
+        official=COCO,
         protocols=protocols,
         presets=cpu_presets(once),
     )

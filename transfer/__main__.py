@@ -37,6 +37,7 @@ verbs:
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
   reproduce RUN                     the line that repeats a run, if code, data and checkpoint are still the same
   score DETECTIONS.json …           AP of detections that were made elsewhere, without training
+  doctor                            what of this machine a run would stumble over, and what to type
   toy FOLDER                        write small synthetic data sets for trying things out
 
 Every verb has --help. --debug shows the traceback of an error."""
@@ -200,6 +201,15 @@ def reproduce(arguments: Sequence[str]) -> int:
     return status
 
 
+def doctor(arguments: Sequence[str]) -> int:
+    """`doctor`."""
+    from transfer.doctor import doctor_command
+
+    listing, status = doctor_command(arguments)
+    print(printable(listing))
+    return status
+
+
 def score(arguments: Sequence[str]) -> int:
     """`score DETECTIONS.json …`."""
     # A verb of a room above this one, found by its name as tasks are.
@@ -227,6 +237,7 @@ VERBS = {
     "run": run,
     "reproduce": reproduce,
     "score": score,
+    "doctor": doctor,
     "toy": toy,
 }
 

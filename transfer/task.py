@@ -113,6 +113,16 @@ class Task(ABC):
         """Name → recipe as published; the first is the default."""
         return {name: protocol.recipe for name, protocol in self.published.items()}
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files and folders below the data root that the published data consist of; empty if there are none."""
+        return ()
+
+    @property
+    def how(self) -> str:
+        """Where those are had."""
+        return ""
+
     @abstractmethod
     def load(self, options: Any) -> Data:
         """Read the images that the data options name.

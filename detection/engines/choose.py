@@ -8,6 +8,8 @@ from collections.abc import Collection
 from detection.engines.engine import DetectionEngine
 from transfer.runtime.errors import EngineError
 
+ENGINES = ("detectron2", "mmdet")  # preferred first
+
 
 def load_engine(name: str) -> DetectionEngine:
     """The engine object of `detection/engines/<name>`; does not import the engine's libraries yet."""

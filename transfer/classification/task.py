@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transfer.checkpoints.architectures import gmacs_by_stage
 from transfer.checkpoints.cpu_time import refuse_if_endless
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.datasets.labels.catalogue import ClassificationData, data_differences, load
+from transfer.datasets.labels.catalogue import ClassificationData, data_differences, entry_of, load
 from transfer.datasets.labels.duplicates import duplicates, note
 from transfer.datasets.labels.labelled import ImageSplits
 from transfer.runtime.errors import DataError, UserError
@@ -76,6 +76,16 @@ class ClassificationTask(Task):
     departures: tuple[Difference, ...] = ()
 
     data_options = ClassificationData
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return () if self.dataset is None else entry_of(self.dataset).needs
+
+    @property
+    def how(self) -> str:
+        """See `Task`."""
+        return "" if self.dataset is None else f"python -m transfer data {self.dataset}"
 
     def load(self, options: ClassificationData) -> Loaded:
         """Read the set and look for images that lie on both sides.

@@ -14,11 +14,11 @@ from official_layouts import picture
 from test_split_check import box, write_coco, write_voc
 
 from detection.data import (
+    COCO,
     DetectionData,
     DetectionSplits,
     data_differences,
     load_splits,
-    official_coco,
 )
 from transfer.cli import data_command
 from transfer.datasets.labels.catalogue import ClassificationData, load
@@ -30,7 +30,7 @@ SPLITS = {"train": [[box("weld")], [box("pore")]], "test": [[box("weld"), box("p
 
 
 def read(options: DetectionData) -> DetectionSplits:
-    return load_splits(options, official_coco, masks=False)
+    return load_splits(options, COCO, masks=False)
 
 
 def refusal(act: Callable[[], object]) -> DataError:

@@ -17,7 +17,7 @@ from numbered_pictures import Box, stored_box, stored_pixels
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from detection.data import DetectionData, load_splits, load_test, official_coco
+from detection.data import COCO, DetectionData, load_splits, load_test
 from transfer.datasets.boxes.coco import read_coco
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.datasets.boxes.masks import Mask
@@ -347,10 +347,10 @@ def test_the_option_reaches_the_readers(layout: Layout, pictures: Pictures, tmp_
     alone = DetectionData(voc_root=pictures.folder, test="test") if layout == "voc" else DetectionData(**coco)
     sides = alone if layout == "voc" else replace(alone, train_json=files[0], train_images=files[1])
     sides = replace(sides, test=None)
-    for refused in (partial(load_splits, sides, official_coco, False), partial(load_test, alone, False)):
+    for refused in (partial(load_splits, sides, COCO, False), partial(load_test, alone, False)):
         with pytest.raises(DataError, match="EXIF orientation"):
             refused()
-    splits = load_splits(replace(sides, exif="stored"), official_coco, False)
+    splits = load_splits(replace(sides, exif="stored"), COCO, False)
     for dataset in (splits.train, splits.test, load_test(replace(alone, exif="stored"), False)[0]):
         assert dataset.images[0].boxes.tolist() == [list(map(float, LIGHT))]
 

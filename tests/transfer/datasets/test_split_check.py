@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from official_layouts import picture
 from PIL import Image
 
-from detection.data import DetectionData, DetectionSplits, load_splits, official_coco
+from detection.data import COCO, DetectionData, DetectionSplits, load_splits
 from transfer.datasets.labels.catalogue import ClassificationData, load
 from transfer.datasets.split_check import SplitSummary, compare, refuse_untrained, spelling
 from transfer.runtime.errors import DataError
@@ -79,7 +79,7 @@ def write_coco(
 
 
 def splits_of(options: DetectionData) -> DetectionSplits:
-    return load_splits(options, official_coco, masks=False)
+    return load_splits(options, COCO, masks=False)
 
 
 def voc(root: Path, **changes: Any) -> DetectionData:
