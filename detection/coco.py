@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from detection.data import COCO
 from detection.presets import cpu_presets
-from detection.protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, Detector, two_times
+from detection.protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, DetectorProtocol, two_times
 from detection.task import detection_task
 from transfer.task import Task
 
 
-def _task(detector: str, protocol: Detector) -> Task:
+def _task(detector: str, protocol: DetectorProtocol) -> Task:
     return detection_task(
         title=f"{detector} on COCO (train2017 → val2017, or any data set of your own)",
         leading="coco",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from detection.protocols import Detector
+from detection.protocols import DetectorProtocol
 from detection.recipe import (
     FCOS,
     DetectionRecipe,
@@ -107,7 +107,7 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
     )
 
 
-def cpu_presets(protocol: Detector) -> dict[str, tuple[str, DetectionRecipe]]:
+def cpu_presets(protocol: DetectorProtocol) -> dict[str, tuple[str, DetectionRecipe]]:
     """Presets of a task, with the family of its protocol."""
     detector = small(protocol.recipe.detector)
     presets = {

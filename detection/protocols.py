@@ -32,10 +32,10 @@ _RETINA_DETCO = "DetCo, coco_R_50_RetinaNet_1x.yaml"
 _COMMON = "Detectron2, configs/common"
 _TABLES = "Detectron2, evaluation/pascal_voc_evaluation.py"
 
-Detector = Protocol[DetectionRecipe]
+DetectorProtocol = Protocol[DetectionRecipe]
 
 
-def _as(protocol: Detector, kind: type[DetectorRecipe]) -> Detector:
+def _as(protocol: DetectorProtocol, kind: type[DetectorRecipe]) -> DetectorProtocol:
     """What is known so far, of another detector; values that it has no place for are left behind."""
     return protocol.of(DetectionRecipe, {"detector": kind}, shared=True)
 
@@ -99,7 +99,7 @@ COCO_FPN = (
 _SSL = "linusericsson/ssl-transfer, detectron2-configs/{}/*.yaml"
 
 
-def ssl_transfer(kind: Literal["finetune", "frozen"]) -> Detector:
+def ssl_transfer(kind: Literal["finetune", "frozen"]) -> DetectorProtocol:
     """Faster R-CNN R50-FPN on VOC07+12 as linusericsson/ssl-transfer fine-tunes it, or freezes stem to res4."""
     return (
         COCO_FPN.but(
@@ -167,14 +167,14 @@ FCOS = (
 )
 
 
-def with_masks(protocol: Detector) -> Detector:
+def with_masks(protocol: DetectorProtocol) -> DetectorProtocol:
     """The Mask R-CNN of a Faster R-CNN; with FPN its head has four convolutions (Detectron2, Base-RCNN-FPN.yaml)."""
     if protocol.parts["detector"] is FasterRcnnC4:
         return _as(protocol, MaskRcnnC4)
     return _as(protocol, MaskRcnnFPN).but(_FPN, mask_convs=4, mask_resolution=14)
 
 
-def two_times(protocol: Detector) -> Detector:
+def two_times(protocol: DetectorProtocol) -> DetectorProtocol:
     """The 2× schedule: twice as long, the steps where they are in proportion."""
     once = protocol.recipe.detector
     return protocol.but(

@@ -23,7 +23,7 @@ from detection.engines.detector import DetectionJob
 from detection.engines.engine import DetectionEngine
 from detection.pictures.contact_sheet import draw_contact_sheet
 from detection.pictures.mistakes import draw_misses
-from detection.protocols import Detector
+from detection.protocols import DetectorProtocol
 from detection.recipe import (
     C4,
     Dense,
@@ -181,7 +181,7 @@ def detection_task(
     title: str,
     leading: Metric,
     official: Official,
-    protocols: Mapping[str, Detector],
+    protocols: Mapping[str, DetectorProtocol],
     presets: Mapping[str, tuple[str, DetectionRecipe]],
     version: int = 2,
 ) -> DetectionTask:

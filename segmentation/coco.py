@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from detection.data import COCO
 from detection.presets import cpu_presets
-from detection.protocols import COCO_C4, COCO_FPN, Detector, two_times, with_masks
+from detection.protocols import COCO_C4, COCO_FPN, DetectorProtocol, two_times, with_masks
 from detection.task import detection_task
 from transfer.protocol import OURS
 from transfer.task import Task
@@ -17,7 +17,7 @@ _BARLOW = "Barlow Twins, arXiv 2103.03230, app. C.2"
 C4, FPN = with_masks(COCO_C4), with_masks(COCO_FPN)
 
 
-def _task(detector: str, once: Detector, protocols: dict[str, Detector]) -> Task:
+def _task(detector: str, once: DetectorProtocol, protocols: dict[str, DetectorProtocol]) -> Task:
     return detection_task(
         title=f"Mask R-CNN {detector} on COCO (train2017 → val2017, or any data set of your own with masks)",
         leading="coco",

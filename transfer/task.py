@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transfer.runtime.world import World
 
 TASK_FOLDERS = ("detection", "segmentation", "finegrained", "transfer/tasks")
-_DECLARES = re.compile(r"^TASKS? = ", re.MULTILINE)
+_DECLARES = re.compile(r"^TASKS?(: .+)? = ", re.MULTILINE)
 
 
 class Data(Interface):
