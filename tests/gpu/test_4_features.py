@@ -14,6 +14,7 @@ from transfer.classification.features import extract
 from transfer.classification.views import WholeView, to_network
 from transfer.datasets.images import as_tensor
 from transfer.datasets.labels.labelled import LabelledImages
+from transfer.doctor import machine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -100,3 +101,11 @@ def test_features_are_those_of_the_cpu(precision, workers, device, pick, tmp_pat
     furthest = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
     measured("largest difference, relative to the largest feature", furthest)
     assert furthest < (2e-2 if precision == "bf16" else 5e-3)  # TF32 keeps 10 bits
+
+
+def test_the_doctor_names_the_gpu(device):
+    """What `python -m transfer doctor` says of the machine."""
+    said = [finding.line() for finding in machine()]
+    assert any("no GPU that PyTorch sees" in line for line in said) == (not torch.cuda.is_available())
+    if device.type == "cuda":
+        assert any(torch.cuda.get_device_name() in line and "GB each" in line for line in said)
