@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from detection.score.coco_ap import CocoApOptions
 from detection.score.voc_ap import VocApOptions
 from transfer.checkpoints.architectures import STAGES
-from transfer.protocol import OURS, fixed, flatten, stated
+from transfer.protocol import OURS, Decided, fixed, flatten, stated
 from transfer.runtime.errors import EngineError
 
 # Where the defaults below were read: MoCo's two files, and Detectron2's for what they leave open.
@@ -56,8 +56,8 @@ class DetectorRecipe:
     every value.
     """
 
-    family: Family = fixed("faster_rcnn")
-    neck: Neck = fixed("c4")
+    family: Decided[Family] = fixed("faster_rcnn")
+    neck: Decided[Neck] = fixed("c4")
     # in the whole backbone, with C4 in res5 and the extra norm too
     norm: Literal["SyncBN", "BN", "FrozenBN"] = stated("SyncBN", f"{C4_YAML}: naiveSyncBN, for its lower variance")
     freeze_at: int = stated(0, C4_YAML)  # 0 nothing, 1 the stem, 2 stem and res2, … 5 all stages of the backbone
@@ -109,7 +109,7 @@ class DetectorRecipe:
 class Pyramid(DetectorRecipe):
     """A neck: a feature pyramid on all stages of the backbone."""
 
-    neck: Neck = fixed("fpn")
+    neck: Decided[Neck] = fixed("fpn")
     fpn_norm: bool = stated(False, f"{D}MODEL.FPN.NORM")  # the backbone's norm in the pyramid
     fpn_channels: int = stated(256, f"{D}MODEL.FPN.OUT_CHANNELS")
 
@@ -135,8 +135,9 @@ class Regions(Anchors):
     rpn_nms: float = stated(0.7, f"{D}MODEL.RPN.NMS_THRESH")
     rpn_batch: int = stated(256, f"{D}MODEL.RPN.BATCH_SIZE_PER_IMAGE")
     rpn_positive: float = stated(0.5, f"{D}MODEL.RPN.POSITIVE_FRACTION")
-    # classification and box; VICReg's VOC runs use 0.2
+    # of proposals: classification and box; VICReg's VOC runs use 0.2
     rpn_loss_weight: float = stated(1.0, f"{D}MODEL.RPN.LOSS_WEIGHT")
+    # of regions
     roi_batch: int = stated(512, f"{D}MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE")
     roi_positive: float = stated(0.25, f"{D}MODEL.ROI_HEADS.POSITIVE_FRACTION")
 
@@ -145,7 +146,7 @@ class Regions(Anchors):
 class Masks(Regions):
     """The same head with masks; C4 shares the boxes' regions."""
 
-    family: Family = fixed("mask_rcnn")
+    family: Decided[Family] = fixed("mask_rcnn")
     mask_convs: int = stated(0, f"{D}MODEL.ROI_MASK_HEAD.NUM_CONV")  # 4 with FPN
     mask_class_agnostic: bool = stated(False, f"{D}MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")
 
@@ -171,14 +172,14 @@ class MaskRcnnC4(Masks):
 class FasterRcnnFPN(Pyramid, Regions):
     """A head of two hidden layers on regions of a pyramid."""
 
-    family: Family = fixed("faster_rcnn")
+    family: Decided[Family] = fixed("faster_rcnn")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRcnnFPN(Pyramid, Masks):
     """The same with masks."""
 
-    family: Family = fixed("mask_rcnn")
+    family: Decided[Family] = fixed("mask_rcnn")
     mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
 
 
@@ -186,7 +187,7 @@ class MaskRcnnFPN(Pyramid, Masks):
 class RetinaNet(Pyramid, Anchors):
     """Two towers of convolutions on a pyramid, with anchors."""
 
-    family: Family = fixed("retinanet")
+    family: Decided[Family] = fixed("retinanet")
     dense: AnchoredRecipe = field(default_factory=AnchoredRecipe)
 
 
@@ -194,7 +195,7 @@ class RetinaNet(Pyramid, Anchors):
 class FCOS(Pyramid):
     """The same without anchors."""
 
-    family: Family = fixed("fcos")
+    family: Decided[Family] = fixed("fcos")
     dense: DenseRecipe = field(default_factory=DenseRecipe)
 
 
@@ -266,6 +267,8 @@ def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
         problems.append(f"lr is {recipe.lr}")
     if list(recipe.steps) != sorted(recipe.steps):
         problems.append(f"steps {recipe.steps} are not in order")
+    if recipe.evaluate_every and not recipe.iterations:
+        problems.append(f"evaluate_every is {recipe.evaluate_every}, but nothing reads it where nothing is trained")
     if recipe.batch % processes:
         problems.append(
             f"a batch of {recipe.batch} cannot be shared by {processes} processes: give --detector.batch a multiple"

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 run_task() { # TASK [arguments…]
     if [ -n "${TORCHRUN:-}" ]; then
-        exec "$python" -m transfer.runtime.torchrun --standalone --nproc-per-node "$TORCHRUN" -m transfer run "$@"
+        exec "$python" -m transfer.torchrun --standalone --nproc-per-node "$TORCHRUN" -m transfer run "$@"
     fi
     exec "$python" -m transfer run "$@"
 }

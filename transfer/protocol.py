@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
+
+from tyro.conf import Fixed, Suppress
 
 from transfer.runtime.provenance import Difference
 
 R = TypeVar("R")
 S = TypeVar("S")
 V = TypeVar("V")
+Decided = Annotated[V, Fixed, Suppress]
 ABSENT = "none"  # instead of a value that a recipe of another kind does not have
 OURS = "ours"  # what a source begins with where no publication states the value
 
@@ -28,7 +31,10 @@ def stated(value: V, source: str) -> V:
 
 
 def fixed(value: Any) -> Any:
-    """A field of a recipe that its class decides: part of every record, and nothing that can be typed."""
+    """A field of a recipe that its class decides: part of every record, and nothing that can be typed.
+
+    Its annotation is to be `Decided[...]`, which keeps it off the command line.
+    """
     return dataclasses.field(default=value, init=False, metadata={"source": "the task"})
 
 

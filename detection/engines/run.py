@@ -91,6 +91,7 @@ def train(detector: Detector) -> tuple[int, Verification | None]:
     if start == 0:  # hooked and in its place: the next to touch it is the first step
         training.proof = asdict(prove(detector))
         _keep_config(detector)
+    proof = of_beginning({"proof": training.proof}, job.backbone)
     log = TrainingLog(job.workdir / FILE, start, recipe.iterations, world=world, device=job.device)
     logger.info("training from iteration %d of %d", start, recipe.iterations)
     detector.model.train()
@@ -113,7 +114,7 @@ def train(detector: Detector) -> tuple[int, Verification | None]:
         raise TrainingError(f"training diverged at iteration {iteration}", found=str(error), todo=LOWER) from error
     finally:
         log.close()
-    return start, of_beginning({"proof": training.proof}, job.backbone)
+    return start, proof
 
 
 def take_step(training: Training, loss: Any, largest_norm: float) -> None:

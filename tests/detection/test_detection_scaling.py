@@ -11,7 +11,7 @@ from detection.recipe import FCOS, FasterRcnnC4, FasterRcnnFPN, MaskRcnnC4, Reti
 from detection.scaling import expectation, fitted, images_normalised, norm_differences, rescaled
 from detection.task import demand_sound
 from transfer.__main__ import main
-from transfer.cli import recipe_command, starting_recipe
+from transfer.cli import _parse, recipe_command, starting_recipe
 from transfer.protocol import flatten
 from transfer.runtime.errors import UserError
 from transfer.task import load_task, task_names
@@ -144,6 +144,22 @@ def test_a_detector_has_no_value_that_nothing_in_it_reads(kind, name):
     demand_sound(kind(), "cuda")
     with pytest.raises(TypeError):
         kind(**{name: 1})
+
+
+@pytest.mark.parametrize("name", [name for name in task_names() if name.startswith(("detection.", "segmentation."))])
+def test_what_a_detector_is_cannot_be_typed(name, capsys):
+    task = load_task(name)
+    recipe = next(iter(task.protocols.values()))
+    assert {entry.name for entry in dataclasses.fields(recipe.detector) if not entry.init} == {"family", "neck"}
+    with pytest.raises(SystemExit):
+        _parse(name, task, recipe, ["x.pth", "--detector.family", recipe.detector.family])
+    assert "Unrecognized options" in capsys.readouterr().err
+
+
+def test_a_curve_of_nothing_is_refused():
+    with pytest.raises(UserError, match="cannot be run") as error:
+        demand_sound(dataclasses.replace(MOCO, iterations=0, steps=(), evaluate_every=5), "cuda")
+    assert "evaluate_every is 5" in str(error.value)
 
 
 @pytest.mark.parametrize(

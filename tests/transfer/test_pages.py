@@ -148,7 +148,7 @@ def options_of(module, arguments, monkeypatch, capsys):
 @pytest.mark.parametrize("page", [path for path in PAGES if commands(path)], ids=lambda path: path.name)
 def test_the_commands_shown_exist_and_have_the_options_shown(page, monkeypatch, capsys):
     for line in commands(page):
-        line = line.replace("python -m transfer.runtime.torchrun --nproc-per-node 8 -m", "python -m")
+        line = line.replace("python -m transfer.torchrun --nproc-per-node 8 -m", "python -m")
         words = shlex.split(line.replace("…", "").replace("[", "").replace("]", ""))
         if words[0] == "bash":
             environment = {**os.environ, "PYTHON": "echo", "TORCHRUN": ""}

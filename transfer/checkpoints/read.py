@@ -110,8 +110,11 @@ def extract_from(
         tree = plain.tree
         if prefix is None:
             form = choose(tree, format)
-            _check_branch(form, branch)
-            return form, _as_in_the_file(form.read(tree, branch), plain)
+            if form.branches:
+                _check_branch(form, branch)
+            extracted = form.read(tree, branch)
+            _check_branch(form, branch)  # of a format without branches: why it cannot be read comes first
+            return form, _as_in_the_file(extracted, plain)
         if format is not None or branch is not None:
             raise CheckpointError("--prefix names the network itself", todo="leave out --format and --branch")
         return all_formats()[PREFIX], _as_in_the_file(_under(tree, prefix), plain)

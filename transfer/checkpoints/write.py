@@ -19,6 +19,7 @@ from transfer.checkpoints.safetensors_files import bytes_of
 from transfer.runtime.errors import CheckpointError
 
 TARGETS: Mapping[str, Target] = {to: target for form in all_formats().values() for to, target in form.targets.items()}
+FORMATS: Mapping[str, str] = {to: form.name for form in all_formats().values() for to in form.targets}  # it writes in
 
 
 def convert(
@@ -51,7 +52,7 @@ def convert(
     remarks = backbone.remarks()
     dropped = sum(len(group.names) for group in backbone.dropped)
     del backbone  # so that the file read back takes its place in memory
-    written = read_backbone(out)
+    written = read_backbone(out, format=FORMATS[to])
     if _Fingerprint.of(written) != wanted:
         out.unlink()
         raise CheckpointError(f"{out} did not read back as it was written, and was removed", todo="check the disk")

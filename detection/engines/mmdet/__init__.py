@@ -65,7 +65,11 @@ class MMDetection(DetectionEngine):
         """See `DetectionEngine`."""
         mmcv_ops.install()
         _import_quietly("mmdet.models")
+        import cv2
+
         from detection.engines.mmdet.detector import MMDetector
+
+        cv2.setNumThreads(0)  # as mmengine's Runner does: its pool is not counted by --threads and bears no fork
 
         return MMDetector(job)
 

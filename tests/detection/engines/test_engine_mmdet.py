@@ -249,6 +249,27 @@ def test_a_checkpoint_of_another_run_is_refused(dataset, tmp_path, change):
         training.take_up(path, "cpu")
 
 
+def test_a_training_that_began_with_other_weights_is_refused_before_its_next_step(dataset, tmp_path, monkeypatch):
+    """What the file's reader makes of it may change; its sha256 does not."""
+    job = job_of(dataset, tmp_path, replace(TINY, iterations=2, precise_bn=0))
+    training = Training.of(MMDetector(job))
+    training.proof = {"weights": "0" * 64, "device": "cpu"}
+    training.save(tmp_path / CHECKPOINT_FILE, 1)
+    steps = []
+    monkeypatch.setattr(TrainingLog, "step", lambda *given: steps.append(given))
+    with pytest.raises(TrainingError, match="other weights"):
+        ENGINE.run(job)
+    assert steps == []
+
+
+def test_opencv_keeps_to_its_thread(dataset, tmp_path):
+    import cv2
+
+    cv2.setNumThreads(2)
+    ENGINE.build(job_of(dataset, tmp_path))
+    assert cv2.getNumThreads() == 1
+
+
 @pytest.mark.slow
 def test_a_diverging_loss_stops_the_run(dataset, tmp_path):
     with pytest.raises(TrainingError, match="loss is"):

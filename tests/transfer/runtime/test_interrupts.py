@@ -67,7 +67,7 @@ def test_every_end_of_several_processes_is_one_message(what: str, status: int, s
     (tmp_path / "work.py").write_text(LAUNCHED, encoding="utf-8")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "transfer.runtime.torchrun", "--standalone", "--nproc-per-node", "2"),
+            *(sys.executable, "-m", "transfer.torchrun", "--standalone", "--nproc-per-node", "2"),
             *(str(tmp_path / "work.py"), what),
         ],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""`python -m transfer.runtime.torchrun --nproc-per-node 8 -m transfer run …`: every end is one clear line.
+"""`python -m transfer.torchrun --nproc-per-node 8 -m transfer run …`: every end is one clear line.
 
 Its options are torchrun's. What failed has been said by the process that failed; torchrun itself would add a page of
 traceback to it, and to a Ctrl-C.
