@@ -164,7 +164,7 @@ def tasks(arguments: Sequence[str]) -> int:
 
 def data(arguments: Sequence[str]) -> int:
     """`data [NAME …]`."""
-    from transfer.cli import data_command
+    from transfer.datasets.labels.command import data_command
 
     print(printable(data_command(arguments)))
     return 0

@@ -20,9 +20,9 @@ from detection.data import (
     data_differences,
     load_splits,
 )
-from transfer.cli import data_command
 from transfer.datasets.labels.catalogue import ClassificationData, load
 from transfer.datasets.labels.catalogue import data_differences as classification_differences
+from transfer.datasets.labels.command import data_command
 from transfer.datasets.layouts import Layout, chosen
 from transfer.runtime.errors import DataError
 
