@@ -33,9 +33,9 @@ DESCRIPTION = """Pretrain a ResNet on images, without labels (all methods but su
 
 DATA is a folder of images, a list file (.txt), tar shards (a .tar, a folder of them, or 'train-{000..146}.tar') or a
 Hugging Face dataset on disk. A run that was interrupted goes on when the same command is typed again; a finished one
-is found and not redone. Presets named by a number of epochs are the methods' published schedules (large batches, for
-GPUs); demo is NOT a protocol: a minute or two on two CPU cores, to see that everything works. Options change a preset;
-the defaults shown are those of the preset and method given on this command line.
+is found and not redone. Protocols, named by their epochs, are the methods' published schedules (large batches, for
+GPUs); --preset demo is NOT a protocol: a minute or two on two CPU cores, to see that everything works. Options change
+it; the defaults shown are those of the method and of the protocol or preset on this command line.
 
   python -m pretrain IMAGES --arch resnet18 --preset demo --out runs/pretrain/first
   torchrun --nproc-per-node 8 -m pretrain IMAGES --method byol --precision bf16 --out runs/pretrain/byol
@@ -52,9 +52,10 @@ class Pretraining(Debug, Generic[S]):
         recipe: what is trained.
         settings: options of the method.
         method: the pretraining method.
-        preset: epochs of a published schedule, or demo.
+        protocol: epochs of a published schedule.
+        preset: for smaller hardware instead: demo.
         root: folder in which the paths of a list file begin; default: the list's own.
-        out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PRESET.
+        out: folder for checkpoint and curves. Default: runs/pretrain/METHOD-ARCH-PROTOCOL.
         machine: how this machine does it.
         overwrite: start anew; the checkpoint in --out is deleted after the first step.
     """
@@ -64,7 +65,8 @@ class Pretraining(Debug, Generic[S]):
     settings: OmitArgPrefixes[S]
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     method: str = "msbreg"
-    preset: str = "100"
+    protocol: str = "100"
+    preset: str | None = None
     root: Path | None = None
     out: Path | None = None
     overwrite: bool = False
@@ -79,24 +81,29 @@ class PlotCurves(Debug):
 
 
 def parse(arguments: Sequence[str]) -> Pretraining[Any]:
-    """Read the command line; method and preset are looked at first, because they set the other defaults.
+    """Read the command line; method, protocol and preset are looked at first, because they set the other defaults.
 
     Raises:
-        UserError: unknown method or preset.
+        UserError: unknown method, protocol or preset.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--method", default="msbreg")
+    early.add_argument("--protocol")
     early.add_argument("--preset")
     chosen, _ = early.parse_known_args(arguments)
     module = find_presets(chosen.method)
-    presets = module.PRESETS
-    preset = chosen.preset or next(iter(presets))
-    if preset not in presets:
+    protocols, presets = module.PROTOCOLS, module.PRESETS
+    preset, protocol = chosen.preset, chosen.protocol or next(iter(protocols))
+    if protocol not in protocols:
+        raise UserError(
+            f"unknown protocol {protocol!r} of {chosen.method}", todo=f"choose one of {', '.join(protocols)}"
+        )
+    if preset is not None and preset not in {**presets, **protocols}:
         raise UserError(f"unknown preset {preset!r} of {chosen.method}", todo=f"choose one of {', '.join(presets)}")
-    recipe, settings = presets[preset]
+    recipe, settings = beginning(chosen.method, protocol, preset)
     # A demo has few steps: every one is worth a point of the curve. Without workers, because on two cores they would
     # take turns with the threads that train (decoding and augmenting is a tenth of the time).
-    machine = Machine(workers=0, log_every=1, save_every=20) if preset == "demo" else Machine()
+    machine = Machine(workers=0, log_every=1, save_every=20) if preset in presets else Machine()
     shape: Any = Pretraining
     command: Pretraining[Any] = tyro.cli(
         shape[type(settings)],
@@ -107,13 +114,24 @@ def parse(arguments: Sequence[str]) -> Pretraining[Any]:
             settings=settings,
             machine=machine,
             method=chosen.method,
+            protocol=protocol,
             preset=preset,
         ),
         prog="python -m pretrain",
-        description=f"{DESCRIPTION}\n\nMethods: {', '.join(method_names())}. Presets of {chosen.method}:"
-        f" {', '.join(presets)}.\n\nAbout {chosen.method}: {module.__doc__}",
+        description=f"{DESCRIPTION}\n\nMethods: {', '.join(method_names())}. Protocols of {chosen.method}:"
+        f" {', '.join(protocols)}; presets: {', '.join(presets)}.\n\nAbout {chosen.method}: {module.__doc__}",
     )
     return command
+
+
+def beginning(method: str, protocol: str, preset: str | None) -> tuple[Any, Any]:
+    """Recipe and settings before options change them: a preset's, or a protocol's.
+
+    `--preset 100` was how a protocol was asked for once, and still is understood.
+    """
+    module = find_presets(method)
+    found: tuple[Any, Any] = {**module.PROTOCOLS, **module.PRESETS}[preset or protocol]
+    return found
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -139,12 +157,13 @@ def run(arguments: Sequence[str]) -> int:
     from pretrain.checkpoint import differences
     from pretrain.train import pretrain  # torch, whose import takes seconds: not for --help
 
-    out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{command.preset}")
-    recipe, settings = find_presets(command.method).PRESETS[command.preset]
-    preset = {"recipe": asdict(recipe), "settings": asdict(settings)}
+    begun = command.preset or command.protocol
+    out = command.out or Path("runs", "pretrain", f"{command.method}-{command.recipe.arch}-{begun}")
+    recipe, settings = beginning(command.method, command.protocol, command.preset)
+    published = {"recipe": asdict(recipe), "settings": asdict(settings)}
     wanted = {"recipe": asdict(command.recipe), "settings": asdict(command.settings)}
     if os.environ.get("RANK", "0") == "0":
-        for line in differences(preset, wanted, f"in the preset {command.preset}"):
+        for line in differences(published, wanted, f"in {'preset' if command.preset else 'protocol'} {begun}"):
             logger.info("%s", line)
     demand_shared_memory(command.machine.workers)
     with logging_redirect_tqdm():

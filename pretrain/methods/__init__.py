@@ -1,7 +1,7 @@
 """The pretraining methods, one file each; a file in this folder is found by its name.
 
 A file declares `build`, (network, settings) → `Method`, and `NEEDS_LABELS = True` if its loss wants labels. Its options
-and published schedules, `Settings` and `PRESETS`, come from the file of the same name in `pretrain.presets`.
+and recipes, `Settings`, `PROTOCOLS` and `PRESETS`, come from the file of the same name in `pretrain.presets`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from torch import Tensor
 from pretrain.methods import Outputs, msbreg
 from pretrain.methods.msbreg import OnlineAndTarget
 from pretrain.presets.byol import PRESETS as PRESETS
+from pretrain.presets.byol import PROTOCOLS as PROTOCOLS
 from pretrain.presets.byol import Settings as Settings
 from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError

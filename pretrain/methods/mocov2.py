@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, follow, slow_copy
 from pretrain.presets.mocov2 import PRESETS as PRESETS
+from pretrain.presets.mocov2 import PROTOCOLS as PROTOCOLS
 from pretrain.presets.mocov2 import Settings as Settings
 from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError

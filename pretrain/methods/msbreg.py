@@ -13,6 +13,7 @@ from pretrain.losses import multiview_centroid_loss
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, decay_at, follow, mlp, slow_copy
 from pretrain.presets.msbreg import PRESETS as PRESETS
+from pretrain.presets.msbreg import PROTOCOLS as PROTOCOLS
 from pretrain.presets.msbreg import Settings as Settings
 from pretrain.recipe import EncoderSpec, at_least
 from transfer.runtime.errors import UserError

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.simclr import PRESETS as PRESETS
+from pretrain.presets.simclr import PROTOCOLS as PROTOCOLS
 from pretrain.presets.simclr import Settings as Settings
 from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError

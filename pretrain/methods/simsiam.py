@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from pretrain.methods import Method, Outputs
 from pretrain.networks import build_encoder, perceptron
 from pretrain.presets.simsiam import PRESETS as PRESETS
+from pretrain.presets.simsiam import PROTOCOLS as PROTOCOLS
 from pretrain.presets.simsiam import Settings as Settings
 from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError

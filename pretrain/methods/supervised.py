@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder
 from pretrain.presets.supervised import PRESETS as PRESETS
+from pretrain.presets.supervised import PROTOCOLS as PROTOCOLS
 from pretrain.presets.supervised import Settings as Settings
 from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError

@@ -14,6 +14,7 @@ from torch.nn.functional import linear, log_softmax, normalize
 from pretrain.methods import Method, Outputs
 from pretrain.networks import build_encoder
 from pretrain.presets.swav import PRESETS as PRESETS
+from pretrain.presets.swav import PROTOCOLS as PROTOCOLS
 from pretrain.presets.swav import Settings as Settings
 from pretrain.recipe import EncoderSpec, at_least
 from transfer.runtime.errors import UserError

@@ -13,6 +13,7 @@ from torch import Tensor
 from pretrain.methods import Method, Outputs
 from pretrain.networks import Branch, build_encoder, perceptron
 from pretrain.presets.vicreg import PRESETS as PRESETS
+from pretrain.presets.vicreg import PROTOCOLS as PROTOCOLS
 from pretrain.presets.vicreg import Settings as Settings
 from pretrain.recipe import EncoderSpec
 from transfer.runtime.errors import UserError

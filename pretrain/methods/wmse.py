@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from pretrain.methods import Method, Outputs
 from pretrain.networks import build_encoder
 from pretrain.presets.wmse import PRESETS as PRESETS
+from pretrain.presets.wmse import PROTOCOLS as PROTOCOLS
 from pretrain.presets.wmse import Settings as Settings
 from pretrain.recipe import EncoderSpec, at_least
 from transfer.runtime.errors import TrainingError, UserError

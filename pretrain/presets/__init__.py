@@ -2,7 +2,8 @@
 
 A file declares
     `Settings`  a frozen dataclass, shown as options on the command line; `views` and `forces` are among its fields,
-    `PRESETS`   name → (`Recipe`, `Settings`): the published schedules first, then `demo`, which is none.
+    `PROTOCOLS` name → (`Recipe`, `Settings`), by epochs: as published,
+    `PRESETS`   the same for smaller hardware, never published: `demo`.
 
 An epoch is as many whole batches as there are; the remaining images are left out, as MoCo, SimSiam, SwAV and W-MSE do.
 Barlow Twins, VICReg and the supervised training have one more step an epoch, of the remaining images; BYOL and SimCLR

@@ -49,9 +49,11 @@ def _recipe(epochs: int) -> Recipe:
     )
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     "300": (_recipe(300), Settings()),
     "1000": (_recipe(1000), Settings()),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Adam, because the loss is a sum over d² elements and SGD would
     # need a learning rate of its own for every width.
     "demo": (

@@ -42,10 +42,12 @@ def _recipe(epochs: int, lr: float, weight_decay: float) -> Recipe:
     return Recipe(augmentation="byol", epochs=epochs, start_lr=0.0, lr=lr, weight_decay=weight_decay)
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     "100": (_recipe(100, 0.45, 1e-6), Settings(ema=0.99)),
     "300": (_recipe(300, 0.3, 1e-6), Settings(ema=0.99)),
     "1000": (_recipe(1000, 0.2, 1.5e-6), Settings(ema=0.996)),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Half of MSBReg's learning rate, for a loss twice as large.
     "demo": (
         demo(augmentation="byol", optimizer="sgd", lr=0.2, weight_decay=1e-5),

@@ -60,9 +60,11 @@ def _recipe(epochs: int) -> Recipe:
     )
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     "200": (_recipe(200), Settings()),
     "800": (_recipe(800), Settings()),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Queue and key encoder turn over faster, to do so at all. The
     # loss rises at first, while keys take the place of the random vectors in the queue.
     "demo": (

@@ -37,11 +37,13 @@ class Settings:
     ema: float = 0.99
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     # byol/configs/byol.py: learning rate, weight decay and EMA base by number of epochs; utils/schedules.py: from 0
     "100": (Recipe(epochs=100, start_lr=0.0, lr=0.45, weight_decay=1e-6), Settings(ema=0.99)),
     "300": (Recipe(epochs=300, start_lr=0.0, lr=0.3, weight_decay=1e-6), Settings(ema=0.99)),
     "1000": (Recipe(epochs=1000, start_lr=0.0, lr=0.2, weight_decay=1.5e-6), Settings(ema=0.996)),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: about 85 seconds on two free CPU cores, to show that everything works. Too short to learn features
     # that are reliably better than random ones. λ_s is raised because a batch is small: the pull of the singular
     # term beside the centroid's is λ_s·√(n·min(n, d))/2, here 1, as for λ_s = 0.004 at 1,000 images and d = 256.

@@ -37,11 +37,13 @@ class Settings:
     temperature: float = 0.1
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     # Section 2.3: LARS, 0.3 · batch / 256, batch 4096, 10 epochs of warm-up, cosine; 1000 epochs: table 6. The warm-up
     # is from 0 (model_util.py: learning_rate_schedule).
     "100": (Recipe(augmentation="simclr", epochs=100, start_lr=0.0, lr=0.3, weight_decay=1e-6), Settings()),
     "1000": (Recipe(augmentation="simclr", epochs=1000, start_lr=0.0, lr=0.3, weight_decay=1e-6), Settings()),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
     "demo": (
         demo(augmentation="simclr", optimizer="adam", lr=4e-3, weight_decay=1e-6),

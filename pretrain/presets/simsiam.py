@@ -3,7 +3,7 @@
 Chen and He, "Exploring Simple Siamese Representation Learning" (CVPR 2021). Published settings:
 facebookresearch/simsiam, main_simsiam.py (with --fix-pred-lr, as in its README) and simsiam/builder.py.
 
-The authors' model for detection ("optimal" in table 5) is `--preset 200 --lr 0.5 --weight-decay 1e-5`.
+The authors' model for detection ("optimal" in table 5) is `--protocol 200 --lr 0.5 --weight-decay 1e-5`.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def _recipe(epochs: int, batch: int) -> Recipe:
     )
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     "100": (_recipe(100, 512), Settings()),
     # Table 4: the longer trainings have batches of 256.
     "200": (_recipe(200, 256), Settings()),
     "400": (_recipe(400, 256), Settings()),
     "800": (_recipe(800, 256), Settings()),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. A high learning rate, because there are few steps.
     "demo": (
         demo(augmentation="moco", optimizer="sgd", lr=2.0, weight_decay=1e-5),

@@ -31,7 +31,7 @@ class Settings:
     forces: OmitArgPrefixes[Forces] = field(default_factory=Forces)
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     "90": (
         Recipe(
             augmentation="crop",
@@ -47,6 +47,8 @@ PRESETS: dict[str, tuple[Recipe, Settings]] = {
         ),
         Settings(),
     ),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute on two CPU cores.
     "demo": (
         demo(augmentation="crop", optimizer="sgd", lr=0.2, weight_decay=1e-4, decay_all=True),

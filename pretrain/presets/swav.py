@@ -89,9 +89,11 @@ def _small_batch(epochs: int) -> tuple[Recipe, Settings]:
     return recipe, Settings(freeze=5005, queue=3840, queue_from=15 / epochs)
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     **{str(epochs): _large_batch(epochs) for epochs in (100, 200, 400, 800)},
     **{f"{epochs}-batch256": _small_batch(epochs) for epochs in (200, 400)},
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores.
     "demo": (
         demo(augmentation="swav", optimizer="sgd", lr=0.2, weight_decay=1e-6),

@@ -44,12 +44,14 @@ def _recipe(epochs: int, batch: int, lr: float) -> Recipe:
     return Recipe(epochs=epochs, start_lr=0.0, batch=batch, lr=lr, final_lr=0.001, weight_decay=1e-6)
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     # README.md: the commands for 100 epochs on one machine and 1000 epochs on four.
     "100": (_recipe(100, 512, 0.3), Settings()),
     "1000": (_recipe(1000, 2048, 0.2), Settings()),
     # The paper, appendix C.4: its trainings of 100 epochs with batches of 512.
     "100-paper": (_recipe(100, 512, 0.4), Settings()),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores. Adam, because LARS is for large batches.
     "demo": (
         demo(optimizer="adam", lr=4e-3),

@@ -89,12 +89,14 @@ def _cifar(batch: int) -> Recipe:
     )
 
 
-PRESETS: dict[str, tuple[Recipe, Settings]] = {
+PROTOCOLS: dict[str, tuple[Recipe, Settings]] = {
     # README.md: ImageNet-100 and CIFAR-10/100, W-MSE 2 with batches of 512, W-MSE 4 with batches of 256.
     "240": (_imagenet100(512), Settings(dimensions=128, whitening_size=256)),
     "240-views4": (_imagenet100(256), Settings(views=4, dimensions=128, whitening_size=256)),
     "1000": (_cifar(512), Settings()),
     "1000-views4": (_cifar(256), Settings(views=4)),
+}
+PRESETS: dict[str, tuple[Recipe, Settings]] = {
     # Not a protocol: a minute or two on two CPU cores.
     "demo": (
         demo(augmentation="wmse", optimizer="adam", lr=4e-3, weight_decay=1e-6),

@@ -52,7 +52,7 @@ def test_barlow_twins_weighs_its_terms_and_its_biases() -> None:
 
 
 def test_barlow_twins_gives_vectors_their_own_rate(tiny: None) -> None:
-    recipe, _ = barlow_twins.PRESETS["1000"]
+    recipe, _ = barlow_twins.PROTOCOLS["1000"]
     groups = build_optimizer(recipe, make("barlow_twins")).param_groups
     peaks = {parameter.ndim <= 1: group["peak"] for group in groups for parameter in group["params"]}
     assert peaks == pytest.approx({True: 0.0048 * 8, False: 0.2 * 8})

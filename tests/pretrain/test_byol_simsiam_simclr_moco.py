@@ -241,7 +241,7 @@ def test_the_slow_copy_follows(name: str, decay: float) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_simsiams_predictor_keeps_its_rate() -> None:
-    method, recipe = small("simsiam"), simsiam.PRESETS["100"][0]
+    method, recipe = small("simsiam"), simsiam.PROTOCOLS["100"][0]
     optimizer = build_optimizer(recipe, method)
     set_rate(optimizer, 0.25, warm=False)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -315,15 +315,15 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_presets_are_the_published_ones(name: str) -> None:
-    presets = find_method(name).PRESETS
-    assert list(presets) == [*PUBLISHED[name], "demo"]
+def test_protocols_are_the_published_ones(name: str) -> None:
+    module = find_method(name)
+    assert list(module.PROTOCOLS) == [*PUBLISHED[name]]
     for key, row in PUBLISHED[name].items():
-        recipe = presets[key][0]
+        recipe = module.PROTOCOLS[key][0]
         assert tuple(getattr(recipe, column) for column in COLUMNS) == row
         assert (recipe.arch, recipe.crop, recipe.momentum, recipe.final_lr) == ("resnet50", 224, 0.9, 0)
-    assert presets["demo"][0].steps > 0
-    for recipe, chosen in presets.values():
+    assert module.PRESETS["demo"][0].steps > 0
+    for recipe, chosen in (*module.PROTOCOLS.values(), *module.PRESETS.values()):
         assert chosen.views == 2
         assert (chosen.forces.singular, chosen.forces.brownian) == (0, 0)
         recipe.check(10**6)

@@ -81,12 +81,11 @@ def test_the_checkpoint_format_takes_the_branch(tiny: None, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_presets_are_complete_and_marked(name: str) -> None:
+def test_protocols_and_presets_are_complete(name: str) -> None:
     module = find_method(name)
-    *published, last = module.PRESETS
-    assert last == "demo"
-    assert all(int(key.split("-")[0]) == module.PRESETS[key][0].epochs for key in published)
-    for recipe, options in module.PRESETS.values():
+    assert list(module.PRESETS) == ["demo"]
+    assert all(int(key.split("-")[0]) == recipe.epochs for key, (recipe, _) in module.PROTOCOLS.items())
+    for recipe, options in (*module.PROTOCOLS.values(), *module.PRESETS.values()):
         assert isinstance(options, module.Settings)
         assert options.forces == Forces()
         assert recipe.augmentation in AUGMENTATIONS
@@ -112,7 +111,7 @@ def test_presets_are_complete_and_marked(name: str) -> None:
 def test_presets_are_the_published_ones(
     name: str, preset: str, peak: float, final: float, decay: float, everything: bool, warmup: float
 ) -> None:
-    recipe, _ = find_method(name).PRESETS[preset]
+    recipe, _ = find_method(name).PROTOCOLS[preset]
     assert recipe.peak(recipe.lr) == pytest.approx(peak)
     assert (recipe.final_lr, recipe.weight_decay, recipe.decay_all) == (final, decay, everything)
     assert recipe.warmup_epochs == pytest.approx(warmup)

@@ -19,7 +19,7 @@ from PIL import Image
 from pretrain import train
 from pretrain.__main__ import main, parse
 from pretrain.forces import Forces
-from pretrain.methods.msbreg import PRESETS
+from pretrain.methods.msbreg import PRESETS, PROTOCOLS
 from transfer.runtime.errors import UserError
 
 
@@ -37,8 +37,14 @@ def test_help_names_presets_and_says_what_demo_is(capsys: pytest.CaptureFixture[
         main(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    for words in ("--arch", "--preset", "demo is NOT a", "--singular", "--overwrite"):
+    for words in ("--arch", "--preset", "--protocol", "demo is NOT a", "--singular", "--overwrite"):
         assert words in text
+
+
+def test_a_protocol_by_its_name_and_as_it_was_once_asked_for() -> None:
+    published = parse(["DATA", "--protocol", "300"]).recipe
+    assert published == parse(["DATA", "--preset", "300"]).recipe == PROTOCOLS["300"][0]
+    assert parse(["DATA"]).recipe == PROTOCOLS["100"][0]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,7 @@ def test_help_names_presets_and_says_what_demo_is(capsys: pytest.CaptureFixture[
         (["--batch", "64"], "9 images are fewer than a batch of 64"),
         (["--views", "1"], "--views is 1"),
         (["--preset", "dmo"], "unknown preset 'dmo' of msbreg"),
+        (["--protocol", "99"], "unknown protocol '99' of msbreg"),
         (["--method", "byoll"], "unknown method 'byoll'"),
         (["--lr", "-1"], "--lr is -1.0"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),

@@ -15,7 +15,7 @@ from torch import nn
 from pretrain import networks
 from pretrain.forces import Forces
 from pretrain.methods import find_method
-from pretrain.methods.msbreg import PRESETS, Settings, build
+from pretrain.methods.msbreg import PROTOCOLS, Settings, build
 from pretrain.networks import Branch, decay_at, follow, mlp, slow_copy
 from pretrain.optimizers import build_optimizer, set_rate
 from pretrain.presets import method_names
@@ -96,14 +96,14 @@ def test_schedules_by_hand() -> None:
 
 
 def test_presets_are_the_published_ones() -> None:
-    table = {name: (r.epochs, r.lr, r.weight_decay, s.ema) for name, (r, s) in PRESETS.items() if name.isdigit()}
+    table = {name: (r.epochs, r.lr, r.weight_decay, s.ema) for name, (r, s) in PROTOCOLS.items() if name.isdigit()}
     assert table == {
         "100": (100, 0.45, 1e-6, 0.99),
         "300": (300, 0.3, 1e-6, 0.99),
         "1000": (1000, 0.2, 1.5e-6, 0.996),
     }
     for name in table:
-        recipe, settings = PRESETS[name]
+        recipe, settings = PROTOCOLS[name]
         assert (recipe.batch, recipe.optimizer, recipe.momentum, recipe.trust) == (4096, "lars", 0.9, 1e-3)
         assert (recipe.crop, recipe.warmup_epochs, settings.hidden, settings.dimensions) == (224, 10, 4096, 256)
         assert (settings.views, settings.centroid) == (4, "others")
@@ -188,5 +188,5 @@ def test_methods_are_found_by_their_files() -> None:
     assert "msbreg" in method_names()
     for name in method_names():
         module = find_method(name)
-        assert {"PRESETS", "Settings", "build"} <= vars(module).keys()
+        assert {"PROTOCOLS", "PRESETS", "Settings", "build"} <= vars(module).keys()
         assert all(isinstance(settings, module.Settings) for _, settings in module.PRESETS.values())

@@ -114,7 +114,7 @@ PUBLISHED: dict[str, dict[str, Rates]] = {
 
 
 def test_no_published_preset_is_left_out() -> None:
-    assert {name: {*find_presets(name).PRESETS} - {"demo"} for name in method_names()} == {
+    assert {name: {*find_presets(name).PROTOCOLS} for name in method_names()} == {
         name: set(presets) for name, presets in PUBLISHED.items()
     }
 
@@ -129,14 +129,14 @@ def ours(recipe: Recipe, epoch: int) -> NDArray[np.float64]:
     ("method", "preset"), [(method, preset) for method in PUBLISHED for preset in PUBLISHED[method]]
 )
 def test_the_rate_of_every_step_is_the_published_one(method: str, preset: str) -> None:
-    recipe, _ = find_presets(method).PRESETS[preset]
+    recipe, _ = find_presets(method).PROTOCOLS[preset]
     wanted = np.array(list(PUBLISHED[method][preset](recipe.epochs, STEPS)))
     np.testing.assert_allclose(ours(recipe, STEPS), wanted, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(("method", "preset", "epoch"), [("swav", "100", 312), ("wmse", "240", 126_689 // 512)])
 def test_an_epoch_of_the_true_size(method: str, preset: str, epoch: int) -> None:
-    recipe, _ = find_presets(method).PRESETS[preset]
+    recipe, _ = find_presets(method).PROTOCOLS[preset]
     wanted = np.array(list(PUBLISHED[method][preset](recipe.epochs, epoch)))
     np.testing.assert_allclose(ours(recipe, epoch), wanted, rtol=1e-12, atol=1e-15)
 
@@ -160,7 +160,7 @@ def test_what_was_begun_before_these_fields_is_compared_with_what_was_done_then(
     old = {name: value for name, value in asdict(Recipe()).items() if name not in NEW}
     assert differences({"recipe": old}, {"recipe": asdict(Recipe())}) == []
     assert differences({"recipe": old}, {"recipe": asdict(Recipe()) | {"milestones": []}}) == []  # JSON's
-    swav_, _ = find_presets("swav").PRESETS["100"]
+    swav_, _ = find_presets("swav").PROTOCOLS["100"]
     lines = differences({"recipe": old}, {"recipe": asdict(replace(Recipe(), start_lr=swav_.start_lr))})
     assert lines == ["recipe.start_lr: None in the checkpoint, 0.0625 now"]
 

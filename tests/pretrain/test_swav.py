@@ -182,7 +182,7 @@ def test_without_a_queue_nothing_is_kept(tiny: None) -> None:
 
 @pytest.mark.parametrize("epochs", [200, 400])
 def test_the_published_queue_starts_with_epoch_15(tiny: None, epochs: int) -> None:
-    recipe, options = swav.PRESETS[f"{epochs}-batch256"]
+    recipe, options = swav.PROTOCOLS[f"{epochs}-batch256"]
     assert (recipe.batch, options.queue, options.freeze) == (256, 15 * 256, 5005)
     method = make("swav", queue=8, queue_from=options.queue_from)
     per_epoch = 1_281_167 // 256
