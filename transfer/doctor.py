@@ -28,7 +28,6 @@ from transfer.task import load_task, task_names
 
 # What numbers depend on; constraints.txt names the versions that are tested.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "faster-coco-eval")
-OPENMMLAB = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection")
 ENGINES = "detection.engines.choose"  # of the room above, found by its name as tasks are
 LEAST_GB = 20.0  # features of ImageNet for one ResNet-50: 1.28 million × 2,048 × float32 = 10.5 GB
 
