@@ -157,6 +157,7 @@ def tasks(arguments: Sequence[str]) -> int:
         print(f"{name}  (version {task.version})\n    {task.title}")
         print(f"    protocols: {', '.join(task.protocols)}; primary metric: {task.primary}")
         print(f"    engines:   {', '.join(task.engines) or 'none needed'}")
+        print(f"    data:      {', '.join(task.needs)} ({task.how})" if task.needs else "    data:      your own")
         for preset, (line, _) in task.presets.items():
             print(f"    --preset {preset}: {line}")
     return 0
