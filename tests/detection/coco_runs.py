@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 TINY = [
-    *("--preset", "smoke", "--device", "cpu"),
+    *("--device", "cpu"),
     *("--detector.train-sizes", "64", "--detector.test-size", "64", "--detector.max-size", "96"),
     *("--detector.precise-bn", "2", "--detector.warmup-iterations", "2"),
 ]
@@ -14,9 +14,10 @@ REGIONS = [
 ]
 
 
-def tiny(coco: Path, runs: Path, *more: str, iterations: int = 4, regions: bool = True) -> list[str]:
-    """Options of a tiny run on the toy set at `coco`."""
+def tiny(coco: Path, runs: Path, *more: str, iterations: int = 4, regions: bool = True, c4: bool = False) -> list[str]:
+    """Options of a tiny run on the toy set at `coco`; the presets have pyramids, C4 is the protocol's own detector."""
     return [
+        *(("--detector.batch", "2") if c4 else ("--preset", "smoke")),
         *TINY,
         *(REGIONS if regions else []),
         *("--train-json", str(coco / "annotations" / "instances_train2017.json")),

@@ -33,8 +33,7 @@ def finished(runs, task):
 def test_every_detector_goes_from_a_checkpoint_to_a_record(engine, word, coco, tmp_path):
     pytest.importorskip(engine)
     runs = tmp_path / "runs"
-    neck = "c4" if word == "c4" else "fpn"  # presets have a pyramid everywhere
-    arguments = tiny(coco, runs, "--engine", engine, "--detector.neck", neck, regions=word in ("c4", "fpn"))
+    arguments = tiny(coco, runs, "--engine", engine, regions=word in ("c4", "fpn"), c4=word == "c4")
     assert main(["run", f"detection.coco_{word}", "random:resnet18", *arguments]) == 0
     record = finished(runs, f"detection.coco_{word}")
     assert {"AP", "AP50", "AP75", "voc_AP", "voc_AP50"} <= set(record.metrics)

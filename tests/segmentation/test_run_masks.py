@@ -46,9 +46,14 @@ def script(*arguments, cwd, **environment):
 def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, tmp_path):
     pytest.importorskip(engine)
     runs = tmp_path / "runs"
-    score = ("--detector.score-threshold", "0.0", "--detector.max-detections", "20", "--detector.neck", word)
+    score = ("--detector.score-threshold", "0.0", "--detector.max-detections", "20")
     status = main(
-        ["run", f"segmentation.coco_{word}", "random:resnet18", *tiny(coco, runs, "--engine", engine, *score)]
+        [
+            "run",
+            f"segmentation.coco_{word}",
+            "random:resnet18",
+            *tiny(coco, runs, "--engine", engine, *score, c4=word == "c4"),
+        ]
     )
     assert status == 0
     record = only_record(runs, f"segmentation.coco_{word}")
