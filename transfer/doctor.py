@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import tyro
 
+from transfer.cli import gpu_gigabytes
 from transfer.datasets.labels.catalogue import data_root as place_of_data
 from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS, settle
@@ -87,9 +88,8 @@ def doctor_command(arguments: Sequence[str]) -> tuple[str, int]:
     }
     blocked = any(finding.state == "MISSING" for name in ("packages", "folders") for finding in parts[name])
     lines = [line for name, found in parts.items() for line in (name, *(finding.line() for finding in found), "")]
-    return "\n".join([*lines, "a set of your own needs no official data: `python -m transfer run TASK --help`"]), int(
-        blocked
-    )
+    lines.append("a set of your own needs no official data: `python -m transfer run TASK --help`")
+    return "\n".join(lines), int(blocked)
 
 
 def tested_versions(file: Path) -> dict[str, str]:
@@ -142,8 +142,8 @@ def machine() -> Iterator[Finding]:
     """Processor or GPUs, threads, shared memory."""
     import torch
 
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+    memory = gpu_gigabytes()
+    if memory is not None:
         yield Finding("ok", f"{device_name('cuda')}, {memory:.0f} GB each, CUDA {torch.version.cuda}")
         yield Finding("ok", f"computes with: {settle('cuda', THREADS).line()}")
     else:
@@ -165,7 +165,7 @@ def folder(runs: Path) -> Finding:
     place = runs
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK):
         return Finding("MISSING", f"{runs} cannot be written", "name a folder of your own: --runs DIR")
     free = shutil.disk_usage(place).free / 1e9
     if free < LEAST_GB:

@@ -20,7 +20,6 @@ NCCL = "test_3_pretraining.py::test_nccl_with_one_process"
 SCALING = "test_3_pretraining.py::test_loss_scaling"
 COMPILED = "test_3_pretraining.py::test_compiled"
 FEATURES = "test_4_features.py::test_features_are_those_of_the_cpu"
-DOCTOR = "test_4_features.py::test_the_doctor_names_the_gpu"
 CROPS = "test_5_probes.py::test_sgd_on_crops"
 
 # File → the tests that run its lines on a GPU. None: it takes two GPUs.
@@ -31,7 +30,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "pretrain/step.py": (SCALING,),
     "pretrain/train.py": (VIEWS, COMPILED),
     "transfer/cli.py": (VOC,),
-    "transfer/doctor.py": (DOCTOR,),
     "transfer/runtime/batch_norm.py": (),
     "transfer/runtime/conditions.py": (VOC, VIEWS),
     "detection/engines/run.py": (MASKS,),

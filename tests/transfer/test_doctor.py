@@ -63,6 +63,11 @@ def test_a_folder_that_cannot_be_written_stops_everything(tmp_path: Path, capsys
     assert "cannot be written" in capsys.readouterr().out
 
 
+def test_a_file_in_the_place_of_the_folder_stops_everything(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x", encoding="utf-8")
+    assert doctor.folder(tmp_path / "taken" / "runs").state == "MISSING"
+
+
 def test_a_full_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda place, mode: False)
     assert doctor.folder(tmp_path / "runs").state == "MISSING"
