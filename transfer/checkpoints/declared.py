@@ -311,13 +311,12 @@ def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) 
             + " or ".join(f"{network.prefix}{release.marker}" for network in release.networks.values()),
             todo="leave out --format to have the format recognised, or choose another one or another --branch",
         )
-    if branch is None:
+    if branch is None or len(release.networks) == 1:  # a format without branches: `read` refuses what was typed
         return next(iter(places))
     if branch not in places:
-        held, todo = f"it holds {', '.join(places)}", "choose one of these --branch"
-        if len(release.networks) == 1:
-            held, todo = "it holds a single network", "leave out --branch"
-        raise CheckpointError(f"holds no {branch} network", found=held, todo=todo)
+        raise CheckpointError(
+            f"holds no {branch} network", found=f"it holds {', '.join(places)}", todo="choose one of these --branch"
+        )
     return branch
 
 
