@@ -37,15 +37,19 @@ def _with_classifier(arch: str) -> torch.nn.Module:
     return model
 
 
+@lru_cache
+def _on_meta(arch: str) -> State:
+    with torch.device("meta"):
+        return _with_classifier(arch).state_dict()
+
+
 def cheap_state(arch: str) -> State:
     """torchvision's names and shapes, each tensor one repeated number: a file of kilobytes.
 
     The numbers differ from tensor to tensor, so two that were exchanged are noticed.
     """
-    with torch.device("meta"):
-        shapes = _with_classifier(arch).state_dict()
     state = {}
-    for index, (name, tensor) in enumerate(shapes.items()):
+    for index, (name, tensor) in enumerate(_on_meta(arch).items()):
         number = 7 if name.endswith("num_batches_tracked") else 0.25 + index / 1024
         state[name] = torch.tensor(number, dtype=tensor.dtype).expand(tensor.shape)
     return state

@@ -287,8 +287,17 @@ def test_forward_equals_the_network_that_was_saved(which):
         assert torch.equal(model(images), backbone.as_torchvision()(images))
 
 
+def of_all_that_targets_see() -> list[str]:
+    """One release for each kind of `Backbone`: what writes a target is given that alone, whichever file it came from."""
+    kinds = {
+        (release.archs[0], str(release.input), release.stride_in_1x1, release.same_padding): name
+        for name, release in reversed(all_releases().items())
+    }
+    return sorted(kinds.values())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("which", of_their_own())
+@pytest.mark.parametrize("which", of_all_that_targets_see())
 def test_round_trip_to_every_target(which, tmp_path):
     release = all_releases()[which]
     state = files.real_state(release.archs[0], seed=2)
