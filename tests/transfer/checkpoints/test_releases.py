@@ -288,7 +288,7 @@ def test_forward_equals_the_network_that_was_saved(which):
 
 
 def of_all_that_targets_see() -> list[str]:
-    """One release for each kind of `Backbone`: what writes a target is given that alone, whichever file it came from."""
+    """One release for each kind of `Backbone`, which is all that the writers of targets see of a file."""
     kinds = {
         (release.archs[0], str(release.input), release.stride_in_1x1, release.same_padding): name
         for name, release in reversed(all_releases().items())
