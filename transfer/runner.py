@@ -18,6 +18,8 @@ from transfer.record import Record
 from transfer.runtime.conditions import Conditions, differences, observed, settle
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import ROOT, locked, write_json
+from transfer.runtime.progress import FILE as PROGRESS
+from transfer.runtime.progress import report_to
 from transfer.runtime.shared_memory import out_of_shared_memory
 from transfer.task import Run, TaskOutcome
 
@@ -115,7 +117,8 @@ def _lead(run: Run, overwrite: bool, conditions: Conditions, announce: Callable[
             _forget(workdir)
             redo.touch()
         announce(True)
-        record = _attempt(run, conditions)
+        with report_to(workdir / PROGRESS):
+            record = _attempt(run, conditions)
         kept = path.exists() and record.status == "failed" and records.read_record(path).status == "finished"
         if kept:
             logger.error("the record of the earlier, finished run is kept: %s", path)

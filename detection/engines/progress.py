@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from transfer.runtime.curve import Curve
 from transfer.runtime.errors import TrainingError
+from transfer.runtime.progress import Bar
 from transfer.runtime.world import ALONE, World
 
 logger = logging.getLogger(__name__)
@@ -57,8 +56,7 @@ class TrainingLog:
             self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start + 1)
         self._curve = Curve(path if world.leads else None, start, total, every)
         self._began = time.perf_counter()
-        quiet = not (world.leads and sys.stderr.isatty())
-        self._bar = tqdm(total=total, initial=start, unit="it", disable=quiet)
+        self._bar = Bar(total, start, unit="it", what="training", shown=world.leads)
 
     def step(self, iteration: int, lr: float, losses: Mapping[str, float]) -> None:
         """Record iteration number `iteration` (0-based), whose losses are given in full precision.
@@ -82,8 +80,8 @@ class TrainingLog:
         eta = seconds * (self.total - iteration - 1)
         row = {"lr": lr, "loss": total, **losses, "seconds": round(self._curve.seconds(iteration + 1), 5)}
         self._write(iteration + 1, row)
-        self._bar.set_postfix(loss=f"{total:.3f}")
-        if self._bar.disable:
+        self._bar.note(f"loss={total:.3f}")
+        if not self._bar.shown:
             logger.info(
                 "iteration %d/%d  loss %.3f  lr %.2g  %.2f s/it  %s left",
                 *(iteration + 1, self.total, total, lr, seconds, timedelta(seconds=round(eta))),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from detection.engines.checkpoint import CHECKPOINT_FILE, Training
 from detection.engines.detector import DetectionJob, DetectionOutcome, Detector, demand_masks
@@ -25,6 +23,7 @@ from transfer.datasets.boxes.detection import Detections
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.files import write_text
+from transfer.runtime.progress import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -176,12 +175,14 @@ def _share(detector: Detector) -> list[Detections]:
     world = detector.job.world
     images = detector.job.test.images[world.rank :: world.size]
     found: list[Detections] = []
-    logged, hidden = time.monotonic(), not (world.leads and sys.stderr.isatty())
-    for each in tqdm(detector.detect(images), total=len(images), desc="predict", unit="image", disable=hidden):
-        found.append(each)
-        if world.leads and hidden and time.monotonic() - logged > _LOG_EVERY_SECONDS:
-            logged = time.monotonic()
-            logger.info("predicted %d of %d images", len(found), len(images))
+    logged = time.monotonic()
+    with Bar(len(images), unit="image", what="predict", shown=world.leads) as bar:
+        for each in detector.detect(images):
+            found.append(each)
+            bar.update(1)
+            if world.leads and not bar.shown and time.monotonic() - logged > _LOG_EVERY_SECONDS:
+                logged = time.monotonic()
+                logger.info("predicted %d of %d images", len(found), len(images))
     return found
 
 

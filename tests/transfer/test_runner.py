@@ -17,6 +17,8 @@ from transfer.record import read_record
 from transfer.runner import do as run_once
 from transfer.runner import only_one
 from transfer.runtime.errors import TrainingError, UserError
+from transfer.runtime.progress import Bar
+from transfer.runtime.progress import read as read_progress
 from transfer.task import Run, Task, TaskOutcome, load_task, task_names
 
 
@@ -176,6 +178,30 @@ def test_what_an_attempt_left_is_taken_up_and_its_other_conditions_are_in_the_re
     assert "begun under other conditions: the number of CPU threads was 2 and is now 1" in record.notes
     anew = run(plan(finish), tmp_path, overwrite=True)
     assert not [note for note in anew.notes if "conditions" in note]
+
+
+def test_a_run_says_how_far_it_is_while_it_goes_on_and_not_afterwards(tmp_path):
+    said = []
+
+    def do(context):
+        with Bar(3, unit="it", what="training") as bar:
+            bar.update(2)
+        said.append(read_progress(context.workdir / "progress.json"))
+        if context.seed == 1:
+            raise TrainingError("the power went")
+        return finish(context)
+
+    assert run(plan(do), tmp_path).status == "finished"
+    assert run(plan(do, seed=1), tmp_path).status == "failed"
+    assert [(found.what, found.done, found.total) for found in said] == [("training", 2, 3)] * 2
+    assert not list(tmp_path.rglob("*progress.json*"))
+
+
+def test_how_far_a_killed_attempt_was_is_no_unfinished_work(tmp_path):
+    planned = dataclasses.replace(plan(finish), runs=tmp_path)
+    planned.workdir.mkdir(parents=True)
+    (planned.workdir / "progress.json").write_text("{}", encoding="utf-8")
+    assert not [note for note in run(planned, tmp_path).notes if "conditions" in note]
 
 
 def test_what_older_code_left_unfinished_was_made_under_conditions_that_nobody_knows(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,6 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.verify import Proof, joined, plain
@@ -30,6 +28,7 @@ from transfer.datasets.labels.labelled import Images, LabelledImages
 from transfer.runtime.conditions import observed
 from transfer.runtime.errors import DataError, UserError
 from transfer.runtime.loader import Loader
+from transfer.runtime.progress import Bar
 from transfer.runtime.world import World
 
 SCHEMA = 1  # of what is stored: raised whenever equal identities would no longer mean equal features
@@ -302,11 +301,8 @@ class _Extraction:
             pin_memory=trunk.device.type == "cuda",
             generator=torch.Generator(),  # the loader draws a seed: not from the generator of the caller
         )
-        bar = tqdm(
-            total=sum(stop - start for start, stop in chunks), unit="im", desc=self.images.name,
-            disable=not (self.world.leads and sys.stderr.isatty()),
-        )  # fmt: skip
-        with bar:
+        total = sum(stop - start for start, stop in chunks)
+        with Bar(total, unit="im", what=f"features of {self.images.name}", shown=self.world.leads) as bar:
             left = iter(loader)
             for rows in chunks:
                 parts = []

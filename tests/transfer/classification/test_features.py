@@ -25,6 +25,7 @@ from transfer.classification import feature_cache
 from transfer.classification.features import Features, extract
 from transfer.classification.views import WholeView, to_network
 from transfer.datasets.labels.labelled import LabelledImages
+from transfer.runtime import progress
 from transfer.runtime.errors import DataError, UserError
 from transfer.runtime.world import world
 
@@ -138,6 +139,15 @@ def test_values_are_those_of_torchvision(backbone: Backbone, tmp_path: Path) -> 
     # pictures 40 … 44 are 0 … 4 again
     assert np.array_equal(found.digests[:5], found.digests[40:])
     assert len(np.unique(found.digests, axis=0)) == 40
+
+
+def test_extraction_says_how_far_it_is(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[progress.Progress] = []
+    monkeypatch.setattr(progress._Report, "write", lambda _, found: said.append(found))
+    with progress.report_to(tmp_path / progress.FILE):
+        extracted(backbone, Pictures(7, bad=(2,)), tmp_path / "cache", unreadable=1)
+    assert (said[0].what, said[0].unit, said[0].done, said[0].total) == ("features of noise", "im", 0, 7)
+    assert said[-1].done == 7
 
 
 def test_each_image_is_read_once_and_never_again(backbone: Backbone, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from transfer.classification.sgd.recipe import SgdRecipe, epoch_order
 from transfer.classification.trunk import Trunk
 from transfer.classification.views import to_network
 from transfer.datasets.labels.labelled import LabelledImages
+from transfer.runtime import progress
 from transfer.runtime.errors import DataError, TrainingError, UserError
 
 CPU = torch.device("cpu")
@@ -217,6 +218,24 @@ def test_evaluation_leaves_no_image_out(tmp_path: Path) -> None:
         evaluate(fit, coloured(9, broken=frozenset({1, 8})), LINEAR.evaluation_view(), batch=2)
     assert "001.png" in caught.value.found
     assert "008.png" in caught.value.found
+
+
+def test_training_and_evaluation_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[progress.Progress] = []
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress._Report, "write", lambda _, found: said.append(found))
+    data = coloured(9, broken=frozenset({8}))
+    with progress.report_to(tmp_path / progress.FILE):
+        recipe = replace(LINEAR, epochs=2, batch=4)
+        fit = fit_linear(SMALL, data, recipe, GRID, seed=3, folder=tmp_path, machine=SgdMachine(unreadable=1))
+        trained = [(found.what, found.unit, found.done, found.total) for found in said]
+        said.clear()
+        evaluate(fit, data.subset(range(7), "others"), LINEAR.evaluation_view(), batch=3)
+    steps = [0, 1, 2, 3, 4, 5, 6, 6]  # two epochs of 4, 4 and 1 images; the last is said again when it ends
+    assert trained == [("training on colours", "step", step, 6) for step in steps]
+    assert [(found.what, found.unit, found.done, found.total) for found in said] == [
+        ("predictions on others", "im", done, 7) for done in (0, 3, 6, 7, 7)
+    ]
 
 
 # Kills, resumes, finished fits

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from torch import nn
 
 from detection.engines.precise_bn import update_bn_statistics
 from detection.engines.progress import TrainingLog
+from detection.engines.run import predict
+from transfer.datasets.boxes.detection import Detections
 from transfer.runtime.errors import DataError, TrainingError, UserError
 from transfer.runtime.files import write_atomically, write_json, write_text
+from transfer.runtime.progress import read as read_progress
+from transfer.runtime.progress import report_to
+from transfer.runtime.world import World
 
 
 def test_a_failing_writer_leaves_the_old_file_and_no_rest(tmp_path):
@@ -67,6 +73,30 @@ def test_log_speaks_where_there_is_no_terminal(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         TrainingLog(tmp_path / "m.jsonl", 0, 40).step(19, 0.1, {"l": 2.0})
     assert "iteration 20/40" in caplog.text
+
+
+class Stub:
+    """A detector that finds nothing in five images."""
+
+    name, model, nothing = "stub", nn.BatchNorm2d(1), Detections.concatenate([])
+    job = SimpleNamespace(test=SimpleNamespace(images=range(5)), world=World())
+
+    def detect(self, images):
+        return (self.nothing for _ in images)
+
+
+def test_training_and_prediction_say_how_far_they_are(tmp_path):
+    file = tmp_path / "progress.json"
+    with report_to(file):
+        log = TrainingLog(tmp_path / "m.jsonl", 4, 10)
+        for i in range(4, 7):
+            log.step(i, 0.1, {"l": 2.0})
+        log.close()
+        found = read_progress(file)
+        assert (found.what, found.began, found.done, found.total) == ("training", 4, 7, 10)
+        predict(Stub())
+        found = read_progress(file)
+        assert (found.what, found.began, found.done, found.total) == ("predict", 0, 5, 5)
 
 
 def test_precise_bn_is_the_average_of_batch_statistics():

@@ -28,6 +28,7 @@ from transfer.classification.trunk import Trunk
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime.errors import DataError, UserError
+from transfer.runtime.progress import Bar
 
 __all__ = ["FineTuned", "LinearFit", "SgdMachine", "SgdRecipe", "evaluate", "fine_tune", "fit_linear"]
 
@@ -147,11 +148,13 @@ def evaluate(
     places = np.arange(world.rank, len(test), world.size)
     found: list[Tensor] = []
     unreadable: dict[int, str] = {}
-    for views in wholes(test.images, view, places, batch, machine.workers, machine.device):
-        unreadable |= views.unreadable
-        if not unreadable:
-            logits = fit(views.views.to(machine.device, non_blocking=True))
-            found.append((keep(logits) if keep else logits).cpu())
+    with Bar(len(places), unit="im", what=f"predictions on {test.name}", shown=world.leads) as bar:
+        for views in wholes(test.images, view, places, batch, machine.workers, machine.device):
+            unreadable |= views.unreadable
+            if not unreadable:
+                logits = fit(views.views.to(machine.device, non_blocking=True))
+                found.append((keep(logits) if keep else logits).cpu())
+            bar.update(len(views.places) + len(views.unreadable))
     lost = {index: reason for part in world.collect(unreadable) for index, reason in part.items()}
     if lost:
         raise DataError(

@@ -19,6 +19,7 @@ from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime import curve
 from transfer.runtime import training as checkpoint
 from transfer.runtime.errors import DataError, TrainingError, UserError
+from transfer.runtime.progress import Bar
 from transfer.runtime.world import World
 
 logger = logging.getLogger(__name__)
@@ -124,10 +125,12 @@ class SgdTraining:
         order = Order(len(self.train), self.schedule.batch, seed, self.done, self.total, deal)
         path = self.folder / curve.FILE if machine.world.leads else None
         log = curve.Curve(path, self.done, self.total, machine.log_every)
-        for batch in crops(self.train.images, self.view, order, machine.workers, machine.device):
-            self._step(batch, log)
-            if self.done % machine.save_every == 0 or self.done == self.total:
-                self._save()
+        what = f"training on {self.train.name}"
+        with Bar(self.total, self.done, unit="step", what=what, shown=machine.world.leads) as bar:
+            for batch in crops(self.train.images, self.view, order, machine.workers, machine.device):
+                self._step(batch, log, bar)
+                if self.done % machine.save_every == 0 or self.done == self.total:
+                    self._save()
 
     def _begin(self) -> None:
         world = self.machine.world
@@ -149,13 +152,14 @@ class SgdTraining:
         finished = "is finished" if self.done == self.total else "is resumed"
         logger.info("%s %s at step %d of %d", self.folder / checkpoint.FILE, finished, self.done, self.total)
 
-    def _step(self, batch: Batch, log: curve.Curve) -> None:
+    def _step(self, batch: Batch, log: curve.Curve, bar: Bar) -> None:
         images = self._counted(batch)
         share = self.schedule.share(self.done, len(self.train))
         labels = self.labels[batch.places].to(self.machine.device, non_blocking=True)
         if images:
             losses = self.learner.step(batch, labels, share, images, self.done + 1)
         self.done += 1
+        bar.update(1)
         if not images:
             logger.warning("step %d has no readable image and changes nothing", self.done)
         elif log.due(self.done):
@@ -163,7 +167,8 @@ class SgdTraining:
             epoch = self.done / self.schedule.epoch_steps(len(self.train))
             seconds = log.seconds(self.done)
             log.write(self.done, {"epoch": round(epoch, 4), **numbers, "seconds": round(seconds, 5)})
-            if self.machine.world.leads:
+            bar.note(f"loss={numbers['loss']:.3f}")
+            if self.machine.world.leads and not bar.shown:
                 logger.info("step %d/%d  loss %s  %.2f s a step", self.done, self.total, numbers["loss"], seconds)
 
     def _counted(self, batch: Batch) -> int:
