@@ -47,8 +47,6 @@ from transfer.task import Engine, Hardware, Run, Task, TaskOutcome
 
 logger = logging.getLogger(__name__)
 
-# Backward costs about twice the forward pass.
-FORWARD_AND_BACKWARD = 3.0
 EACH_A_TASK = (
     "each detector is a task of its own: bash detection/run_voc.sh [fpn] CKPT (detection.voc, detection.voc_fpn), "
     "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
@@ -111,10 +109,25 @@ class DetectionTask(Task):
             raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
         demand_sound(recipe.detector, run.device)
         if run.device == "cpu":
-            images = recipe.detector.iterations * recipe.detector.batch
-            gmacs = images * gmacs_per_image(recipe.detector, run.backbone.arch) * FORWARD_AND_BACKWARD
+            gmacs = self.work(recipe, {}, run.backbone.arch)
             what = f"{recipe.detector.iterations:,} iterations of {recipe.detector.batch} images"
-            refuse_if_endless(run.backbone, gmacs, what, list(self.presets), run.allow_slow)
+            refuse_if_endless(gmacs, run.threads, what, list(self.presets), run.allow_slow)
+
+    def work(self, recipe: DetectionRecipe, images: Mapping[str, int], arch: str) -> float:
+        """Training, PreciseBN and prediction, here and there also for the curve. See `Task`."""
+        detector, looks = recipe.detector, 1
+        if detector.evaluate_every and detector.iterations:
+            looks += (detector.iterations - 1) // detector.evaluate_every
+        renewing = detector.precise_bn if detector.iterations and detector.norm != "FrozenBN" else 0
+        trained = detector.batch * (3 * detector.iterations + looks * renewing)
+        predicted = looks * (recipe.overfit or images.get("test", 0))
+        return trained * gmacs_per_image(detector, arch) + predicted * gmacs_per_image(detector, arch, test=True)
+
+    def expected(self, recipe: DetectionRecipe) -> str:
+        """By Detectron2's model zoo. See `Task`."""
+        gpus = recipe.detector.published_processes()
+        found = expectation(recipe.detector, "resnet50", gpus)
+        return "" if found is None else f"about {found.hours:.1f} on {gpus} × V100, not measured here: {found.source}"
 
     def scale(self, recipe: DetectionRecipe, hardware: Hardware, batch: int | None) -> tuple[DetectionRecipe, str]:
         """On fewer GPUs than published as it is if their memory holds its batch, else rescaled.
@@ -266,19 +279,21 @@ class _Measured:
         return tuple(dict.fromkeys(notes))
 
 
-def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
-    """Multiply–accumulates (in 10⁹) of one training image's forward pass, convolutions of backbone and heads only.
+def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> float:
+    """Multiply–accumulates (in 10⁹) of one image's forward pass, convolutions of backbone and heads only.
 
-    An estimate for `refuse_if_endless`: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs
-    once per region on a 14×14 map, exactly what it sees at 224×224.
+    An estimate: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs once per region on a 14×14
+    map, exactly what it sees at 224×224. In a `test` as many regions as can be.
     """
     by_stage = gmacs_by_stage(arch)
     total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
-    short = float(np.mean(recipe.train_sizes))
+    short = float(recipe.test_size if test else np.mean(recipe.train_sizes))
     area = short * min(short * 4 / 3, recipe.max_size) / 224**2
     if isinstance(recipe, C4):
-        regions = recipe.roi_batch * (recipe.roi_resolution / 14) ** 2
-        return (total - last_stage) * area + last_stage * regions
+        regions = recipe.rpn_post_nms_test if test else recipe.roi_batch
+        if test and recipe.masks:  # of the boxes that are found the last stage computes the masks
+            regions += recipe.max_detections
+        return (total - last_stage) * area + last_stage * regions * (recipe.roi_resolution / 14) ** 2
     assert isinstance(recipe, RegionsFPN | Dense)  # there are no others
     width = recipe.fpn_channels / 256
     if isinstance(recipe, Dense):
@@ -286,10 +301,11 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str) -> float:
         return (total + (1.6 + 1.25 * recipe.dense.convs) * width**2) * area
     # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
     # goes through two fully connected layers, and a quarter of them through the mask head on 14×14 positions.
-    masks = 0.0
+    regions, masks = recipe.rpn_post_nms_test if test else recipe.roi_batch, 0.0
     if isinstance(recipe, MaskRcnnFPN):
-        masks = 0.116 * width**2 * recipe.mask_convs * recipe.roi_batch * recipe.roi_positive
-    return (total + 6.4 * width**2) * area + 0.014 * width * recipe.roi_batch + masks
+        masked = recipe.max_detections if test else recipe.roi_batch * recipe.roi_positive
+        masks = 0.116 * width**2 * recipe.mask_convs * masked
+    return (total + 6.4 * width**2) * area + 0.014 * width * regions + masks
 
 
 def demand_sound(recipe: DetectorRecipe, device: str) -> None:

@@ -20,6 +20,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--evidence", type=Path, help="where they keep what they saw; on a GPU tests/gpu/evidence.json")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory):
+    """What is remembered of this machine while a test patches its clock is not for the user's runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _logs_end_with_the_test():
     """A command's `main` logs into the stream of its test, which is closed afterwards."""

@@ -150,14 +150,22 @@ def tasks(arguments: Sequence[str]) -> int:
     names = [name for name in arguments if name != "--debug"]
     if not names:
         for name in task_names():
-            print(f"{name:<34}{load_task(name).title}")
-        print("\n`… tasks NAME`: protocols and presets; `… recipe NAME`: every value, and where it was read")
+            task = load_task(name)
+            print(f"{name:<34}{task.primary:<16}{task.title}")
+        print(
+            "\nbehind each name its primary metric\n"
+            "`… tasks NAME`: protocols, data, hours and presets; `… recipe NAME`: every value, and where it was read"
+        )
     for name in names:
         task = load_task(name)
+        first, protocol = next(iter(task.published.items()))
+        origins = " + ".join(f"{place} ({count} values)" for place, count in protocol.origins.items())
         print(f"{name}  (version {task.version})\n    {task.title}")
         print(f"    protocols: {', '.join(task.protocols)}; primary metric: {task.primary}")
+        print(f"    sources:   {first} from {origins}")
         print(f"    engines:   {', '.join(task.engines) or 'none needed'}")
         print(f"    data:      {', '.join(task.needs)} ({task.how})" if task.needs else "    data:      your own")
+        print(f"    hours:     {task.expected(protocol.recipe) or 'not known: no source of ours tells them'}")
         for preset, (line, _) in task.presets.items():
             print(f"    --preset {preset}: {line}")
     return 0

@@ -153,6 +153,22 @@ class Task(ABC):
         """
         return recipe, ""
 
+    def work(self, recipe: Any, images: Mapping[str, int], arch: str) -> float | None:
+        """10⁹ multiply–accumulates of the networks in a whole run; None: not known.
+
+        A forward pass counts once and a backward pass as two; fits on finished features count nothing.
+
+        Args:
+            recipe: that makes sense.
+            images: of each split, by the names in `Data.fingerprints`; one that is not named has none.
+            arch: of the backbone.
+        """
+        return None
+
+    def expected(self, recipe: Any) -> str:
+        """Hours and GPUs of a published recipe, by which source; empty where no source tells."""
+        return ""
+
     def account(self, recipe: Any, scaled: Any, hardware: Hardware) -> list[str]:
         """Lines for `python -m transfer recipe --gpus`: what the scaled recipe takes, and what is not as published."""
         return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
-from transfer.classification.task import ClassificationTask, demand_sgd
+from transfer.classification.task import ClassificationTask, demand_sgd, gmacs_of
 from transfer.protocol import Protocol
 from transfer.runtime.provenance import Difference
 from transfer.task import Run, Task, TaskOutcome
@@ -35,6 +35,11 @@ class TuningTask(ClassificationTask):
         """Refuse what cannot be trained, or would not end on this CPU."""
         recipe: TuningRecipe = run.recipe
         demand_sgd(run, recipe.sgd, passes=3)
+
+    def work(self, recipe: TuningRecipe, images: Mapping[str, int], arch: str) -> float:
+        """Of the training, and of looking at test. See `Task`."""
+        passes = 3 * recipe.sgd.images_seen(images["train"]) + images["test"]
+        return passes * gmacs_of(arch, recipe.sgd.crop)
 
     def measure(self, run: Run) -> TaskOutcome:
         """Fine-tune, report on test."""

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from transfer.checkpoints.architectures import stage_channels
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import ClassificationTask, Precision, demand_sgd, held_out
+from transfer.classification.task import (
+    ClassificationTask,
+    Precision,
+    demand_sgd,
+    fitted_and_held_out,
+    gmacs_of,
+    held_out,
+)
 from transfer.protocol import OURS, Protocol
 from transfer.runtime.errors import UserError
 from transfer.task import Run, Task, TaskOutcome
@@ -161,6 +168,18 @@ class LinearTask(ClassificationTask):
             demand_sgd(run, recipe.sgd, passes=1)
         else:
             recipe.sgd.check()  # on features it is trained in seconds
+
+    def work(self, recipe: LinearSgdRecipe, images: Mapping[str, int], arch: str) -> float:
+        """Forward passes of the frozen network. See `Task`."""
+        train, test, out = images["train"], images["test"], 0
+        looks = 1 if recipe.searches else len(recipe.poolings)  # at the test images
+        if recipe.form == "cached":
+            passes = sum(images.values()) if recipe.searches else train + test
+        else:
+            if recipe.searches:
+                train, out = fitted_and_held_out(images, recipe.holdout)
+            passes = recipe.sgd.images_seen(train) + out + looks * test
+        return passes * gmacs_of(arch, recipe.sgd.crop)
 
     def measure(self, run: Run) -> TaskOutcome:
         """Train the classifiers, choose one on held-out images if rates or decays are searched, report on test."""

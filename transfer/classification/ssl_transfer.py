@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,14 @@ import numpy as np
 
 from transfer.classification.probes.grids import PENALTIES
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import ClassificationTask, Precision, demand_sgd, held_out
+from transfer.classification.task import (
+    ClassificationTask,
+    Precision,
+    demand_sgd,
+    fitted_and_held_out,
+    gmacs_of,
+    held_out,
+)
 from transfer.classification.views import WholeView
 from transfer.datasets.labels.catalogue import Metric
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
@@ -244,6 +251,13 @@ class SearchTask(ClassificationTask):
         grid = recipe.grid()
         trainings = len(grid) + 1 if len(grid) > 1 else 1  # and the final one
         demand_sgd(run, grid[0], passes=3 * trainings)
+
+    def work(self, recipe: SearchRecipe, images: Mapping[str, int], arch: str) -> float:
+        """Of every training of the search and the last one, and of looking at what they are judged by. See `Task`."""
+        fit, out = fitted_and_held_out(images, recipe.holdout)
+        trainings, seen = len(recipe.lrs) * len(recipe.decays), recipe.sgd.images_seen
+        search = trainings * (3 * seen(fit) + out) if trainings > 1 else 0
+        return (search + 3 * seen(fit + out) + images["test"]) * gmacs_of(arch, recipe.sgd.crop)
 
     def measure(self, run: Run) -> TaskOutcome:
         """Train with every rate and decay, choose on the validation part, train again on all, report on test."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +24,9 @@ from transfer.runtime.errors import DataError, UserError
 from transfer.runtime.provenance import Difference
 from transfer.task import Run, Task, TaskOutcome
 
-if TYPE_CHECKING:
-    from transfer.checkpoints.backbone import Backbone
-
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-SURELY_SHORT = 20_000.0  # 10⁹ multiply–accumulates that any CPU does in hours: not worth measuring its speed
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +50,12 @@ class Loaded:
     def fingerprints(self) -> dict[str, dict[str, object]]:
         """One for each split."""
         return self.splits.fingerprints()
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many there are of each split."""
+        found = {"train": len(self.splits.train), "test": len(self.splits.test)}
+        return found | ({"val": len(self.splits.val)} if self.splits.val is not None else {})
 
     def notes(self) -> tuple[str, ...]:
         """For the record."""
@@ -117,13 +121,13 @@ class ClassificationTask(Task):
             raise UserError(f"--holdout {holdout}", todo="give a share of the training images between 0 and 1")
         if view is not None:
             view.check()
-            splits = run.data.splits
-            images = sum(len(split) for split in (splits.train, *splits.others()))
-            gmacs = images * gmacs_of(run.backbone, view.crop)
-            if run.device == "cpu" and gmacs > SURELY_SHORT:
-                what = "features of all images"
-                refuse_if_endless(run.backbone, gmacs, what, list(self.presets), run.allow_slow)
+            refuse_on_cpu(run, "features of all images")
         self.demand(run)
+
+    def work(self, recipe: Any, images: Mapping[str, int], arch: str) -> float | None:
+        """Of a recipe with one view of each image: what their features take. See `Task`."""
+        view = getattr(recipe, "view", None)
+        return None if view is None else sum(images.values()) * gmacs_of(arch, view.crop)
 
     def run(self, run: Run) -> TaskOutcome:
         """`measure`, and what every record says of images and architecture: all protocols here are of a ResNet-50."""
@@ -160,9 +164,25 @@ def _on_both_sides(splits: ImageSplits) -> tuple[int, tuple[str, ...]]:
     return len(doubled), warnings
 
 
-def gmacs_of(backbone: Backbone, crop: int) -> float:
+def gmacs_of(arch: str, crop: int) -> float:
     """10⁹ multiply–accumulates of a forward pass of one image."""
-    return sum(gmacs_by_stage(backbone.arch).values()) * (crop / 224) ** 2
+    return sum(gmacs_by_stage(arch).values()) * (crop / 224) ** 2
+
+
+def fitted_and_held_out(images: Mapping[str, int], share: float) -> tuple[int, int]:
+    """Images to fit on, and to choose on: the validation split, or a share of train, see `held_out`."""
+    out = images.get("val", 0)
+    if out:
+        return images["train"], out
+    out = math.floor(share * images["train"])
+    return images["train"] - out, out
+
+
+def refuse_on_cpu(run: Run, what: str) -> None:
+    """Raise `UserError` if the run would not end on this CPU; `what` it is, in numbers."""
+    gmacs = run.task.work(run.recipe, run.data.images, run.backbone.arch)
+    if run.device == "cpu" and gmacs is not None:
+        refuse_if_endless(gmacs, run.threads, what, list(run.task.presets), run.allow_slow)
 
 
 def demand_sgd(run: Run, sgd: SgdRecipe, passes: int) -> None:
@@ -172,12 +192,8 @@ def demand_sgd(run: Run, sgd: SgdRecipe, passes: int) -> None:
         passes: through the backbone for an image: 1 forward, 3 with the backward pass; times the number of trainings.
     """
     sgd.check()
-    if run.device != "cpu":
-        return
-    seen = sgd.total_steps(len(run.data.splits.train)) * sgd.batch
-    what = f"{seen:,} crops of {sgd.crop} pixels, {passes} passes each"
-    gmacs = seen * passes * gmacs_of(run.backbone, sgd.crop)
-    refuse_if_endless(run.backbone, gmacs, what, list(run.task.presets), run.allow_slow)
+    seen = sgd.images_seen(len(run.data.splits.train))
+    refuse_on_cpu(run, f"{seen:,} crops of {sgd.crop} pixels, {passes} passes each")
 
 
 def held_out(count: int, name: str, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

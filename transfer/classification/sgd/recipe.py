@@ -77,6 +77,11 @@ class SgdSchedule:
         """Steps of the whole training."""
         return self.steps or self.epochs * self.epoch_steps(images)
 
+    def images_seen(self, images: int) -> int:
+        """Crops of the whole training."""
+        epochs, rest = divmod(self.total_steps(images), self.epoch_steps(images))
+        return epochs * images + rest * self.batch  # an epoch that is not finished has full batches alone
+
     def share(self, step: int, images: int) -> float:
         """Share of the full learning rate at `step` (0, 1, …), as torch's CosineAnnealingLR and MultiStepLR have it."""
         per_epoch = self.epoch_steps(images)
