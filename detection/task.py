@@ -114,7 +114,7 @@ class DetectionTask(Task):
             refuse_if_endless(gmacs, run.threads, what, list(self.presets), run.allow_slow)
 
     def work(self, recipe: DetectionRecipe, images: Mapping[str, int], arch: str) -> float:
-        """Training, PreciseBN and prediction, here and there also for the curve. See `Task`."""
+        """Training, PreciseBN and prediction, perhaps for the curve too; without images no prediction. See `Task`."""
         detector, looks = recipe.detector, 1
         if detector.evaluate_every and detector.iterations:
             looks += (detector.iterations - 1) // detector.evaluate_every

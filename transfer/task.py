@@ -160,7 +160,7 @@ class Task(ABC):
 
         Args:
             recipe: that makes sense.
-            images: of each split, by the names in `Data.fingerprints`; one that is not named has none.
+            images: of each split, by the names in `Data.fingerprints`, without "val" where there is none.
             arch: of the backbone.
         """
         return None
