@@ -59,8 +59,8 @@ def speed(device: str, threads: int) -> float:
 def known_speed(device: str, threads: int) -> Speed:
     """The remembered speed, or the best of three forward passes now: on a CPU a second, on a GPU a few.
 
-    A CPU that others keep busy looks slow, seven times on a day in tests: that is not remembered. A file that cannot be
-    read or written is done without. On a GPU this process holds a context from now on, as by anything that computes.
+    A CPU that others keep busy looks slower than it is: that is not remembered. A file that cannot be read or written
+    is done without. On a GPU this process holds a context from now on, as by anything that computes.
 
     Args:
         device: "cpu" or "cuda".
