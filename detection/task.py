@@ -89,6 +89,11 @@ class DetectionTask(Task):
         """See `Task`."""
         return self.official.how
 
+    @property
+    def source(self) -> tuple[str | bool | None, ...]:
+        """See `Task`."""
+        return ("boxes", self.official.name, self.detector.masks)
+
     def load(self, options: DetectionData) -> DetectionSplits:
         """Read both sides.
 

@@ -27,9 +27,14 @@ MAY_IMPORT = {
         *("transfer/classification", "transfer/classification/probes", "transfer/checkpoints", "transfer/datasets"),
         *("transfer/runtime", "transfer/task.py", "transfer/protocol.py"),
     ),
+    "transfer/suites": (
+        *("transfer/checkpoints", "transfer/datasets", "transfer/runtime"),
+        *("transfer/cli.py", "transfer/record.py", "transfer/task.py"),
+    ),
     # Recipes find the formats by name, so the readers import the registry and nothing of the formats themselves.
     "transfer": (
         *("transfer/checkpoints", "transfer/checkpoints/formats/__init__.py", "transfer/datasets", "transfer/runtime"),
+        "transfer/suites",
     ),
     "detection": (
         *("transfer/checkpoints", "transfer/datasets", "transfer/runtime", "transfer/task.py", "transfer/protocol.py"),

@@ -8,7 +8,7 @@ from transfer.runtime.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt
 
 if __name__ == "__main__":
     # before the imports that take long
-    on_interrupt(GOES_ON if sys.argv[1:2] in (["run"], ["reproduce"]) else NOTHING_CHANGED)
+    on_interrupt(GOES_ON if sys.argv[1:2] in (["run"], ["suite"], ["reproduce"]) else NOTHING_CHANGED)
 
 import importlib
 import logging
@@ -35,6 +35,7 @@ verbs:
   data [NAME …]                     list the classification sets: which are there, how to get the others
   recipe TASK                       every value of a task's protocol, and where it was read
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
+  suite FILE … --suite NAME         many tasks, checkpoints and seeds at once; `suite status` says how it stands
   reproduce RUN                     the line that repeats a run, if code, data and checkpoint are still the same
   score DETECTIONS.json …           AP of detections that were made elsewhere, without training
   doctor                            what of this machine a run would stumble over, and what to type
@@ -194,6 +195,13 @@ def run(arguments: Sequence[str]) -> int:
     return run_command(arguments)
 
 
+def suite(arguments: Sequence[str]) -> int:
+    """`suite FILE … --suite NAME`."""
+    from transfer.suites.command import suite_command
+
+    return suite_command(arguments)
+
+
 def reproduce(arguments: Sequence[str]) -> int:
     """`reproduce RUN`; exit status 1 if the repetition failed."""
     from transfer.cli import run_command
@@ -244,6 +252,7 @@ VERBS = {
     "data": data,
     "recipe": recipe,
     "run": run,
+    "suite": suite,
     "reproduce": reproduce,
     "score": score,
     "doctor": doctor,
@@ -256,7 +265,7 @@ def main(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     say_from(logging.DEBUG if debug else logging.INFO)
-    interrupted = GOES_ON if arguments[:1] in (["run"], ["reproduce"]) else NOTHING_CHANGED
+    interrupted = GOES_ON if arguments[:1] in (["run"], ["suite"], ["reproduce"]) else NOTHING_CHANGED
     # Of several processes one says what is wrong.
     lead = "error: " if os.environ.get("RANK", "0") == "0" else None
     return answer(lambda: _do(arguments), debug, interrupted, lead)

@@ -78,20 +78,27 @@ class RunOptions(Debug):
     overwrite: bool = False
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Parse `TASK CHECKPOINT … [options]`, do the runs, return the exit status (1 if any run failed)."""
+def run_command(arguments: Sequence[str], beside: tuple[Any, ...] = ()) -> int:
+    """Parse `TASK CHECKPOINT … [options]`, do the runs, return the exit status (1 if any run failed).
+
+    Args:
+        beside: see `Run`; of all of them.
+    """
     typed = understood(arguments)
-    _check_machine(typed.device, typed.options.workers)
+    check_machine(typed.device, typed.options.workers)
     import torch
 
     from transfer.runtime.world import world
 
     with world(torch.device(typed.device)) as (together, _):
-        return _run_all(typed, together)
+        return _run_all(typed, together, beside)
 
 
-def understood(arguments: Sequence[str]) -> CommandLine:
+def understood(arguments: Sequence[str], processes: int | None = None) -> CommandLine:
     """What `TASK CHECKPOINT … [options]` says, before anything is read.
+
+    Args:
+        processes: that will train together, if it is not for these that started this one.
 
     Raises:
         UserError: no task, or no such task, protocol or preset.
@@ -105,14 +112,14 @@ def understood(arguments: Sequence[str]) -> CommandLine:
     for option, instead in task.retired.items():
         if _peek(rest, option) is not None:
             raise UserError(f"--{option} is no option any more", todo=instead)
-    device, processes = _hardware(rest)
+    device, these = _hardware(rest)
     protocol = _protocol(name, task, rest)
     preset = _peek(rest, "preset")
     batch = _peek(rest, task.batch_option) if task.batch_option else None
     typed_batch = (
         int(batch) if batch and batch.isdecimal() and int(batch) else None
     )  # else the parser or a check says so
-    starting = starting_recipe(task, protocol, preset, device, processes, typed_batch)
+    starting = starting_recipe(task, protocol, preset, device, processes or these, typed_batch)
     options, data_options, recipe = _parse(name, task, starting, rest)
     if options.recompute and not task.engines:
         raise UserError(f"--recompute is for detectors, and {name} trains none", todo="leave it out")
@@ -192,7 +199,7 @@ def _hardware(arguments: Sequence[str]) -> tuple[str, int]:
     return typed or ("cuda" if torch.cuda.is_available() else "cpu"), world_size()
 
 
-def _run_all(line: CommandLine, world: World) -> int:
+def _run_all(line: CommandLine, world: World, beside: tuple[Any, ...]) -> int:
     """Read checkpoints and data, do every run."""
     from transfer.runner import do
 
@@ -214,7 +221,7 @@ def _run_all(line: CommandLine, world: World) -> int:
     data = world.together(lambda: task.load(line.data) if world.leads else None)
     if data is None:
         data = task.load(line.data)
-    runs = [dataclasses.replace(run, data=data) for run in runs]
+    runs = [dataclasses.replace(run, data=data, beside=beside) for run in runs]
     for run in runs:
         task.check(run)
     _log_differences(runs[0])
@@ -288,11 +295,11 @@ def _peek(arguments: Sequence[str], option: str) -> str | None:
     return value  # the last one counts, as with the parser
 
 
-def read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
-    """The checkpoints, each with its name in tables.
+def labels_of(options: RunOptions) -> tuple[str, ...]:
+    """The checkpoints' names in tables.
 
     Raises:
-        UserError: none, two of one name or of the same weights, or one that cannot be read.
+        UserError: none, or two of one name; a seed that is none.
     """
     if not options.checkpoints:
         raise UserError("which checkpoint?", todo="name one or more files, or random:resnet50")
@@ -306,15 +313,31 @@ def read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
         )
     if min(options.seeds, default=-1) < 0:
         raise UserError("--seeds " + " ".join(map(str, options.seeds)), todo="seeds are 0 or more")
-    read = [_read_one(name, options) for name in options.checkpoints]
+    return labels
+
+
+def read_backbones(options: RunOptions) -> list[tuple[Backbone, str]]:
+    """The checkpoints, each with its name in tables.
+
+    Raises:
+        UserError: see `labels_of`; two of the same weights, or one that cannot be read.
+    """
+    labels = labels_of(options)
+    read = [read_one(name, options) for name in options.checkpoints]
     for first, second in itertools.combinations(read, 2):
         if (first.source.sha256, first.source.branch) == (second.source.sha256, second.source.branch):
-            what = f"{first.source.path} and {second.source.path} hold the same weights"
-            raise UserError(what, todo="name each checkpoint once: its run is found again whatever it is called")
+            raise same_weights(first.source.path, second.source.path)
     return list(zip(read, labels, strict=True))
 
 
-def _read_one(name: str, options: RunOptions) -> Backbone:
+def same_weights(one: str, other: str) -> UserError:
+    """Two checkpoints that are one."""
+    what = f"{one} and {other} hold the same weights"
+    return UserError(what, todo="name each checkpoint once: its run is found again whatever it is called")
+
+
+def read_one(name: str, options: RunOptions) -> Backbone:
+    """A checkpoint as the options say, or the random backbone of that name."""
     from transfer.checkpoints.backbone import random_backbone
     from transfer.checkpoints.read import read_backbone
 
@@ -350,7 +373,8 @@ def gpu_gigabytes() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
 
 
-def _check_machine(device: str, workers: int) -> None:
+def check_machine(device: str, workers: int) -> None:
+    """Raise `UserError` for a device that is not there, or too little shared memory for so many workers."""
     import torch
 
     from transfer.runtime.shared_memory import demand_shared_memory

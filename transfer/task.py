@@ -123,6 +123,11 @@ class Task(ABC):
         """Where those are had."""
         return ""
 
+    @property
+    def source(self) -> tuple[str | bool | None, ...]:
+        """Which images `load` reads, its options apart: tasks of equal source and options read the same."""
+        return (self.title,)
+
     @abstractmethod
     def load(self, options: Any) -> Data:
         """Read the images that the data options name.
@@ -142,6 +147,10 @@ class Task(ABC):
     @abstractmethod
     def run(self, run: Run) -> TaskOutcome:
         """Do the work; every process of `run.world` calls it."""
+
+    def frozen(self, recipe: Any) -> tuple[Any, ...]:
+        """What it takes from the frozen backbone, `transfer.classification.views.Frozen` each; none if that learns."""
+        return ()
 
     def scale(self, recipe: Any, hardware: Hardware, batch: int | None) -> tuple[Any, str]:
         """The published recipe on such hardware, and why it is as it is in a line; most tasks need no change.
@@ -209,6 +218,8 @@ class Run:
             moves no number beyond rounding (`detection.engines.recompute`).
         allow_slow: train on a CPU however long it takes.
         authors_own: see `Record`; not in the run id.
+        beside: what other runs on these images and this checkpoint will take from the frozen backbone (`Task.frozen`):
+            extracted in the same pass where it can be. Not in the run id; changes no number, and fails no run.
         command: as typed.
         runs: the folder of records and of everything else.
         world: this process among those that `torchrun` started.
@@ -229,6 +240,7 @@ class Run:
     recompute: bool = False
     allow_slow: bool = False
     authors_own: bool = False
+    beside: tuple[Any, ...] = ()
     command: str = ""
     runs: Path = ROOT / "runs"
     world: World = field(default_factory=_alone)

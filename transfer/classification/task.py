@@ -91,6 +91,11 @@ class ClassificationTask(Task):
         """See `Task`."""
         return "" if self.dataset is None else f"python -m transfer data {self.dataset}"
 
+    @property
+    def source(self) -> tuple[str | bool | None, ...]:
+        """See `Task`."""
+        return ("labels", self.dataset, self.multilabel)
+
     def load(self, options: ClassificationData) -> Loaded:
         """Read the set and look for images that lie on both sides.
 

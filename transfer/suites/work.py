@@ -1,0 +1,118 @@
+"""What happens in the process of one run of a suite: started from a server that has imported what takes long."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from transfer.cli import run_command
+from transfer.runtime.command import answer
+from transfer.runtime.files import ROOT
+from transfer.runtime.interrupts import GOES_ON
+from transfer.runtime.logs import say_from
+
+# Imported once by the server that runs are forked from. Nothing here computes or starts a thread, so forking is safe.
+PRELOADED = ("transfer.suites.work", "torch", "torchvision", "transfer.classification.splits", "transfer.runner")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as its process is told.
+
+    Attributes:
+        words: what would be typed after `python -m transfer run`.
+        log: file that takes all it prints.
+        environment: variables of its own: which GPU it sees.
+        processes: that train together.
+        beside: see `Run`.
+        memory: GB that it and its children may take; None: no limit.
+    """
+
+    words: tuple[str, ...]
+    log: Path
+    environment: Mapping[str, str]
+    processes: int = 1
+    beside: tuple[Any, ...] = ()
+
+
+def work(job: Job) -> None:
+    """Do the run; the exit status is that of `python -m transfer run`."""
+    os.setsid()  # Ctrl-C in the suite's terminal is the suite's business
+    _end_with_parent()
+    _print_to(job.log)
+    os.environ.update(job.environment)
+    if job.processes > 1:
+        torchrun = [sys.executable, "-m", "transfer.torchrun", "--standalone", "--nproc-per-node", str(job.processes)]
+        words = [*torchrun, "-m", "transfer", "run", *job.words]
+        sys.exit(subprocess.run(words, env=with_root(), check=False).returncode)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    say_from(logging.INFO)
+    sys.exit(answer(lambda: run_command(job.words, beside=job.beside), debug=False, interrupted=GOES_ON))
+
+
+def with_root() -> dict[str, str]:
+    """The environment of a process that is to find the project's packages wherever it is started."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _print_to(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, file), (2, file)):
+        os.dup2(source, target)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a file
+
+
+def _end_with_parent() -> None:
+    """A suite that is killed takes its runs along: they would hold their locks while the same line is typed again."""
+    suite = parent_process()
+    if suite is None:
+        raise RuntimeError("a run of a suite is started by the suite")
+
+    def watch() -> None:
+        connection.wait([suite.sentinel])
+        kill_tree(os.getpid())
+
+    threading.Thread(target=watch, daemon=True, name="watch").start()
+
+
+def kill_tree(process: int) -> None:
+    """End a process and all that it has started, at once. That loses nothing: files are written whole or not at all."""
+    try:
+        root = psutil.Process(process)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for each in family:
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def memory_of(process: int) -> float:
+    """GB that a process and all that it has started take; pages that several share are counted once (Linux)."""
+    total = 0
+    try:
+        root = psutil.Process(process)
+        for each in [root, *root.children(recursive=True)]:
+            try:
+                used = each.memory_full_info()
+            except psutil.Error:  # it has just ended
+                continue
+            total += getattr(used, "pss", used.uss)
+    except psutil.NoSuchProcess:
+        return 0.0
+    return total / 1e9
