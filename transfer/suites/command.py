@@ -8,14 +8,17 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
 
+from transfer.checkpoints.speed import speed
 from transfer.cli import check_machine
 from transfer.runtime.command import REFUSED, Debug
+from transfer.runtime.conditions import THREADS
 from transfer.runtime.errors import UserError, printable
 from transfer.runtime.files import ROOT
 from transfer.suites.facts import Facts
@@ -31,9 +34,9 @@ from transfer.suites.plan import (
     standing,
     write_plan,
 )
-from transfer.suites.pool import Ended, Limits, Pool, Slot, last_words
+from transfer.suites.pool import Ended, Limits, Pool, Slot, Started, last_words
 from transfer.suites.suite import Suite, names, read_suite, typed_suite
-from transfer.suites.view import duration, make_view, standing_text
+from transfer.suites.view import Estimate, make_view, standing_text
 
 LOOK = 0.5  # seconds between two looks at everything
 ELSEWHERE = 5.0  # seconds between two looks at runs that another process is doing
@@ -135,7 +138,7 @@ def suite_command(arguments: Sequence[str]) -> int:
     todo = _todo(planned, standings, options.retry)
     work = Work(options, suite, facts, slots(options), planned, standings)
     if todo:
-        _say(f"{len(todo)} to do now, about {duration(work.left(todo, []))} on {len(work.slots)} at a time")
+        _say(f"{len(todo)} to do now, {len(work.slots)} at a time: {work.left(todo, []).line()}")
     failed = sum(standings[run].state == "failed" for run in planned)
     if failed and not options.retry:
         _say(f"{failed} failed: the same line with --retry does them again")
@@ -245,8 +248,7 @@ class Work:
                         continue
                     self.standings[ended.run] = found
                     view.ended(ended, found)
-                going = [each.run for each in pool.running]
-                view.tick(pool.running, len(waiting), self.left(waiting, going))
+                view.tick(pool.running, len(waiting), self.left(waiting, pool.running))
         finally:
             view.close()
             pool.stop()
@@ -290,15 +292,23 @@ class Work:
         refused = ended.status == REFUSED and said
         return Standing("failed", said if refused else f"it ended with status {ended.status}; its last words:\n{said}")
 
-    def left(self, waiting: Sequence[Planned], running: Sequence[Planned]) -> float | None:
-        """Seconds until all is done, by how long such runs took here; None where no such run ever ended."""
-        known = [self.facts.seconds(run.kind) for run in (*waiting, *running)]
-        total = 0.0
-        for seconds in known:
-            if seconds is None:
-                return None
-            total += seconds
-        return total / len(self.slots)
+    def left(self, waiting: Sequence[Planned], running: Sequence[Started]) -> Estimate:
+        """Until all is done: by how long such runs took here, else by their work and this machine's speed."""
+        expected = [(self._expected(run), 0.0) for run in waiting]
+        expected += [(self._expected(each.run), each.seconds) for each in running]
+        known = [max(0.0, seconds - gone) for seconds, gone in expected if seconds is not None]
+        return Estimate(sum(known) / len(self.slots), len(known) == len(expected))
+
+    def _expected(self, run: Planned) -> float | None:
+        took = self.facts.seconds(run.kind)
+        if took is not None or run.work is None:
+            return took
+        return run.work / self._speed
+
+    @cached_property
+    def _speed(self) -> float:
+        device = "cuda" if self.slots[0].environment else "cpu"
+        return speed(device, self.options.threads or THREADS)
 
     def conclude(self) -> int:
         """Tables and report of what there is; the exit status."""

@@ -36,6 +36,7 @@ class Planned:
         kind: equal for runs that differ in checkpoint and seed alone, and so take about as long.
         images: equal for runs that see the same images by the same frozen weights; "" for those that train them.
         problem: why it cannot be done here, with what to type.
+        work: see `Task.work`.
         frozen: what it wants of them, see `Task.frozen`; not in a plan's file.
     """
 
@@ -47,6 +48,7 @@ class Planned:
     kind: str = ""
     images: str = ""
     problem: str = ""
+    work: float | None = None
     frozen: tuple[Any, ...] = ()
     variant: str = ""
 
@@ -132,6 +134,7 @@ def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts:
         problem = str(error)
     recipe, version = dataclasses.asdict(typed.recipe), typed.task.version
     kind = record.content_hash([line.task, version, engine, recipe, fingerprints, typed.device, common.processes])
+    counts = {split: int(found["images"]) for split, found in fingerprints.items()}
     frozen = typed.task.frozen(typed.recipe)
     seen = record.content_hash([fingerprints]) if frozen else ""
     each = zip(common.checkpoints, labels, weights, strict=True)
@@ -148,6 +151,7 @@ def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts:
             id=record.run_id(line.task, version, sha256, branch, engine, recipe, fingerprints, seed),
             kind=f"{kind}-{facts_of.arch}",
             images=f"{seen}-{sha256}-{branch}" if seen else "",
+            work=typed.task.work(typed.recipe, counts, facts_of.arch),
             frozen=frozen,
         )
 

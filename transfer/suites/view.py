@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,20 @@ def duration(seconds: float | None) -> str:
             number = seconds / size
             return f"{number:.1f} {unit}" if unit == "h" else f"{number:.0f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long something will take: seconds, of what could be estimated, and whether that is all of it."""
+
+    seconds: float
+    whole: bool
+
+    def line(self) -> str:
+        """For people: "about 3.5 h", "at least 12 min", "nobody knows how long"."""
+        if not self.whole and not self.seconds:
+            return "nobody knows how long"
+        return f"{'about' if self.whole else 'at least'} {duration(self.seconds)}"
 
 
 def standing_text(
@@ -109,8 +124,8 @@ class View(Protocol):
     def ended(self, ended: Ended, standing: Standing) -> None:
         """A run has ended, and how."""
 
-    def tick(self, running: Sequence[Started], waiting: int, left: float | None) -> None:
-        """Every second or so. `left`: seconds that everything will still take, if that is known."""
+    def tick(self, running: Sequence[Started], waiting: int, left: Estimate) -> None:
+        """Every second or so. `left`: how long everything will still take."""
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -140,13 +155,13 @@ class Lines:
         """See `View`."""
         self._say(ended_line(ended, standing))
 
-    def tick(self, running: Sequence[Started], waiting: int, left: float | None) -> None:
+    def tick(self, running: Sequence[Started], waiting: int, left: Estimate) -> None:
         """See `View`."""
         if time.monotonic() - self._said < BEAT:
             return
         for each in running:
             self._say(f"running: {each.run.name}{_progress_text(progress_of(each.run, self.runs))}")
-        self._say(f"{waiting} to do, about {duration(left)} left")
+        self._say(f"{waiting} to do, {left.line()}")
 
     def close(self) -> None:
         """See `View`."""
@@ -175,7 +190,7 @@ class Screen:
         style = {"done": "green", "failed": "red"}.get(standing.state, "yellow")
         self._live.console.print(Text(printable(ended_line(ended, standing)), style=style))
 
-    def tick(self, running: Sequence[Started], waiting: int, left: float | None) -> None:
+    def tick(self, running: Sequence[Started], waiting: int, left: Estimate) -> None:
         """See `View`."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("running", "for", "doing", "done", "left", "memory", "GPU"):
@@ -188,7 +203,7 @@ class Screen:
             rest = duration(told.left) if told else "", f"{each.memory:.1f} GB" if each.memory else "", gpu
             table.add_row(*(printable(cell) for cell in (*cells, *rest)))
         failed = f", {self.failed} failed" if self.failed else ""
-        head = f"{self.done} of {self.total} done{failed}, {waiting} to do, about {duration(left)} left"
+        head = f"{self.done} of {self.total} done{failed}, {waiting} to do, {left.line()}"
         self._live.update(Group(Text(head, style="bold"), table))
 
     def close(self) -> None:
