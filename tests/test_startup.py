@@ -62,7 +62,7 @@ def assert_light(commands: list[list[str]]) -> None:
     assert [(status, loaded) for _, status, loaded, _ in found] == [(0, [])] * len(commands), found[-1]
 
 
-VERBS = ["inspect", "convert", "formats", "tasks", "data", "recipe", "reproduce", "score", "doctor", "toy"]
+VERBS = ["inspect", "convert", "formats", "tasks", "data", "recipe", "cache", "reproduce", "score", "doctor", "toy"]
 
 
 def test_help_of_every_verb_and_the_list_of_tasks() -> None:

@@ -8,7 +8,7 @@ from transfer.runtime.interrupts import GOES_ON, NOTHING_CHANGED, on_interrupt
 
 if __name__ == "__main__":
     # before the imports that take long
-    on_interrupt(GOES_ON if sys.argv[1:2] in (["run"], ["suite"], ["reproduce"]) else NOTHING_CHANGED)
+    on_interrupt(GOES_ON if sys.argv[1:2] in (["run"], ["suite"], ["reproduce"], ["cache"]) else NOTHING_CHANGED)
 
 import importlib
 import logging
@@ -36,6 +36,7 @@ verbs:
   recipe TASK                       every value of a task's protocol, and where it was read
   run TASK FILE …                   run a task; `python -m transfer run TASK --help` lists its options
   suite FILE … --suite NAME         many tasks, checkpoints and seeds at once; `suite status` says how it stands
+  cache [prune]                     list the features that runs keep, or remove some
   reproduce RUN                     the line that repeats a run, if code, data and checkpoint are still the same
   score DETECTIONS.json …           AP of detections that were made elsewhere, without training
   doctor                            what of this machine a run would stumble over, and what to type
@@ -227,9 +228,16 @@ def doctor(arguments: Sequence[str]) -> int:
     return status
 
 
+def cache(arguments: Sequence[str]) -> int:
+    """`cache [prune]`."""
+    # A verb of a room above this one, found by its name as tasks are.
+    print(printable(importlib.import_module("transfer.classification.cache_command").cache_command(arguments)))
+    return 0
+
+
 def score(arguments: Sequence[str]) -> int:
     """`score DETECTIONS.json …`."""
-    # A verb of a room above this one, found by its name as tasks are.
+    # as `cache`
     print(printable(importlib.import_module("detection.score.command").score_command(arguments)))
     return 0
 
@@ -253,6 +261,7 @@ VERBS = {
     "recipe": recipe,
     "run": run,
     "suite": suite,
+    "cache": cache,
     "reproduce": reproduce,
     "score": score,
     "doctor": doctor,
@@ -265,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     say_from(logging.DEBUG if debug else logging.INFO)
-    interrupted = GOES_ON if arguments[:1] in (["run"], ["suite"], ["reproduce"]) else NOTHING_CHANGED
+    interrupted = GOES_ON if arguments[:1] in (["run"], ["suite"], ["reproduce"], ["cache"]) else NOTHING_CHANGED
     # Of several processes one says what is wrong.
     lead = "error: " if os.environ.get("RANK", "0") == "0" else None
     return answer(lambda: _do(arguments), debug, interrupted, lead)

@@ -36,6 +36,7 @@ from transfer.runtime.files import locked, write_atomically, write_json, write_t
 
 ROWS = 1024  # of a chunk: what a kill costs at most, per process
 DIGEST = 16  # bytes
+LOCK = ".lock"
 PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that fills the same folder
 
 logger = logging.getLogger(__name__)
@@ -92,15 +93,29 @@ class Store:
         """See the docstring of this file."""
         return self.folder / "digests.npy"
 
+    @property
+    def done(self) -> Path:
+        """See the docstring of this file."""
+        return self.folder / "done.json"
+
+    @property
+    def complete(self) -> bool:
+        """Whether no chunk is missing, as far as this process knows."""
+        return len(self.finished) == len(self.chunks())
+
+    def size(self) -> int:
+        """Bytes of all features and digests."""
+        return sum(self.rows * row for _, _, row in self._layouts())
+
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, patience: float = PATIENCE) -> Iterator[None]:
         """Hold the folder, after waiting for whoever else fills it.
 
         Raises:
-            UserError: it cannot be written, or the other process takes longer than `PATIENCE`.
+            UserError: it cannot be written, or the other process takes longer than so many seconds.
         """
         what = f"another process fills {self.folder}"
-        with locked(self.folder, what, "wait for it, or end it", ".lock", PATIENCE, notice=f"{what}: waits for it"):
+        with locked(self.folder, what, "wait for it, or end it", LOCK, patience, notice=f"{what}: waits for it"):
             yield
 
     def open(self, identity: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
@@ -111,6 +126,8 @@ class Store:
             conditions: what may change their rounding (versions, threads, device, batch); a difference is logged and
                 kept in `remarks`. The folder remembers the conditions of all who have written to it.
 
+        The time of meta.json is that of the last opening: `transfer.classification.cache_command` goes by it.
+
         Raises:
             UserError: the folder belongs to something else, or its meta.json cannot be read.
         """
@@ -119,10 +136,10 @@ class Store:
         before = self._check_meta(meta, identity) if meta.exists() else []
         if not meta.exists():
             write_json(meta, {"identity": identity, "conditions": [now]})
+        _touch(meta)
         for path, header, row in self._layouts():
             _prepare(path, header, self.rows * row)
         self._open_proofs()
-        done = self.folder / "done.json"
         if damaged := self._verify():
             shown = ", ".join(f"{start}–{stop - 1}" for start, stop in damaged[:10])
             logger.warning(
@@ -133,11 +150,11 @@ class Store:
             self.remarks.extend(dict.fromkeys(line for then in before for line in other_conditions(then, now)))
         if self.remarks:
             logger.warning(f"{self.folder} was computed under other conditions: {'; '.join(self.remarks)}")
-        if len(self.finished) == len(self.chunks()):
+        if self.complete:
             return
         if before and now not in before:
             write_json(meta, {"identity": identity, "conditions": [*before, now]})
-        done.unlink(missing_ok=True)
+        self.done.unlink(missing_ok=True)
         # Lines that a kill cut in half, that are wrong, or of other processes: what fits moves into one file.
         write_text(self.folder / "progress.jsonl", "".join(_line(*kept) for kept in self.finished.items()))
         for other in self.folder.glob("progress-*.jsonl"):
@@ -211,9 +228,8 @@ class Store:
                 f"{len(missing)} of {len(self.chunks())} chunks did not arrive in {self.folder}",
                 todo="put the cache into a folder that all processes see",
             )
-        done = self.folder / "done.json"
-        if not done.exists():
-            write_json(done, {"rows": self.rows, "width": self.width, "unreadable": list(names.values())})
+        if not self.done.exists():
+            write_json(self.done, {"rows": self.rows, "width": self.width, "unreadable": list(names.values())})
 
     def array(self) -> NDArray[np.float32]:
         """float32 [images, width], mapped and read-only."""
@@ -302,6 +318,13 @@ class Store:
                 except (ValueError, LookupError, TypeError):
                     continue
         return found
+
+
+def _touch(path: Path) -> None:
+    try:
+        os.utime(path)
+    except PermissionError as error:  # somebody else's, who lets this user write into the folder, not to the file
+        logger.debug(f"{path} keeps its time: {error}")
 
 
 def _line(rows: Rows, chunk: Chunk) -> str:

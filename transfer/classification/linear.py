@@ -17,14 +17,8 @@ from numpy.typing import NDArray
 
 from transfer.checkpoints.architectures import stage_channels
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import (
-    ClassificationTask,
-    Precision,
-    demand_sgd,
-    fitted_and_held_out,
-    gmacs_of,
-    held_out,
-)
+from transfer.classification.task import ClassificationTask, demand_sgd, fitted_and_held_out, gmacs_of, held_out
+from transfer.classification.views import Frozen, Precision
 from transfer.protocol import OURS, Protocol
 from transfer.runtime.errors import UserError
 from transfer.task import Run, Task, TaskOutcome
@@ -181,6 +175,12 @@ class LinearTask(ClassificationTask):
             passes = recipe.sgd.images_seen(train) + out + looks * test
         return passes * gmacs_of(arch, recipe.sgd.crop)
 
+    def frozen(self, recipe: LinearSgdRecipe) -> tuple[Frozen, ...]:
+        """Of the cached form; of the validation split if it chooses."""
+        if recipe.form == "crops":
+            return ()
+        return (Frozen(recipe.sgd.evaluation_view(), recipe.poolings, recipe.precision, val=recipe.searches),)
+
     def measure(self, run: Run) -> TaskOutcome:
         """Train the classifiers, choose one on held-out images if rates or decays are searched, report on test."""
         from transfer.classification.splits import report
@@ -274,8 +274,7 @@ def _on_features(run: Run, grid: list[Head]) -> _Fitted:
     from transfer.classification.splits import frozen_splits
 
     recipe: LinearSgdRecipe = run.recipe
-    view = recipe.sgd.evaluation_view()
-    frozen = frozen_splits(run, view, recipe.poolings, recipe.precision, val=recipe.searches)
+    frozen = frozen_splits(run)
     train, val = frozen.train, None
     if recipe.searches:
         train, val = frozen.to_choose(recipe.holdout, run.seed)

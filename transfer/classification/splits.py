@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from transfer.checkpoints.cpu_time import refuse_if_endless
 from transfer.checkpoints.verify import Proof, joined
 from transfer.classification.features import extract, trunk_once
 from transfer.classification.probes.knn import accuracy, standard_error
@@ -21,13 +23,15 @@ from transfer.classification.score import (
     per_class,
 )
 from transfer.classification.sgd.loop import SgdMachine
-from transfer.classification.task import Precision, held_out
+from transfer.classification.task import gmacs_of, held_out
 from transfer.classification.trunk import Trunk
-from transfer.classification.views import WholeView
+from transfer.classification.views import Frozen
 from transfer.datasets.labels.catalogue import Metric
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
+from transfer.runtime.errors import UserError
 from transfer.task import Run
 
+logger = logging.getLogger(__name__)
 PER_CLASS = 1_000  # classes of which a record keeps each one's accuracy
 
 
@@ -76,25 +80,21 @@ class Rows:
 
 
 def _frozen_rows(
-    run: Run,
-    images: LabelledImages,
-    view: WholeView,
-    poolings: tuple[str, ...],
-    precision: Precision,
-    network: Callable[[], Trunk],
+    run: Run, images: LabelledImages, own: Frozen, beside: Sequence[Frozen], network: Callable[[], Trunk]
 ) -> Rows:
     found = extract(
         run.backbone,
         images,
-        view,
-        poolings,
+        own.view,
+        own.poolings,
         cache=run.cache,
         device=torch.device(run.device),
         workers=run.workers,
-        precision=precision,
+        precision=own.precision,
         unreadable=run.data.unreadable,
         world=run.world,
         network=network,
+        beside=[(other.view, pooling) for other in beside for pooling in other.poolings],
     )
     proof, origin = found.proof, found.origin
     remarks = tuple(f"features of {images.name} are of an earlier run: {line}" for line in found.remarks)
@@ -147,25 +147,41 @@ class FrozenSplits:
         return self.train.taken(kept), self.train.taken(out)
 
 
-def frozen_splits(
-    run: Run, view: WholeView, poolings: tuple[str, ...], precision: Precision, val: bool = True
-) -> FrozenSplits:
-    """Features of all splits, from the cache that all runs share; without `val` not of the validation split.
+def frozen_splits(run: Run) -> FrozenSplits:
+    """The features that the task names (`Task.frozen`), from the cache that all runs share, or into it.
+
+    Those of `run.beside` go into the cache in the same pass over the images, as far as that can be.
 
     Raises:
         EngineError: the network that is to compute them is not the checkpoint's.
         DataError: more images are unreadable than the run may leave out.
         UserError: features that are not finite, or a cache that belongs to something else.
     """
+    (own,) = run.task.frozen(run.recipe)
+    beside = [other for other in run.beside if other.precision == own.precision and _may_stand_beside(run, other)]
+    network = trunk_once(run.backbone, own.poolings, torch.device(run.device), own.precision)
 
-    network = trunk_once(run.backbone, poolings, torch.device(run.device), precision)
-
-    def rows(images: LabelledImages) -> Rows:
-        return _frozen_rows(run, images, view, poolings, precision, network)
+    def rows(images: LabelledImages, others: Sequence[Frozen]) -> Rows:
+        return _frozen_rows(run, images, own, others, network)
 
     splits: ImageSplits = run.data.splits
-    chosen_on = rows(splits.val) if val and splits.val is not None else None
-    return FrozenSplits(rows(splits.train), chosen_on, rows(splits.test))
+    chosen_on = None
+    if own.val and splits.val is not None:
+        chosen_on = rows(splits.val, [other for other in beside if other.val])
+    return FrozenSplits(rows(splits.train, beside), chosen_on, rows(splits.test, beside))
+
+
+def _may_stand_beside(run: Run, other: Frozen) -> bool:
+    """Whether the features that another run wants would come to an end on this CPU."""
+    if run.device != "cpu":
+        return True
+    gmacs = sum(run.data.images.values()) * gmacs_of(run.backbone.arch, other.view.crop)
+    try:
+        refuse_if_endless(gmacs, run.threads, "features of all images", [], run.allow_slow)
+    except UserError as error:
+        logger.debug("left to the run that wants it: %s: %s", other, error)
+        return False
+    return True
 
 
 def sgd_machine(run: Run) -> SgdMachine:

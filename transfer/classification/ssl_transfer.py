@@ -20,15 +20,8 @@ import numpy as np
 
 from transfer.classification.probes.grids import PENALTIES
 from transfer.classification.sgd.recipe import SgdRecipe
-from transfer.classification.task import (
-    ClassificationTask,
-    Precision,
-    demand_sgd,
-    fitted_and_held_out,
-    gmacs_of,
-    held_out,
-)
-from transfer.classification.views import WholeView
+from transfer.classification.task import ClassificationTask, demand_sgd, fitted_and_held_out, gmacs_of, held_out
+from transfer.classification.views import Frozen, Precision, WholeView
 from transfer.datasets.labels.catalogue import Metric
 from transfer.datasets.labels.labelled import ImageSplits, LabelledImages
 from transfer.protocol import Protocol
@@ -112,12 +105,16 @@ class LogisticTask(ClassificationTask):
         if not recipe.penalties or min(recipe.penalties) <= 0:
             raise UserError("penalties must be above 0", found=f"--penalties {recipe.penalties}")
 
+    def frozen(self, recipe: LogisticRecipe) -> tuple[Frozen, ...]:
+        """Of all splits: the penalty is chosen on the validation split."""
+        return (Frozen(recipe.view, (recipe.pooling,), recipe.precision),)
+
     def measure(self, run: Run) -> TaskOutcome:
         """Extract, choose the penalty on the validation part, refit on all training images, report on test."""
         from transfer.classification.splits import frozen_splits
 
         recipe: LogisticRecipe = run.recipe
-        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        frozen = frozen_splits(run)
         fit, val = frozen.to_choose(recipe.holdout, run.seed)
         chosen = self.choose(run, fit, val, frozen.test)
         metrics, details = self.report(recipe, chosen.scores.cpu().numpy(), frozen.test)

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ from transfer.runtime.provenance import Difference
 from transfer.task import Run, Task, TaskOutcome
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.verify import LAYERS, Seal, Verification, prove
-from transfer.classification.views import to_network
+from transfer.classification.views import Precision, to_network
 from transfer.runtime.errors import UserError
 
-Precision = Literal["fp32", "bf16"]
 WINDOW, MAP = 6, 7  # of "grid": side of the averaged window, and of the map of a crop of 193 to 224 pixels
+STRIDE = 32  # of the last map
 
 
 def _average(maps: Tensor) -> Tensor:
@@ -51,6 +51,17 @@ def width(arch: str, pooling: str) -> int:
     if pooling not in POOLINGS:
         raise UserError(f"unknown pooling {pooling!r}", todo=f"choose one of {', '.join(POOLINGS)}")
     return stage_channels(arch)["layer4"] * POOLINGS[pooling][1]
+
+
+def demand_map(poolings: Collection[str], height: int, width: int) -> None:
+    """Raise `UserError` if one of the poolings cannot be made of a crop of so many pixels: "grid" takes a 7 × 7 map."""
+    sides = -(-height // STRIDE), -(-width // STRIDE)
+    if "grid" in poolings and sides != (MAP, MAP):
+        raise UserError(
+            f'the pooling "grid" averages {WINDOW} × {WINDOW} windows of a {MAP} × {MAP} map',
+            found="a map of {} × {}, of a crop of {} × {} pixels".format(*sides, height, width),
+            todo="use a crop of 224, or the pooling avg",
+        )
 
 
 class Trunk(nn.Module):
@@ -112,19 +123,15 @@ class Trunk(nn.Module):
         return maps.float()
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 RGB [n, 3, h, w] → pooling → float32 [n, width], on the device.
+    def forward(self, pixels: Tensor, poolings: Collection[str] = ()) -> dict[str, Tensor]:
+        """uint8 RGB [n, 3, h, w] → pooling → float32 [n, width], on the device; of its own poolings or of those given.
 
         Raises:
             EngineError: this is not the checkpoint's network.
             UserError: "grid" of a crop whose last map is not 7 × 7.
         """
         _ = self.proof
+        names = poolings or tuple(self.widths)
+        demand_map(names, *pixels.shape[2:])
         maps = self._maps(pixels, self.bf16)
-        if "grid" in self.widths and maps.shape[2:] != (MAP, MAP):
-            raise UserError(
-                f'the pooling "grid" averages {WINDOW} × {WINDOW} windows of a {MAP} × {MAP} map',
-                found="a map of {} × {}, of a crop of {} × {} pixels".format(*maps.shape[2:], *pixels.shape[2:]),
-                todo="use a crop of 224, or the pooling avg",
-            )
-        return {pooling: POOLINGS[pooling][0](maps) for pooling in self.widths}
+        return {pooling: POOLINGS[pooling][0](maps) for pooling in names}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST = 200  # times the shorter side
 Interpolation = Literal["bilinear", "bicubic"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,23 @@ class WholeView:
         if self.squash:
             return as_tensor(F.resize(image, [self.crop, self.crop], mode))
         return as_tensor(F.center_crop(image, [self.crop, self.crop]))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Features that a run takes from the frozen backbone, of every image of its set.
+
+    Attributes:
+        view: what the network sees of an image.
+        poolings: of its last map: names of `transfer.classification.trunk.POOLINGS`.
+        precision: of the backbone's arithmetic.
+        val: whether those of the validation split are wanted too, where there is one.
+    """
+
+    view: WholeView
+    poolings: tuple[str, ...]
+    precision: Precision = "fp32"
+    val: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from transfer.classification.score import at_level, mean_per_class
-from transfer.classification.task import ClassificationTask, Precision
-from transfer.classification.views import WholeView
+from transfer.classification.task import ClassificationTask
+from transfer.classification.views import Frozen, Precision, WholeView
 from transfer.protocol import Protocol
 from transfer.runtime.errors import UserError
 from transfer.task import Run, TaskOutcome
@@ -78,6 +78,10 @@ class Knn(ClassificationTask):
         """Nothing is chosen, so the validation split is not looked at. See `Task`."""
         return super().work(recipe, {name: count for name, count in images.items() if name != "val"}, arch)
 
+    def frozen(self, recipe: KnnRecipe) -> tuple[Frozen, ...]:
+        """Nothing is chosen, so none of the validation split."""
+        return (Frozen(recipe.view, (recipe.pooling,), recipe.precision, val=False),)
+
     def measure(self, run: Run) -> TaskOutcome:
         """Extract, vote, count."""
         import torch
@@ -86,7 +90,7 @@ class Knn(ClassificationTask):
         from transfer.classification.splits import frozen_splits
 
         recipe: KnnRecipe = run.recipe
-        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision, val=False)
+        frozen = frozen_splits(run)
         train, test = frozen.train, frozen.test
         device, labels = torch.device(run.device), test.labels.astype(np.int64)
         votes = knn(

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from transfer.classification.probes.grids import COSTS
 from transfer.classification.score import average_precisions
-from transfer.classification.task import ClassificationTask, Precision
-from transfer.classification.views import WholeView
+from transfer.classification.task import ClassificationTask
+from transfer.classification.views import Frozen, Precision, WholeView
 from transfer.datasets.labels.labelled import ABSENT, DIFFICULT, PRESENT, LabelledImages
 from transfer.protocol import Protocol
 from transfer.runtime.errors import DataError, UserError
@@ -172,6 +172,10 @@ class LowShot(ClassificationTask):
             )
         _refuse_too_few(run.data.splits.train, run.data.splits.train.labels, max(recipe.ks))
 
+    def frozen(self, recipe: LowShotRecipe) -> tuple[Frozen, ...]:
+        """One pooling of one view."""
+        return (Frozen(recipe.view, (recipe.pooling,), recipe.precision),)
+
     def measure(self, run: Run) -> TaskOutcome:
         """Extract; for every k and draw fit all classes and costs; choose the cost on what was not drawn; report."""
         import torch
@@ -179,7 +183,7 @@ class LowShot(ClassificationTask):
         from transfer.classification.splits import frozen_splits
 
         recipe: LowShotRecipe = run.recipe
-        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        frozen = frozen_splits(run)
         _refuse_too_few(frozen.train.images, frozen.train.labels, max(recipe.ks))  # of those that could be read
         train, labels, test = frozen.multilabel(recipe.pooling, torch.device(run.device))
         if recipe.normalise:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transfer.classification.probes.grids import COSTS
 from transfer.classification.score import AveragePrecisions, average_precisions
-from transfer.classification.task import ClassificationTask, Precision
-from transfer.classification.views import WholeView
+from transfer.classification.task import ClassificationTask
+from transfer.classification.views import Frozen, Precision, WholeView
 from transfer.datasets.labels.labelled import PRESENT
 from transfer.protocol import OURS, Protocol
 from transfer.task import Hardware, Run, TaskOutcome
@@ -109,6 +109,10 @@ class Svm(ClassificationTask):
         """The solver that goes on to the optimum, on any hardware."""
         return dataclasses.replace(recipe, solver="batched"), ""
 
+    def frozen(self, recipe: SvmRecipe) -> tuple[Frozen, ...]:
+        """One pooling of one view."""
+        return (Frozen(recipe.view, (recipe.pooling,), recipe.precision),)
+
     def measure(self, run: Run) -> TaskOutcome:
         """Extract, choose each class's cost, refit, report."""
         import torch
@@ -117,7 +121,7 @@ class Svm(ClassificationTask):
         from transfer.classification.splits import frozen_splits
 
         recipe: SvmRecipe = run.recipe
-        frozen = frozen_splits(run, recipe.view, (recipe.pooling,), recipe.precision)
+        frozen = frozen_splits(run)
         classes = frozen.train.images.classes
         train, labels, test = frozen.multilabel(recipe.pooling, torch.device(run.device))
         probe = svm_one_vs_all(

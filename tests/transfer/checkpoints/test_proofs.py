@@ -120,9 +120,9 @@ def test_damage_in_the_last_moment_is_seen(
 ) -> None:
     forward, step = Trunk.forward, FineTuner.step
 
-    def damaged_forward(trunk: Trunk, seen: Tensor) -> Any:
+    def damaged_forward(trunk: Trunk, *given: Any) -> Any:
         damage(trunk)
-        return forward(trunk, seen)
+        return forward(trunk, *given)
 
     def damaged_step(learner: FineTuner, *given: Any) -> Tensor:
         damage(learner.model)

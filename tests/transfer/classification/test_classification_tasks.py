@@ -1,5 +1,6 @@
 """Whole runs of the classification tasks on small images: what they report, choose, keep and refuse."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,10 +16,12 @@ from transfer.__main__ import main
 from transfer.checkpoints.backbone import random_backbone
 from transfer.classification.probes.knn import knn
 from transfer.classification.trunk import Trunk
-from transfer.classification.views import WholeView
+from transfer.classification.views import Frozen, WholeView
+from transfer.cli import run_command, understood
 from transfer.datasets.labels.own_images import read_image_folder
 from transfer.record import read_record
 from transfer.runtime.files import ROOT
+from transfer.task import load_task
 from transfer.tasks.voc07_lowshot import draw
 
 RANDOM = "random:resnet18"
@@ -66,6 +69,33 @@ def test_features_are_computed_once_for_all_seeds(images, tmp_path, capsys):
     assert first.details["validation_images"] == 6
     assert first.details["per_class"] == dict.fromkeys(CLASSES, 100.0)
     assert second.seed == 1
+
+
+def test_a_run_extracts_what_the_next_ones_want_and_their_numbers_are_the_same(images, tmp_path, capsys):
+    common = [RANDOM, "--image-folder", str(images), "--device", "cpu", "--runs", str(tmp_path / "beside")]
+    knn = ["transfer.knn", *common, *SMALL, "--ks", "20"]
+    view = ["--view.resize", "40", "--view.crop", "32"]
+    linear = ["--pooling", "max", "--penalties", "1", "10", *view]
+    line = understood(["finegrained.own_linear", *common, *linear])
+    beside = line.task.frozen(line.recipe)
+    assert beside == (Frozen(WholeView(40, 32, interpolation="bicubic"), ("max",)),)
+    refused = Frozen(WholeView(24, 32), ("avg",))
+    assert run_command(knn, (refused, *beside, Frozen(beside[0].view, ("max",), "bf16"))) == 0
+    assert len(list(tmp_path.glob("beside/features/*/done.json"))) == 4  # train and test, of both
+    capsys.readouterr()
+    (found,) = run("finegrained.own_linear", *common[:3], *linear, runs=tmp_path / "beside")
+    assert capsys.readouterr().err.count("1 of 1 chunks are cached") == 2
+    (alone,) = run("finegrained.own_linear", *common[:3], *linear, runs=tmp_path / "alone")
+    assert (found.run_id, found.metrics, found.details) == (alone.run_id, alone.metrics, alone.details)
+
+
+def test_what_a_linear_protocol_takes_from_the_frozen_backbone():
+    task = load_task("transfer.imagenet_linear")
+    assert task.frozen(task.protocols["vicreg"]) == ()  # random crops
+    cached = task.presets["cpu"][1]
+    assert task.frozen(cached) == (Frozen(WholeView(128, 128, interpolation="bicubic"), ("avg",)),)
+    one = dataclasses.replace(cached, lrs=(), weight_decays=())
+    assert not task.frozen(one)[0].val  # nothing is chosen
 
 
 def test_features_of_other_threads_are_used_and_the_record_says_so(images, tmp_path):

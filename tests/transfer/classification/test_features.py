@@ -22,7 +22,7 @@ from PIL import Image
 
 from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
 from transfer.classification import feature_cache
-from transfer.classification.features import Features, extract
+from transfer.classification.features import Features, Kind, extract
 from transfer.classification.views import WholeView, to_network
 from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime import progress
@@ -281,14 +281,26 @@ def test_no_pooling_and_unknown_ones_are_refused(backbone: Backbone, tmp_path: P
         extracted(backbone, Pictures(), tmp_path, "avg", "mean")
 
 
-def two_processes(cache: Path, seconds: float = 0.0, bad: int = 0) -> list[subprocess.Popen[bytes]]:
+OTHER = WholeView(resize=40, crop=40, interpolation="bicubic")
+THIRD = WholeView(resize=0, crop=24, squash=True)
+BESIDE: list[Kind] = [(VIEW, "max"), (OTHER, "avg"), (THIRD, "avg"), (THIRD, "max")]
+
+
+def alone(backbone: Backbone, cache: Path, kinds: list[Kind]) -> None:
+    """Each in a pass of its own."""
+    for view, pooling in kinds:
+        images = labelled(Pictures())
+        extract(backbone, images, view, (pooling,), cache=cache, device=CPU, batch=BATCH)
+
+
+def two_processes(cache: Path, seconds: float = 0.0, bad: int = 0, *more: str) -> list[subprocess.Popen[bytes]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     return [
         subprocess.Popen(
-            [*command(cache, seconds), "--bad", str(bad)],
+            [*command(cache, seconds), "--bad", str(bad), *more],
             env=environment() | where | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -351,21 +363,62 @@ def test_ten_kills(backbone: Backbone, tmp_path: Path) -> None:
     assert files(cut) == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_kills_between_views_leave_what_each_has(backbone: Backbone, tmp_path: Path) -> None:
+    alone(backbone, tmp_path / "each", [(VIEW, "avg"), *BESIDE])
+    cut = tmp_path / "cut"
+    for _ in range(4):
+        before = lines(cut)
+        running = subprocess.Popen([*command(cut, 0.01), "--beside"], env=environment())
+        wait_for(lambda seen=before: lines(cut) > seen + 1, running, may_end=True)  # type: ignore[misc]
+        kill(running)
+    extracted(backbone, Pictures(), cut, beside=BESIDE)
+    assert files(cut) == files(tmp_path / "each")
+
+
+@pytest.mark.slow
+def test_two_processes_with_views_beside_are_as_one(backbone: Backbone, tmp_path: Path) -> None:
+    both = two_processes(tmp_path / "two", 0.0, 0, "--beside")
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert sorted(told) == [b"21 read, 45 rows\n", b"24 read, 45 rows\n"]
+    alone(backbone, tmp_path / "each", [(VIEW, "avg"), *BESIDE])
+    assert files(tmp_path / "two") == files(tmp_path / "each")
+
+
+@pytest.mark.slow
+def test_runs_that_extract_for_each_other_at_once_all_end(backbone: Backbone, tmp_path: Path) -> None:
+    """Each of four asks for another kind, and for those of the others beside it."""
+    running = [
+        subprocess.Popen([*command(tmp_path / "all", 0.01), "--beside", "--turn", str(turn)], env=environment())
+        for turn in range(4)
+    ]
+    assert [process.wait(300) for process in running] == [0] * 4
+    alone(backbone, tmp_path / "each", [(VIEW, "avg"), *BESIDE])
+    assert files(tmp_path / "all") == files(tmp_path / "each")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cache", type=Path)
     parser.add_argument("seconds", type=float, help="to read an image")
     parser.add_argument("--bad", type=int, default=0)
+    parser.add_argument("--beside", action="store_true", help="all kinds in one pass")
+    parser.add_argument("--turn", type=int, default=0, help="which kind of them is asked for")
     given = parser.parse_args()
     feature_cache.ROWS = ROWS
     pictures = Pictures(bad=tuple(ROWS * index for index in range(given.bad)), seconds=given.seconds)
+    kinds = [(VIEW, "avg"), *BESIDE]
     with world(CPU) as (processes, _):
         try:
-            found = extracted(random_backbone("resnet18", 1), pictures, given.cache, world=processes, unreadable=1)
+            (view, pooling), *others = [*kinds[given.turn :], *kinds[: given.turn]]
+            found = extract(
+                random_backbone("resnet18", 1), labelled(pictures), view, (pooling,), cache=given.cache, device=CPU,
+                batch=BATCH, unreadable=1, world=processes, beside=others if given.beside else (),
+            )  # fmt: skip
         except UserError as error:
             print(error, file=sys.stderr)
             sys.exit(2)
-    print(f"{len(pictures.seen)} read, {len(found.arrays['avg'])} rows")
+    print(f"{len(pictures.seen)} read, {len(found.arrays[pooling])} rows")
 
 
 if __name__ == "__main__":
