@@ -367,7 +367,7 @@ def test_ten_kills(backbone: Backbone, tmp_path: Path) -> None:
 def test_kills_between_views_leave_what_each_has(backbone: Backbone, tmp_path: Path) -> None:
     alone(backbone, tmp_path / "each", [(VIEW, "avg"), *BESIDE])
     cut = tmp_path / "cut"
-    for _ in range(4):
+    for _ in range(2):
         before = lines(cut)
         running = subprocess.Popen([*command(cut, 0.01), "--beside"], env=environment())
         wait_for(lambda seen=before: lines(cut) > seen + 1, running, may_end=True)  # type: ignore[misc]
