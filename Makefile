@@ -29,25 +29,24 @@ $(READY): pyproject.toml constraints.txt
 	@rm -rf build *.egg-info
 	@touch $(READY)
 
-# Everything lands in $(RUNS); a second call finds the finished runs. `make demo OVERWRITE=1` does them again.
+# Everything lands in $(RUNS); a second call finds the finished runs, and goes on where the first was stopped.
+# `make demo OVERWRITE=1` does all of it again.
 DEMO  := $(RUNS)/demo
 AGAIN := $(if $(OVERWRITE),--overwrite)
-VOC   := --engine mmdet --preset demo --device cpu --threads 2 --voc-root $(DEMO)/toy/voc --train train --test test \
-         --seeds 0 1 2 --runs $(DEMO) $(AGAIN)
 # Pictures of 64 pixels, and a minute.
 BRIEF := --preset demo --crop 48 --steps 12
 
-demo: $(READY)  ## toy data, pretraining, conversion, detection, table: the whole way in minutes
+demo: $(READY)  ## toy data, pretraining, conversion, four tasks, table and report: the whole way in minutes
+	$(if $(OVERWRITE),rm -rf $(DEMO)/records $(DEMO)/work $(DEMO)/suites $(DEMO)/features)
 	$(PY) -m transfer toy $(DEMO)/toy --easy $(AGAIN)
 	$(PY) -m pretrain $(DEMO)/toy/images/train $(BRIEF) --arch resnet18 --device cpu --threads 2 --out $(DEMO)/msbreg $(AGAIN)
 	$(PY) -m transfer inspect $(DEMO)/msbreg/checkpoint.pth
 	$(PY) -m transfer convert $(DEMO)/msbreg/checkpoint.pth --to mmdet -o $(DEMO)/msbreg_mmdet.pth
-	bash detection/run_voc.sh $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random $(VOC)
-	$(PY) -m results table --records $(DEMO)/records --csv $(DEMO)/table.csv --markdown $(DEMO)/table.md
+	TOY=$(DEMO)/toy bash transfer/run_suite.sh demo $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random \
+	    --device cpu --jobs 2 --runs $(DEMO)
 	$(PY) -m results plot --metric AP50 --records $(DEMO)/records --out $(DEMO)/plot.png
-	$(PY) -m results report --records $(DEMO)/records -o $(DEMO)/report.html
-	@echo; echo "page: $(DEMO)/report.html, pictures: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
-	@echo; echo "Does the gap mean anything?"; $(PY) -m results compare msbreg random --metrics AP50 --records $(DEMO)/records
+	@echo; echo "report: $(DEMO)/suites/demo/report.html, plot: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
+	@echo; echo "Does the gap mean anything?"; $(PY) -m results compare msbreg random --records $(DEMO)/records
 
 # One process a core, one thread each: tests of small tensors gain nothing from threads that wait for each other.
 # Who has nothing left takes tests from the others: some take minutes.

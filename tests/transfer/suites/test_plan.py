@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_missing_images_make_runs_impossible_and_no_others(images, tmp_path):
 
 def test_what_a_run_would_refuse_is_refused_at_once(images, tmp_path, capsys):
     torch.save(dict(random_backbone("resnet18", 0).state), tmp_path / "a.pth")
-    torch.save(dict(random_backbone("resnet18", 0).state), tmp_path / "b.pth")
+    shutil.copy(tmp_path / "a.pth", tmp_path / "b.pth")
     with pytest.raises(UserError, match="the same weights"):
         planned(images, KNN, checkpoints=(str(tmp_path / "a.pth"), str(tmp_path / "b.pth")))
     with pytest.raises(CheckpointError, match=r"no\.pth"):

@@ -82,6 +82,7 @@ def test_typed_tasks_bring_their_options_along():
 @pytest.mark.parametrize("name", names())
 def test_every_line_of_the_suites_that_come_along_is_understood(name, monkeypatch):
     monkeypatch.setenv("SETS", "/sets")
+    monkeypatch.setenv("TOY", "/toy")
     for line in read_suite(name).lines:
         typed = understood([line.task, "random:resnet50", *line.words, "--device", "cpu"])
         assert typed.name == line.task
