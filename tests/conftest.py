@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,10 @@ sys.path.insert(0, str(ROOT))
 # generators that several rooms' tests share
 folders = (folder for folder in sorted((ROOT / "tests").glob("**/")) if not (folder / "__init__.py").exists())
 sys.path.extend(str(folder) for folder in folders if folder.name != "__pycache__")
+
+# A shell starts background jobs with Ctrl-C ignored, and every process of theirs inherits that: tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -50,9 +50,9 @@ class Estimate:
     whole: bool
 
     def line(self) -> str:
-        """For people: "about 3.5 h", "at least 12 min", "nobody knows how long"."""
+        """For people: "about 3.5 h", "at least 12 min", "an unknown time"."""
         if not self.whole and not self.seconds:
-            return "nobody knows how long"
+            return "an unknown time"
         return f"{'about' if self.whole else 'at least'} {duration(self.seconds)}"
 
 
@@ -161,7 +161,7 @@ class Lines:
             return
         for each in running:
             self._say(f"running: {each.run.name}{_progress_text(progress_of(each.run, self.runs))}")
-        self._say(f"{waiting} to do, {left.line()}")
+        self._say(f"{waiting} to do, {left.line()} left")
 
     def close(self) -> None:
         """See `View`."""
@@ -203,7 +203,7 @@ class Screen:
             rest = duration(told.left) if told else "", f"{each.memory:.1f} GB" if each.memory else "", gpu
             table.add_row(*(printable(cell) for cell in (*cells, *rest)))
         failed = f", {self.failed} failed" if self.failed else ""
-        head = f"{self.done} of {self.total} done{failed}, {waiting} to do, {left.line()}"
+        head = f"{self.done} of {self.total} done{failed}, {len(running)} running, {waiting} to do, {left.line()} left"
         self._live.update(Group(Text(head, style="bold"), table))
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from transfer.cli import understood
 from transfer.runtime.errors import UserError
+from transfer.suites.command import SuiteOptions, slots
 from transfer.suites.suite import TaskLine, names, read_suite, typed_suite
 
 FILE = """
@@ -94,3 +95,40 @@ def test_the_papers_suite_has_the_tasks_that_the_abstract_names():
         assert f"transfer.{task}" in tasks
     assert {"finegrained.inat18_linear", "detection.voc", "detection.coco_fpn", "segmentation.coco_fpn"} <= {*tasks}
     assert sum(task.startswith("finegrained.") for task in tasks) >= 10
+
+
+class Gpus:
+    """So many GPUs, as PyTorch would tell."""
+
+    def __init__(self, monkeypatch, count: int, visible: str | None = None) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    def slots(self, **options) -> list[str]:
+        found = slots(SuiteOptions(("random:resnet18",), **options))
+        return [slot.environment.get("CUDA_VISIBLE_DEVICES", "") for slot in found]
+
+
+def test_runs_go_one_to_a_gpu_or_as_asked(monkeypatch):
+    gpus = Gpus(monkeypatch, 4)
+    assert gpus.slots() == ["0", "1", "2", "3"]
+    assert gpus.slots(gpus=(1, 3)) == ["1", "3"]
+    assert gpus.slots(per_gpu=2, gpus=(0, 2)) == ["0", "2", "0", "2"]
+    assert gpus.slots(processes=2) == ["0,1", "2,3"]
+    assert gpus.slots(processes=3) == ["0,1,2"]
+    assert gpus.slots(device="cpu", jobs=2) == ["", ""]
+    with pytest.raises(UserError, match="no GPU 4"):
+        gpus.slots(gpus=(4,))
+    with pytest.raises(UserError, match="--processes 5"):
+        gpus.slots(processes=5)
+    with pytest.raises(UserError, match="--gpus with --device cpu"):
+        gpus.slots(device="cpu", gpus=(0,))
+
+
+def test_gpus_are_those_that_this_process_may_use(monkeypatch):
+    assert Gpus(monkeypatch, 2, "5,GPU-ab12").slots() == ["5", "GPU-ab12"]
+    with pytest.raises(UserError, match="sees no GPU"):
+        Gpus(monkeypatch, 0).slots(device="cuda")
