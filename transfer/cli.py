@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from transfer.runtime.world import World
 
 logger = logging.getLogger(__name__)
+
+GPU_GIGABYTES = "MSBREG_GPU_GB"  # in the environment of a suite's runs
 
 
 @dataclass(frozen=True)
@@ -367,9 +370,11 @@ def _default_label(name: str) -> str:
 
 
 def gpu_gigabytes() -> float | None:
-    """Memory of the first GPU in GB; None where there is none."""
+    """Memory of the first GPU in GB, or what of it a suite leaves to a run; None where there is none."""
     import torch
 
+    if GPU_GIGABYTES in os.environ:
+        return float(os.environ[GPU_GIGABYTES])
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
 
 

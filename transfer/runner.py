@@ -299,4 +299,5 @@ def only_one(workdir: Path) -> AbstractContextManager[None]:
         workdir,
         f"another process is doing this very run ({workdir.name})",
         "wait for it; its record will then answer this command at once",
+        patience=2,  # who looks whether it is held, holds it for a moment
     )

@@ -94,6 +94,7 @@ class Task(ABC):
         data_options: frozen dataclass of the task's data options, read by tyro.
         engines: names of usable engines, preferred first; empty if the task needs none.
         batch_option: name of the option that is the batch, if the recipe is rescaled by it.
+        seeded: whether a seed changes anything.
         retired: options that there were once → what to type instead.
     """
 
@@ -106,6 +107,7 @@ class Task(ABC):
     data_options: ClassVar[type]
     engines: ClassVar[tuple[str, ...]] = ()
     batch_option: ClassVar[str] = ""
+    seeded: ClassVar[bool] = True
     retired: ClassVar[Mapping[str, str]] = {}
 
     @cached_property

@@ -63,6 +63,8 @@ class Faults(Task):
             write_json(run.workdir / "step.json", {"step": step})
             time.sleep(0.02)
         HOWS[run.recipe.how]()
+        with (run.workdir / "done.txt").open("a", encoding="utf-8") as file:
+            file.write("once\n")
         number = int(run.id[:4], 16) / 656  # decided by the run alone
         return TaskOutcome(metrics={"number": number})
 
@@ -115,6 +117,16 @@ TASK = Faults(
 
 _load = load_task
 cli.load_task = lambda name: TASK if name == NAME else _load(name)
+
+if "FULL_BOOKS" in os.environ:  # what the suite itself keeps cannot be written; its runs' files can
+    _replace = os.replace
+
+    def _refuse(source: str, target: str | Path) -> None:
+        if Path(target).parent.name == "ended" or Path(target).name == "known.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _replace(source, target)
+
+    os.replace = _refuse
 
 if "JUMPING_CLOCK" in os.environ:
     _time = time.time

@@ -136,23 +136,27 @@ class Bar:
     def __init__(self, total: int, done: int = 0, *, unit: str, what: str = "", shown: bool = True) -> None:
         self.total, self.began, self.done, self.unit, self.what = total, done, done, unit, what
         self.shown = shown and sys.stderr.isatty()
-        self._tqdm = tqdm(total=total, initial=done, unit=unit, desc=what, disable=not self.shown)
+        # made only where it is seen: its lock between processes outlives a killed one
+        self._tqdm = tqdm(total=total, initial=done, unit=unit, desc=what) if self.shown else None
         self._start = time.monotonic()
         self._say()
 
     def update(self, count: int) -> None:
         """So many more are done."""
         self.done += count
-        self._tqdm.update(count)
+        if self._tqdm:
+            self._tqdm.update(count)
         self._say()
 
     def note(self, text: str) -> None:
         """Show this behind the bar."""
-        self._tqdm.set_postfix_str(text)
+        if self._tqdm:
+            self._tqdm.set_postfix_str(text)
 
     def close(self) -> None:
         """It has ended, at whatever count."""
-        self._tqdm.close()
+        if self._tqdm:
+            self._tqdm.close()
         self._say(ended=True)
 
     def __enter__(self) -> Self:

@@ -8,38 +8,26 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional, arg
 
-from transfer.checkpoints.speed import speed
-from transfer.cli import check_machine
-from transfer.runtime.command import REFUSED, Debug
+from transfer.cli import GPU_GIGABYTES
+from transfer.record import content_hash
+from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS
 from transfer.runtime.errors import UserError, printable
 from transfer.runtime.files import ROOT
+from transfer.suites.carry_out import Undertaking
 from transfer.suites.facts import Facts
-from transfer.suites.plan import (
-    CommonOptions,
-    Planned,
-    Standing,
-    forget_ended,
-    make_plan,
-    note_ended,
-    plan_file,
-    read_plan,
-    standing,
-    write_plan,
-)
-from transfer.suites.pool import Ended, Limits, Pool, Slot, Started, last_words
-from transfer.suites.suite import Suite, names, read_suite, typed_suite
-from transfer.suites.view import Estimate, make_view, standing_text
-
-LOOK = 0.5  # seconds between two looks at everything
-ELSEWHERE = 5.0  # seconds between two looks at runs that another process is doing
+from transfer.suites.plan import CommonOptions, Planned, Standing, make_plan, plan_file, read_plan, standing, write_plan
+from transfer.suites.pool import Limits, Pool, Slot
+from transfer.suites.slots import cpu_slots, gpu_slots
+from transfer.suites.suite import Suite, names, read_suite, refuse_kept, typed_suite
+from transfer.suites.view import make_view, standing_text
+from transfer.suites.work import with_root
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class SuiteOptions(Debug):
         checkpoints: files, or random:ARCH[:SEED].
         suite: one that comes with the project (transfer/suites/*.toml), or a TOML file of your own.
         tasks: these tasks instead, each with options of its own in one word: "detection.voc --preset smoke".
-        seeds: instead of the suite's; tasks in which nothing is random have their own.
+        seeds: instead of the suite's. Tasks in which nothing is random, such as kNN, take the first.
         preset: a recipe for smaller hardware, of every task.
         labels: names of the checkpoints in tables; by default the file names.
         device: cuda or cpu; by default cuda where there is one.
@@ -72,7 +60,7 @@ class SuiteOptions(Debug):
         plan: show the plan and stop.
     """
 
-    checkpoints: Positional[tuple[str, ...]]
+    checkpoints: Positional[Annotated[tuple[str, ...], arg(metavar="CKPT [CKPT …]")]]
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -92,17 +80,27 @@ class SuiteOptions(Debug):
     retry: bool = False
     plan: bool = False
 
-    def words(self, further: Sequence[str]) -> tuple[str, ...]:
+    def words(self, device: str, further: Sequence[str]) -> tuple[str, ...]:
         """The options of every run, as typed."""
         named = {
             "preset": self.preset,
-            "device": self.device,
+            "device": device,
             "workers": self.workers,
             "threads": self.threads,
             "data-root": self.data_root,
         }
         words = [word for name, value in named.items() if value is not None for word in (f"--{name}", str(value))]
         return (*words, *further, "--runs", str(self.runs))
+
+    def slots(self, device: str) -> list[Slot]:
+        """Where runs may be at one time.
+
+        Raises:
+            UserError: the device is not there, or an option is for another one.
+        """
+        if device == "cpu":
+            return cpu_slots(self.jobs, self.gpus, self.per_gpu, self.workers or 0)
+        return gpu_slots(self.jobs, self.gpus, self.per_gpu, self.processes, self.workers or 0)
 
 
 @dataclass(frozen=True)
@@ -124,42 +122,74 @@ def suite_command(arguments: Sequence[str]) -> int:
         return _status(tyro.cli(StatusOptions, args=arguments[1:], prog="python -m transfer suite status"))
     place = arguments.index("--") if "--" in arguments else len(arguments)
     own, further = arguments[:place], arguments[place + 1 :]
-    options = tyro.cli(SuiteOptions, args=own, prog="python -m transfer suite")
+    options = _parsed(own)
+    refuse_kept("what stands behind the lone --", [word for word in further if word.startswith("--")])
     suite = _suite(options)
+    device = options.device or _device()
+    slots = options.slots(device)
+    if share := slots[0].environment.get(GPU_GIGABYTES):  # recipes are fitted to what a run will have
+        os.environ[GPU_GIGABYTES] = share
     facts = Facts(options.runs / "suites" / "known.json")
-    common = CommonOptions(
-        options.checkpoints, options.labels, options.words(further), options.seeds, options.processes
-    )
+    words = options.words(device, further)
+    common = CommonOptions(options.checkpoints, options.labels, words, options.seeds, options.processes)
     planned = make_plan(suite, common, facts)
     facts.save()
-    write_plan(plan_file(options.runs, suite.name), suite.title, planned)
+    name = f"{suite.name}-{content_hash([run.words for run in planned])[:6]}"
     standings = {run: standing(run, options.runs) for run in planned}
-    _say(standing_text(f"{suite.name}: {suite.title}", planned, standings, options.runs))
-    todo = _todo(planned, standings, options.retry)
-    work = Work(options, suite, facts, slots(options), planned, standings)
+    _say(standing_text(f"{name}: {suite.title}", planned, standings, options.runs))
+    pool = Pool(slots, Limits(options.hours, options.gigabytes), options.processes)
+    folder = plan_file(options.runs, name).parent
+    common_to_all = pool, facts, options.runs, folder / "logs", device, options.threads or THREADS
+    undertaking = Undertaking(planned, standings, *common_to_all)
+    wanted = {"waiting", "running", *(["failed"] if options.retry else [])}
+    todo = [run for run in planned if standings[run].state in wanted]
     if todo:
-        _say(f"{len(todo)} to do now, {len(work.slots)} at a time: {work.left(todo, []).line()}")
-    failed = sum(standings[run].state == "failed" for run in planned)
-    if failed and not options.retry:
-        _say(f"{failed} failed: the same line with --retry does them again")
+        left = undertaking.left(todo, []).line()
+        _say(f"{len(todo)} to do now, {len(slots)} at a time: {left}")
+    if not options.retry and any(each.state == "failed" for each in standings.values()):
+        _say("the same line with --retry does what failed again")
     if options.plan:
         return 0
+    write_plan(plan_file(options.runs, name), suite.title, planned)
     if todo:
-        work.carry_out(todo)
-    return work.conclude()
+        done = sum(each.state == "done" for each in standings.values())
+        undertaking.carry_out(todo, make_view(options.runs, len(planned), done))
+    return _conclude(name, options.runs, planned, standings)
+
+
+def _parsed(own: Sequence[str]) -> SuiteOptions:
+    try:
+        return tyro.cli(SuiteOptions, args=own, prog="python -m transfer suite")
+    except SystemExit as end:
+        if end.code:
+            sys.stderr.write(
+                "options of tasks stand behind a lone --, for all of them, or within --tasks, for one:\n"
+                "  python -m transfer suite CKPT --tasks transfer.knn -- --image-folder DIR\n"
+                '  python -m transfer suite CKPT --tasks transfer.knn "detection.voc --preset smoke"\n'
+            )
+        raise
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _suite(options: SuiteOptions) -> Suite:
     if not options.checkpoints:
-        raise UserError("which checkpoint?", todo="name one or more files, or random:resnet50")
+        raise UserError(
+            "which checkpoint?",
+            todo="name files or random:resnet50 before the options: python -m transfer suite CKPT … --suite quick",
+        )
     if bool(options.suite) == bool(options.tasks):
         raise UserError(
             "which tasks?" if not options.suite else "--suite and --tasks are two answers to one question",
             todo=f"--suite {' or --suite '.join(names())}; or --tasks and their names (`python -m transfer tasks`)",
         )
-    for name, least in (("jobs", 1), ("per_gpu", 1), ("processes", 1)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}", todo=f"give {least} or more")
+    for name in ("jobs", "per_gpu", "processes"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}", todo="give 1 or more")
     for name in ("hours", "gigabytes"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -167,170 +197,23 @@ def _suite(options: SuiteOptions) -> Suite:
     return read_suite(options.suite) if options.suite else typed_suite(options.tasks)
 
 
-def slots(options: SuiteOptions) -> list[Slot]:
-    """Where runs may be at one time.
-
-    Raises:
-        UserError: the device is not there, or fewer GPUs than a run's processes.
-    """
-    import torch
-
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_machine(device, options.workers or 0)
-    if device == "cpu":
-        if options.gpus:
-            raise UserError("--gpus with --device cpu", todo="leave one of them out")
-        return [Slot("") for _ in range(options.jobs)]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    seen = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-    unknown = [number for number in options.gpus if number not in range(len(seen))]
-    if unknown:
-        raise UserError(f"there is no GPU {unknown[0]}", found=f"PyTorch sees {len(seen)}", todo="they count from 0")
-    chosen = [seen[number] for number in options.gpus] if options.gpus else seen
-    groups = [chosen[at : at + options.processes] for at in range(0, len(chosen), options.processes)]
-    whole = [group for group in groups if len(group) == options.processes]
-    if not whole:
-        raise UserError(
-            f"--processes {options.processes}, one a GPU", found=f"{len(chosen)} GPUs", todo="give --processes fewer"
-        )
-    return [
-        Slot(f"GPU {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)})
-        for _ in range(options.per_gpu)
-        for group in whole
-    ]
+def _conclude(name: str, runs: Path, planned: Sequence[Planned], standings: Mapping[Planned, Standing]) -> int:
+    """Say how all of it stands, with tables and report of what there is; the exit status."""
+    _say("\n" + standing_text(name, planned, standings))
+    states = Counter(standings[run].state for run in planned)
+    if states["done"]:
+        folder = plan_file(runs, name).parent
+        tasks = dict.fromkeys(run.task for run in planned)
+        common = ["--records", str(runs / "records"), "--task", *tasks]
+        table = ["--csv", str(folder / "table.csv"), "--markdown", str(folder / "table.md")]
+        _results(["table", *common, *table])
+        _results(["report", *common, "--work", str(runs / "work"), "--out", str(folder / "report.html")])
+    return int(states["done"] != len(planned))
 
 
-def _todo(planned: Sequence[Planned], standings: Mapping[Planned, Standing], retry: bool) -> list[Planned]:
-    """Those to do or to wait for: a run that another process does may yet be left to this one."""
-    wanted = {"waiting", "running", *(["failed"] if retry else [])}
-    return [run for run in planned if standings[run].state in wanted]
-
-
-class Work:
-    """A suite in the doing.
-
-    Args:
-        standings: of all runs; kept true.
-    """
-
-    def __init__(
-        self,
-        options: SuiteOptions,
-        suite: Suite,
-        facts: Facts,
-        slots: list[Slot],
-        planned: Sequence[Planned],
-        standings: dict[Planned, Standing],
-    ) -> None:
-        self.options, self.suite, self.facts, self.slots = options, suite, facts, slots
-        self.planned, self.standings = planned, standings
-        self.runs = options.runs
-        self.folder = plan_file(options.runs, suite.name).parent
-        self._extracted: set[str] = set()
-
-    def carry_out(self, todo: Sequence[Planned]) -> None:
-        """Do these runs, whichever of them can be done; however it is left, no process of it stays."""
-        done = sum(each.state == "done" for each in self.standings.values())
-        view = make_view(self.runs, len(self.planned), done)
-        pool = Pool(self.slots, Limits(self.options.hours, self.options.gigabytes), self.options.processes)
-        waiting = list(todo)
-        try:
-            while waiting or pool.running:
-                while pool.free and (run := self._next(waiting, pool)) is not None:
-                    waiting.remove(run)
-                    forget_ended(self.runs, run)
-                    started = pool.start(run, self.folder / "logs" / f"{run.stem}.log", self._beside(run))
-                    view.started(run, started.slot.name)
-                for ended in pool.ended(LOOK):
-                    found = self._judge(ended)
-                    if found.state == "running":  # another suite was a moment earlier
-                        waiting.append(ended.run)
-                        continue
-                    self.standings[ended.run] = found
-                    view.ended(ended, found)
-                view.tick(pool.running, len(waiting), self.left(waiting, pool.running))
-        finally:
-            view.close()
-            pool.stop()
-
-    def _next(self, waiting: list[Planned], pool: Pool) -> Planned | None:
-        """The first that can begin; what others have done meanwhile is taken off the list."""
-        extracting = {each.run.images for each in pool.running} - self._extracted
-        for run in list(waiting):
-            found = standing(run, self.runs)
-            if found.state == "done" or (found.state == "failed" and self.standings[run].state != "failed"):
-                self.standings[run] = found
-                waiting.remove(run)
-            elif found.state != "running" and (not run.images or run.images not in extracting):
-                return run
-        return None
-
-    def _beside(self, run: Planned) -> tuple[Any, ...]:
-        """The features that other runs want of the same images and weights: an image is decoded once for all."""
-        if not run.images or run.images in self._extracted:
-            return ()
-        others = [other for other in self.planned if other.images == run.images and other != run]
-        return tuple(dict.fromkeys(view for other in others for view in other.frozen))
-
-    def _judge(self, ended: Ended) -> Standing:
-        """How a run stands whose process has ended."""
-        found = standing(ended.run, self.runs)
-        if found.state == "done":
-            self._extracted.add(ended.run.images)
-            self.facts.took(ended.run.kind, ended.seconds)
-            self.facts.save()
-            return found
-        if ended.over_limit:
-            note_ended(self.runs, ended.run, ended.reason)
-        if ended.reason:
-            return Standing("failed", ended.reason)
-        if found.state != "waiting":
-            return found
-        if ended.status == 0:
-            return Standing("failed", "its images have changed since they were planned: type the same line again")
-        said = last_words(ended.log)
-        refused = ended.status == REFUSED and said
-        return Standing("failed", said if refused else f"it ended with status {ended.status}; its last words:\n{said}")
-
-    def left(self, waiting: Sequence[Planned], running: Sequence[Started]) -> Estimate:
-        """Until all is done: by how long such runs took here, else by their work and this machine's speed."""
-        expected = [(self._expected(run), 0.0) for run in waiting]
-        expected += [(self._expected(each.run), each.seconds) for each in running]
-        known = [max(0.0, seconds - gone) for seconds, gone in expected if seconds is not None]
-        return Estimate(sum(known) / len(self.slots), len(known) == len(expected))
-
-    def _expected(self, run: Planned) -> float | None:
-        took = self.facts.seconds(run.kind)
-        if took is not None or run.work is None:
-            return took
-        return run.work / self._speed
-
-    @cached_property
-    def _speed(self) -> float:
-        device = "cuda" if self.slots[0].environment else "cpu"
-        return speed(device, self.options.threads or THREADS)
-
-    def conclude(self) -> int:
-        """Tables and report of what there is; the exit status."""
-        _say("\n" + standing_text(self.suite.name, self.planned, self.standings))
-        states = Counter(self.standings[run].state for run in self.planned)
-        if states["done"]:
-            self._tables()
-        return int(states["done"] != len(self.planned))
-
-    def _tables(self) -> None:
-        tasks = list(dict.fromkeys(run.task for run in self.planned))
-        common = ["--records", str(self.runs / "records"), "--task", *tasks]
-        files = {name: str(self.folder / name) for name in ("table.csv", "table.md", "report.html")}
-        for words in (
-            ["table", *common, "--csv", files["table.csv"], "--markdown", files["table.md"]],
-            ["report", *common, "--work", str(self.runs / "work"), "--out", files["report.html"]],
-        ):
-            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-            # `results` lies above this room: it is called as people call it
-            subprocess.run(
-                [sys.executable, "-m", "results", *words], env={**os.environ, "PYTHONPATH": path}, check=False
-            )
+def _results(words: Sequence[str]) -> None:
+    """The room of tables lies above this one: it is called as people call it."""
+    subprocess.run([sys.executable, "-m", "results", *words], env=with_root(), check=False)
 
 
 def _say(text: str) -> None:

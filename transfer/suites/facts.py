@@ -47,6 +47,7 @@ class Facts:
         self.path = path
         self._known: dict[str, Any] = _read(path)
         self._changed = False
+        self._states: dict[Path, list[list[Any]]] = {}  # looked at once: several tasks have the same images
 
     def checkpoint(self, name: str, options: RunOptions) -> CheckpointFacts:
         """Of a file, or of "random:ARCH:SEED".
@@ -57,7 +58,7 @@ class Facts:
         import torch  # random weights are those of one version
 
         how = [options.format, options.branch, options.prefix, options.allow_half]
-        stamp: object = torch.__version__ if name.startswith("random:") else list(_files(Path(name)))
+        stamp: object = torch.__version__ if name.startswith("random:") else self._state(Path(name))
         found = self._known.get(key := f"checkpoint {name} {how}")
         if found is None or found["stamp"] != stamp:
             backbone = read_one(name, options)
@@ -71,7 +72,7 @@ class Facts:
         Raises:
             DataError: they are not there, or malformed.
         """
-        stamp = content_hash(list(_data_files(line)))
+        stamp = content_hash([self._state(path) for path in _data_paths(line)])
         found = self._known.get(key := f"data {line.task.source!r} {line.data!r}")
         if found is None or found["stamp"] != stamp:
             logger.info("reading the images of %s", line.name)
@@ -80,6 +81,11 @@ class Facts:
             found = self._keep(key, {"stamp": stamp, "facts": fingerprints})
         facts: Fingerprints = found["facts"]
         return facts
+
+    def forget_images(self) -> None:
+        """A run has found others than these: the next plan looks at all of them again."""
+        self._known = {key: value for key, value in self._known.items() if not key.startswith("data ")}
+        self._changed = True
 
     def seconds(self, kind: str) -> float | None:
         """How long such a run took here, the last time."""
@@ -100,6 +106,11 @@ class Facts:
             write_json(self.path, {"version": VERSION, "known": self._known})
             self._changed = False
 
+    def _state(self, path: Path) -> list[list[Any]]:
+        if path not in self._states:
+            self._states[path] = list(_files(path))
+        return self._states[path]
+
     def _keep(self, key: str, value: Any) -> Any:
         self._known[key] = value
         self._changed = True
@@ -118,27 +129,26 @@ def _read(path: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _data_files(line: CommandLine) -> Iterator[list[Any]]:
-    """The state of the official files that the task needs, and of all that the options name."""
+def _data_paths(line: CommandLine) -> list[Path]:
+    """The official files that the task needs, or those of the user's own that the options name."""
     given = {field.name: getattr(line.data, field.name) for field in dataclasses.fields(line.data)}
     named = [value for name, value in given.items() if isinstance(value, Path) and name != "data_root"]
-    official = [] if named else [data_root(given.get("data_root")) / part for part in line.task.needs]
-    for path in (*named, *official):
-        yield from _files(path)
+    return named or [data_root(given.get("data_root")) / part for part in line.task.needs]
 
 
 def _files(path: Path, depth: int = DEPTH) -> Iterator[list[Any]]:
     """Path, time and size of a file; of a folder those of the folders in it: theirs change with what they hold.
 
-    A picture that is replaced by another one under its name changes no folder's time: the run itself sees that.
+    A picture that is written anew under its name changes no folder's time: the run itself sees that.
     """
+    folders: list[str] = []
     try:
         state = path.stat()
+        if depth and path.is_dir():
+            with os.scandir(path) as entries:
+                folders = sorted(entry.path for entry in entries if entry.is_dir())
     except OSError:
-        return  # reading it will say what is wrong
+        return  # reading it will say what is wrong, if it is read at all
     yield [str(path.resolve()), state.st_mtime_ns, state.st_size]
-    if depth and path.is_dir():
-        with os.scandir(path) as entries:
-            folders = sorted(entry.path for entry in entries if entry.is_dir())
-        for folder in folders:
-            yield from _files(Path(folder), depth - 1)
+    for folder in folders:
+        yield from _files(Path(folder), depth - 1)

@@ -77,7 +77,7 @@ class CommonOptions:
         checkpoints: as typed.
         labels: their names in tables; by default the file names.
         words: options, as typed; they win over those of a line.
-        seeds: instead of the suite's; none were typed: ().
+        seeds: instead of the suite's and its lines'; none were typed: ().
         processes: of each run.
     """
 
@@ -98,7 +98,7 @@ def make_plan(suite: Suite, common: CommonOptions, facts: Facts) -> list[Planned
     planned: dict[str, Planned] = {}
     for line in suite.lines:
         variant = _variant(line, [other for other in suite.lines if other.task == line.task])
-        for run in _of_line(line, common, line.seeds or common.seeds or suite.seeds, facts):
+        for run in _of_line(line, common, common.seeds or line.seeds or suite.seeds, facts):
             planned.setdefault(run.id or shlex.join(run.words), dataclasses.replace(run, variant=variant))
     return list(planned.values())
 
@@ -123,6 +123,8 @@ def _options(line: TaskLine) -> list[tuple[str, ...]]:
 
 def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts: Facts) -> Iterator[Planned]:
     typed = _understood(line, common)
+    if not typed.task.seeded:
+        seeds = seeds[:1]
     labels = labels_of(dataclasses.replace(typed.options, seeds=tuple(seeds)))
     weights = _weights(typed, facts)
     fingerprints, engine, problem = {}, "", ""
@@ -182,11 +184,10 @@ def _weights(typed: CommandLine, facts: Facts) -> list[CheckpointFacts]:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a run stands; of a failed or impossible one why; the seconds that a finished one took."""
+    """How a run stands; of a failed or impossible one why."""
 
     state: State
     reason: str = ""
-    seconds: float | None = None
 
 
 def standing(run: Planned, runs: Path) -> Standing:
@@ -203,24 +204,32 @@ def standing(run: Planned, runs: Path) -> Standing:
     file = runs / "records" / run.task / f"{run.id}.json"
     try:
         content = {} if again else json.loads(file.read_bytes())
-        status, seconds = content.get("status"), content.get("seconds")
-        failure = content.get("failure") or {}
+        status, label = content.get("status"), content.get("checkpoint", {}).get("label")
+        failed = str((content.get("failure") or {}).get("message", ""))
     except FileNotFoundError:
-        status, seconds, failure = None, None, {}
+        status, label, failed = None, "", ""
     except (OSError, ValueError, AttributeError) as error:
         return Standing("failed", f"its record {file} cannot be read: {error}")
-    if status == "finished":
-        return Standing("done", seconds=seconds)
-    if status == "failed":
-        return Standing("failed", str(failure.get("message", "")))
-    ended = read_ended(runs, run)
-    return Standing("failed", ended) if ended else Standing("waiting")
+    if status == "finished":  # doing it again finds it, and gives it the name that is asked for now
+        return Standing("done" if label == run.label else "waiting")
+    ended = read_ended(runs, run)  # later than a failed record: it is removed when the run begins
+    if ended or status == "failed":
+        return Standing("failed", ended or failed)
+    return Standing("waiting")
+
+
+def record_time(run: Planned, runs: Path) -> int:
+    """When its record was written, in nanoseconds; 0: there is none."""
+    try:
+        return (runs / "records" / run.task / f"{run.id}.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def is_locked(lock: Path) -> bool:
     """Whether a process holds this lock (of `transfer.runtime.files.locked`) now."""
     try:
-        with lock.open("r+", encoding="utf-8") as file:
+        with lock.open("rb") as file:  # which another user's file allows too
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -230,7 +239,7 @@ def is_locked(lock: Path) -> bool:
 
 
 def _ended_file(runs: Path, run: Planned) -> Path:
-    return runs / "suites" / "ended" / f"{run.id}.json"
+    return runs / "ended" / f"{run.id}.json"
 
 
 def note_ended(runs: Path, run: Planned, reason: str) -> None:
@@ -239,8 +248,15 @@ def note_ended(runs: Path, run: Planned, reason: str) -> None:
 
 
 def forget_ended(runs: Path, run: Planned) -> None:
-    """It is tried again."""
-    _ended_file(runs, run).unlink(missing_ok=True)
+    """It is tried again.
+
+    Raises:
+        UserError: the note cannot be removed.
+    """
+    try:
+        _ended_file(runs, run).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {_ended_file(runs, run)}", found=error.strerror or str(error)) from error
 
 
 def read_ended(runs: Path, run: Planned) -> str:

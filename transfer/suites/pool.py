@@ -8,15 +8,18 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from transfer.suites.plan import Planned
-from transfer.suites.work import PRELOADED, Job, kill_tree, memory_of, work
+from transfer.suites.work import PRELOADED, Job, family_of, kill, kill_tree, memory_of, work
 
 LOOK = 1.0  # seconds between two looks at the memory of runs
 SHOWN = 5  # last lines of a log that a message shows
@@ -24,14 +27,14 @@ SHOWN = 5  # last lines of a log that a message shows
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a run may be: a few processor cores, or GPUs.
+    """Where one run at a time may be.
 
     Attributes:
         name: for people.
         environment: what makes a process stay there.
     """
 
-    name: str
+    name: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -49,6 +52,8 @@ class Started:
 
     Attributes:
         began: by a clock that never jumps.
+        family: its process and all that this has started, when last looked at.
+        memory: GB that they took then.
         exceeded: which limit it was ended for.
     """
 
@@ -57,6 +62,7 @@ class Started:
     log: Path
     process: ForkServerProcess
     began: float
+    family: list[psutil.Process] = field(default_factory=list)
     memory: float = 0.0
     exceeded: str = ""
 
@@ -85,6 +91,19 @@ class Ended:
     over_limit: bool = False
 
 
+def _server() -> ForkServerContext:
+    """What processes are forked from; it is started once, and has imported what takes long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+def in_a_process(ask: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer of a function in a process of its own, which takes what it holds of a GPU along."""
+    with ProcessPoolExecutor(1, mp_context=_server()) as pool:
+        return pool.submit(ask, *arguments).result()
+
+
 class Pool:
     """Starts runs, ends them at their limits, and tells which have ended.
 
@@ -92,15 +111,13 @@ class Pool:
         slots: one run at a time on each.
         limits: of each run.
         processes: that train together in each run.
-        modules: further modules to import once for all.
     """
 
-    def __init__(self, slots: Sequence[Slot], limits: Limits, processes: int = 1, modules: Sequence[str] = ()) -> None:
+    def __init__(self, slots: Sequence[Slot], limits: Limits, processes: int = 1) -> None:
         self.limits, self.processes = limits, processes
         self.free = list(slots)
         self.running: list[Started] = []
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*PRELOADED, *modules])
+        self._context = _server()
         self._looked = 0.0
 
     def start(self, run: Planned, log: Path, beside: Sequence[Any] = ()) -> Started:
@@ -123,6 +140,7 @@ class Pool:
             self.free.append(each.slot)
             status = each.process.exitcode
             status = 1 if status is None else status
+            kill(each.family)  # one that was killed cannot end those that it had started
             reason = each.exceeded or (_signal(status) if status < 0 else "")
             over = bool(each.exceeded)
             found.append(Ended(each.run, each.slot, each.log, status, each.seconds, reason, over))
@@ -134,6 +152,7 @@ class Pool:
         for each in self.running:
             if each.process.pid is not None:
                 kill_tree(each.process.pid)
+                kill(each.family)
         for each in self.running:
             each.process.join()
 
@@ -144,7 +163,8 @@ class Pool:
             pid = each.process.pid
             if pid is None or each.exceeded:
                 continue
-            each.memory = memory_of(pid)
+            each.family = family_of(pid)
+            each.memory = memory_of(each.family)
             each.exceeded = _exceeded(each, self.limits)
             if each.exceeded:
                 kill_tree(pid)

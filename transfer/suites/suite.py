@@ -15,8 +15,14 @@ from transfer.record import content_hash
 from transfer.runtime.errors import UserError
 
 HERE = Path(__file__).parent
-# The suite's own business, which a line cannot have a say in.
-KEPT = ("labels", "runs", "overwrite", "seeds")
+# What a line has no say in → what to type.
+KEPT = {
+    "seeds": "give --seeds to the suite; in a file: seeds = [0, 1]",
+    "labels": "give --labels to the suite",
+    "device": "give --device to the suite",
+    "runs": "give --runs to the suite",
+    "overwrite": "a suite finishes what is not done; `python -m transfer run … --overwrite` does a run again",
+}
 _EXAMPLE = "see transfer/suites/quick.toml"
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
@@ -28,7 +34,7 @@ class TaskLine:
     Attributes:
         task: its name.
         words: its options as they would be typed.
-        seeds: of its own, whatever the command line says: one where nothing is random; none: those of the suite.
+        seeds: of its own; none: those of the suite.
     """
 
     task: str
@@ -44,7 +50,7 @@ class Suite:
         name: of its folder below `runs/suites/`.
         title: one line for people.
         lines: its tasks, in the order in which they are begun.
-        seeds: of the tasks that name none, unless others are typed.
+        seeds: of the tasks that name none; typed ones replace both.
     """
 
     name: str
@@ -102,7 +108,7 @@ def _typed_line(line: str) -> TaskLine:
         raise UserError(f"cannot read the task {line!r}", found=str(error)) from error
     if not words or words[0].startswith("-"):
         raise UserError(f"{line!r} names no task", todo='--tasks transfer.knn "detection.voc --preset smoke"')
-    _refuse_kept(f"the task {line!r}", [word[2:].partition("=")[0] for word in words if word.startswith("--")])
+    refuse_kept(f"the task {line!r}", words[1:])
     return TaskLine(words[0], tuple(words[1:]))
 
 
@@ -113,20 +119,17 @@ def _line(path: Path, number: int, entry: Any, shared: Mapping[str, Any]) -> Tas
     if not isinstance(task, str):
         raise UserError(f"{path}: {where} names no task", todo='task = "transfer.knn"')
     seeds = _seeds(path, own.pop("seeds", []))
-    _refuse_kept(f"{path}: {where}", list(own))
+    refuse_kept(f"{path}: {where}", [*shared, *own])
     words = [word for name, value in {**shared, **own}.items() for word in _words(path, name, value)]
     return TaskLine(task, tuple(words), seeds)
 
 
-def _refuse_kept(where: str, options: Sequence[str]) -> None:
-    kept = [name for name in options if name.replace("_", "-") in KEPT]
+def refuse_kept(where: str, options: Sequence[str]) -> None:
+    """Raise `UserError` if options, with or without their dashes and values, are the suite's own business."""
+    names = [option.removeprefix("--").partition("=")[0].replace("_", "-") for option in options]
+    kept = [name for name in names if name in KEPT]
     if kept:
-        raise UserError(
-            f"{where} gives --{kept[0]}, which is the suite's own",
-            todo="give it to the suite: python -m transfer suite --help"
-            if kept[0] != "seeds"
-            else "give --seeds to the suite, or seeds = [0] in its file",
-        )
+        raise UserError(f"{where} gives --{kept[0]}, which is the suite's own", todo=KEPT[kept[0]])
 
 
 def _words(path: Path, name: str, value: Any) -> list[str]:

@@ -124,8 +124,17 @@ class View(Protocol):
     def ended(self, ended: Ended, standing: Standing) -> None:
         """A run has ended, and how."""
 
-    def tick(self, running: Sequence[Started], waiting: int, left: Estimate) -> None:
-        """Every second or so. `left`: how long everything will still take."""
+    def found(self, run: Planned, standing: Standing) -> None:
+        """Another suite has done a run that was to be done here."""
+
+    def tick(self, running: Sequence[Started], waiting: int, others: int, left: Estimate) -> None:
+        """Every second or so.
+
+        Args:
+            waiting: runs that are to be done.
+            others: those that another process is doing.
+            left: how long everything will still take.
+        """
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -138,6 +147,11 @@ def ended_line(ended: Ended, standing: Standing) -> str:
     if standing.state != "failed":
         return line
     return f"{line}\n  " + standing.reason.strip().replace("\n", "\n  ") + f"\n  log: {ended.log}"
+
+
+def _outlook(waiting: int, others: int, left: Estimate) -> str:
+    elsewhere = f"{others} by another process, " if others else ""
+    return f"{elsewhere}{waiting} to do, {left.line()} left"
 
 
 class Lines:
@@ -155,13 +169,17 @@ class Lines:
         """See `View`."""
         self._say(ended_line(ended, standing))
 
-    def tick(self, running: Sequence[Started], waiting: int, left: Estimate) -> None:
+    def found(self, run: Planned, standing: Standing) -> None:
+        """See `View`."""
+        self._say(f"{standing.state} by another process: {run.name}")
+
+    def tick(self, running: Sequence[Started], waiting: int, others: int, left: Estimate) -> None:
         """See `View`."""
         if time.monotonic() - self._said < BEAT:
             return
         for each in running:
             self._say(f"running: {each.run.name}{_progress_text(progress_of(each.run, self.runs))}")
-        self._say(f"{waiting} to do, {left.line()} left")
+        self._say(_outlook(waiting, others, left))
 
     def close(self) -> None:
         """See `View`."""
@@ -190,7 +208,13 @@ class Screen:
         style = {"done": "green", "failed": "red"}.get(standing.state, "yellow")
         self._live.console.print(Text(printable(ended_line(ended, standing)), style=style))
 
-    def tick(self, running: Sequence[Started], waiting: int, left: Estimate) -> None:
+    def found(self, run: Planned, standing: Standing) -> None:
+        """See `View`."""
+        self.done += standing.state == "done"
+        self.failed += standing.state == "failed"
+        self._live.console.print(Text(printable(f"{standing.state} by another process: {run.name}")))
+
+    def tick(self, running: Sequence[Started], waiting: int, others: int, left: Estimate) -> None:
         """See `View`."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("running", "for", "doing", "done", "left", "memory", "GPU"):
@@ -201,9 +225,10 @@ class Screen:
             gpu = f"{told.gpu_gb:.1f} GB" if told and told.gpu_gb is not None else ""
             cells = (each.run.name, duration(each.seconds), told.what if told else "starting", done)
             rest = duration(told.left) if told else "", f"{each.memory:.1f} GB" if each.memory else "", gpu
-            table.add_row(*(printable(cell) for cell in (*cells, *rest)))
+            table.add_row(*(Text(printable(cell)) for cell in (*cells, *rest)))
         failed = f", {self.failed} failed" if self.failed else ""
-        head = f"{self.done} of {self.total} done{failed}, {len(running)} running, {waiting} to do, {left.line()} left"
+        counted = f"{self.done} of {self.total} done{failed}, {len(running)} running"
+        head = f"{counted}, {_outlook(waiting, others, left)}"
         self._live.update(Group(Text(head, style="bold"), table))
 
     def close(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -68,7 +70,7 @@ def with_root() -> dict[str, str]:
 
 def _print_to(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, file), (2, file)):
         os.dup2(source, target)
@@ -88,31 +90,39 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="watch").start()
 
 
+def family_of(process: int) -> list[psutil.Process]:
+    """A process and all that it has started, those that are there now."""
+    try:
+        root = psutil.Process(process)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def kill_tree(process: int) -> None:
     """End a process and all that it has started, at once. That loses nothing: files are written whole or not at all."""
-    try:
-        root = psutil.Process(process)
-        family = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return
+    kill(family_of(process)[::-1])
+
+
+def kill(family: Iterable[psutil.Process]) -> None:
+    """End those that are there still; a number that another process has got since is left alone."""
     for each in family:
-        try:
+        with suppress(psutil.NoSuchProcess):
             each.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
-def memory_of(process: int) -> float:
-    """GB that a process and all that it has started take; pages that several share are counted once (Linux)."""
-    total = 0
+def memory_of(family: Iterable[psutil.Process]) -> float:
+    """GB that processes take of what cannot be dropped: mapped files do not count, and shared pages once (Linux)."""
+    return sum(map(_memory_of, family)) / 1e9
+
+
+def _memory_of(process: psutil.Process) -> int:
     try:
-        root = psutil.Process(process)
-        for each in [root, *root.children(recursive=True)]:
-            try:
-                used = each.memory_full_info()
-            except psutil.Error:  # it has just ended
-                continue
-            total += getattr(used, "pss", used.uss)
-    except psutil.NoSuchProcess:
-        return 0.0
-    return total / 1e9
+        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+        return sum(1024 * int(found) for found in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+)", text, re.MULTILINE))
+    except OSError:
+        pass
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.Error:  # it has just ended
+        return 0

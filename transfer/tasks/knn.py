@@ -57,6 +57,8 @@ DINO = (
 class Knn(ClassificationTask):
     """Votes of the nearest training images."""
 
+    seeded = False
+
     def demand(self, run: Run) -> None:
         """Refuse a recipe without the neighbours that the primary metric is named after."""
         recipe: KnnRecipe = run.recipe

@@ -2,9 +2,9 @@
 
 import pytest
 
-from transfer.cli import understood
+from transfer.cli import GPU_GIGABYTES, gpu_gigabytes, understood
 from transfer.runtime.errors import UserError
-from transfer.suites.command import SuiteOptions, slots
+from transfer.suites.command import SuiteOptions, suite_command
 from transfer.suites.suite import TaskLine, names, read_suite, typed_suite
 
 FILE = """
@@ -98,37 +98,64 @@ def test_the_papers_suite_has_the_tasks_that_the_abstract_names():
 
 
 class Gpus:
-    """So many GPUs, as PyTorch would tell."""
+    """So many GB each, as PyTorch would tell."""
 
-    def __init__(self, monkeypatch, count: int, visible: str | None = None) -> None:
-        monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
-        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    def __init__(self, monkeypatch, *gigabytes: float, visible: str | None = None) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gigabytes))
+        monkeypatch.setattr("transfer.suites.slots.in_a_process", lambda ask: list(gigabytes))
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    def slots(self, **options) -> list[str]:
-        found = slots(SuiteOptions(("random:resnet18",), **options))
+    def slots(self, device: str = "cuda", **options) -> list[str]:
+        found = SuiteOptions(("random:resnet18",), **options).slots(device)
         return [slot.environment.get("CUDA_VISIBLE_DEVICES", "") for slot in found]
 
 
 def test_runs_go_one_to_a_gpu_or_as_asked(monkeypatch):
-    gpus = Gpus(monkeypatch, 4)
+    gpus = Gpus(monkeypatch, 80, 80, 80.5, 80)
     assert gpus.slots() == ["0", "1", "2", "3"]
     assert gpus.slots(gpus=(1, 3)) == ["1", "3"]
     assert gpus.slots(per_gpu=2, gpus=(0, 2)) == ["0", "2", "0", "2"]
     assert gpus.slots(processes=2) == ["0,1", "2,3"]
     assert gpus.slots(processes=3) == ["0,1,2"]
-    assert gpus.slots(device="cpu", jobs=2) == ["", ""]
-    with pytest.raises(UserError, match="no GPU 4"):
-        gpus.slots(gpus=(4,))
-    with pytest.raises(UserError, match="--processes 5"):
-        gpus.slots(processes=5)
-    with pytest.raises(UserError, match="--gpus with --device cpu"):
-        gpus.slots(device="cpu", gpus=(0,))
+    assert gpus.slots("cpu", jobs=2) == ["", ""]
+    for options, said in (
+        ({"gpus": (4,)}, "no GPU 4"),
+        ({"processes": 5}, "--processes 5"),
+        ({"jobs": 2}, "--jobs 2 on GPUs"),
+        ({"device": "cpu", "gpus": (0,)}, "--gpus on a CPU"),
+        ({"device": "cpu", "per_gpu": 2}, "--per-gpu on a CPU"),
+    ):
+        with pytest.raises(UserError, match=said):
+            gpus.slots(**options)
+
+
+def test_recipes_are_fitted_to_the_memory_that_each_run_has(monkeypatch):
+    gpus = Gpus(monkeypatch, 24, 80, 80)
+    with pytest.raises(UserError, match="unequal memory"):
+        gpus.slots()
+    slots = SuiteOptions(("random:resnet18",), gpus=(1, 2), per_gpu=2).slots("cuda")
+    assert {slot.environment[GPU_GIGABYTES] for slot in slots} == {"40.00"}
+    monkeypatch.setenv(GPU_GIGABYTES, "40.00")
+    assert gpu_gigabytes() == 40
 
 
 def test_gpus_are_those_that_this_process_may_use(monkeypatch):
-    assert Gpus(monkeypatch, 2, "5,GPU-ab12").slots() == ["5", "GPU-ab12"]
+    assert Gpus(monkeypatch, 80, 80, visible="5,GPU-ab12").slots() == ["5", "GPU-ab12"]
     with pytest.raises(UserError, match="sees no GPU"):
-        Gpus(monkeypatch, 0).slots(device="cuda")
+        Gpus(monkeypatch).slots()
+
+
+def test_the_suites_own_options_are_refused_wherever_else_they_stand(tmp_path, capsys):
+    with pytest.raises(UserError, match="--overwrite"):
+        written(tmp_path, "title = 'a'\noptions = {overwrite = true}\nruns = [{task = 'transfer.knn'}]")
+    typed = ["random:resnet18", "--tasks", "transfer.knn", "--runs", str(tmp_path)]
+    with pytest.raises(UserError, match="--seeds"):
+        suite_command([*typed, "--", "--seeds", "3"])
+    with pytest.raises(SystemExit):
+        suite_command([*typed, "--image-folder", "x"])
+    assert "behind a lone --" in capsys.readouterr().err
+    with pytest.raises(UserError) as caught:
+        suite_command(["--tasks", "transfer.knn", "random:resnet18"])
+    assert "before the options" in caught.value.todo
