@@ -219,7 +219,7 @@ def test_a_new_label_is_given_to_what_is_done(tmp_path):
 
 def test_processes_that_train_together_end_with_the_one_that_started_them(tmp_path, images):
     tasks = training(images)[3]
-    words = ["random:resnet18", "--tasks", f"{tasks} --sgd.steps 100000", "--processes", "2", "--seeds", "0"]
+    words = ["random:resnet18", "--tasks", f"{tasks} --sgd.steps 20000", "--processes", "2", "--seeds", "0"]
     going = subprocess.Popen(command(tmp_path, *words), stdout=subprocess.PIPE, text=True, env=environment())
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("work/*/*/metrics.jsonl")):
