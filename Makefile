@@ -45,7 +45,7 @@ demo: $(READY)  ## toy data, pretraining, conversion, four tasks, table and repo
 	TOY=$(DEMO)/toy bash transfer/run_suite.sh demo $(DEMO)/msbreg/checkpoint.pth random:resnet18 --labels msbreg random \
 	    --device cpu --jobs 2 --runs $(DEMO)
 	$(PY) -m results plot --metric AP50 --records $(DEMO)/records --out $(DEMO)/plot.png
-	@echo; echo "report: $(DEMO)/suites/demo/report.html, plot: $(DEMO)/plot.png"; ls $(DEMO)/work/detection.voc/*/contact_sheet.png
+	@echo; echo "report, plot, contact sheets:"; ls $(DEMO)/suites/demo-*/report.html $(DEMO)/plot.png $(DEMO)/work/detection.voc/*/contact_sheet.png
 	@echo; echo "Does the gap mean anything?"; $(PY) -m results compare msbreg random --records $(DEMO)/records
 
 # One process a core, one thread each: tests of small tensors gain nothing from threads that wait for each other.
