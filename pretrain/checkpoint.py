@@ -99,12 +99,6 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str 
     return training.differences({**saved, "recipe": {**BEFORE, **saved["recipe"]}}, wanted, where)
 
 
-def clear(path: Path) -> None:
-    """Delete the half-written files that a kill left beside `path`."""
-    for leftover in path.parent.glob(f".{path.name}.*.part"):
-        leftover.unlink()
-
-
 def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # channels_last is a matter of speed on this machine; files keep the usual layout.
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}

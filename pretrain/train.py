@@ -33,7 +33,7 @@ from transfer.runtime.conditions import Conditions
 from transfer.runtime.conditions import differences as other_conditions
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import DataError, TrainingError, UserError
-from transfer.runtime.files import locked
+from transfer.runtime.files import clear_parts, locked
 from transfer.runtime.world import World, world
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class _Run:
             TrainingError: it belongs to another run, or processes see different files.
         """
         if self.processes.leads:
-            checkpoint.clear(self.path)
+            clear_parts(self.path)
         self.processes.wait()
         self.replaces = overwrite
         state = None if overwrite else checkpoint.load(self.path)

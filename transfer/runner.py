@@ -17,7 +17,7 @@ from transfer import record as records
 from transfer.record import Record
 from transfer.runtime.conditions import Conditions, differences, observed, settle
 from transfer.runtime.errors import UserError
-from transfer.runtime.files import ROOT, locked, write_json
+from transfer.runtime.files import ROOT, clear_parts, locked, write_json
 from transfer.runtime.progress import FILE as PROGRESS
 from transfer.runtime.progress import report_to
 from transfer.runtime.shared_memory import out_of_shared_memory
@@ -104,8 +104,7 @@ def _lead(run: Run, overwrite: bool, conditions: Conditions, announce: Callable[
     # Marks a run that is being done again, so that the earlier record does not answer for it after a kill.
     redo = workdir / "redo"
     with only_one(workdir):
-        for leftover in workdir.glob(".*.part"):  # what a kill left of files that were being written
-            leftover.unlink()
+        clear_parts(workdir / "*")
         if path.exists() and not overwrite and not redo.exists():
             found = records.read_record(path)
             if found.status == "finished":

@@ -51,6 +51,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
 
 
+def clear_parts(path: Path) -> None:
+    """Delete what kills left of this file while it was being written; "*" as its name: of all files of the folder."""
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        leftover.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))

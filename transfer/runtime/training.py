@@ -75,12 +75,6 @@ def demand_format(content: Any, path: Path, format: str, version: int, todo: str
         raise TrainingError(f"cannot resume from {path}", found=f"not a {format} of version {version}", todo=todo)
 
 
-def clear(folder: Path) -> None:
-    """Delete what kills left half written."""
-    for leftover in folder.glob(f".{FILE}.*.part"):
-        leftover.unlink()
-
-
 def differences(
     saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "in the checkpoint", prefix: str = ""
 ) -> list[str]:

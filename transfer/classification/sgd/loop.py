@@ -19,6 +19,7 @@ from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime import curve
 from transfer.runtime import training as checkpoint
 from transfer.runtime.errors import DataError, TrainingError, UserError
+from transfer.runtime.files import clear_parts
 from transfer.runtime.progress import Bar
 from transfer.runtime.world import World
 
@@ -135,7 +136,7 @@ class SgdTraining:
     def _begin(self) -> None:
         world = self.machine.world
         if world.leads:
-            checkpoint.clear(self.folder)
+            clear_parts(self.folder / checkpoint.FILE)
         saved = world.together(lambda: checkpoint.load(self.folder, self.config))
         steps = world.collect(saved and saved["step"])
         if len(set(steps)) > 1:
