@@ -218,20 +218,23 @@ def test_a_new_label_is_given_to_what_is_done(tmp_path):
 
 
 def test_processes_that_train_together_end_with_the_one_that_started_them(tmp_path, images):
-    tasks = training(images)[3]
-    words = ["random:resnet18", "--tasks", f"{tasks} --sgd.steps 20000", "--processes", "2", "--seeds", "0"]
+    endless = f"{training(images)[3]} --sgd.steps 20000 --sgd.processes 2"
+    words = ["random:resnet18", "--tasks", endless, "--processes", "2", "--seeds", "0"]
     going = subprocess.Popen(command(tmp_path, *words), stdout=subprocess.PIPE, text=True, env=environment())
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("work/*/*/metrics.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    time.sleep(3)  # the suite has looked at them
-    family = psutil.Process(going.pid).children(recursive=True)
-    together = [each for each in family if "torchrun" in " ".join(each.cmdline())]
-    trained = [each for each in family if "run" in each.cmdline() and each not in together]
-    assert len(trained) == 2
-    together[0].parent().kill()  # the process of the run, which waits for torchrun
-    said, _ = going.communicate(timeout=60)
-    assert "SIGKILL" in said
-    _, alive = psutil.wait_procs([*together, *trained], timeout=20)
-    assert not alive
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("work/*/*/progress.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(3)  # the suite has looked at them
+        family = psutil.Process(going.pid).children(recursive=True)
+        together = [each for each in family if "transfer.torchrun" in each.cmdline()]
+        trained = [each for each in family if "run" in each.cmdline() and each not in together]
+        assert len(trained) == 2
+        together[0].parent().kill()  # the process of the run, which waits for torchrun
+        said, _ = going.communicate(timeout=60)
+        assert "SIGKILL" in said
+        _, alive = psutil.wait_procs([*together, *trained], timeout=20)
+        assert not alive
+    finally:
+        going.kill()
