@@ -18,6 +18,8 @@ sys.path.extend(str(folder) for folder in folders if folder.name != "__pycache__
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from transfer.runtime.logs import ROOMS  # noqa: E402 - found on the path that was set above
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of `tests/gpu`; they stand here because pytest reads them before it looks into folders."""
@@ -35,12 +37,15 @@ def _no_cache_of_the_user(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _logs_end_with_the_test():
-    """A command's `main` logs into the stream of its test, which is closed afterwards."""
+    """A command's `main` logs into the stream of its test, which is closed afterwards, and says how much is logged."""
     before = list(logging.root.handlers)
+    levels = {room: logging.getLogger(room).level for room in ROOMS}
     yield
     for handler in list(logging.root.handlers):
         if handler not in before and type(handler) is logging.StreamHandler:
             logging.root.removeHandler(handler)
+    for room, level in levels.items():
+        logging.getLogger(room).setLevel(level)
 
 
 @pytest.fixture(scope="session")

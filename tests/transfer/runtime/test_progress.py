@@ -96,7 +96,7 @@ def test_a_full_disk_ends_no_run_and_is_told_once(file, clock, monkeypatch, capl
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    with caplog.at_level(logging.DEBUG, logger="transfer"), report_to(file), Bar(10, unit="it") as bar:
+    with caplog.at_level(logging.DEBUG), report_to(file), Bar(10, unit="it") as bar:
         monkeypatch.setattr(Path, "write_text", full)
         for _ in range(5):
             clock[0] += 2
