@@ -40,7 +40,7 @@ class SuiteOptions(Debug):
 
     Attributes:
         checkpoints: files, or random:ARCH[:SEED].
-        suite: one that comes with the project (transfer/suites/*.toml), or a TOML file of your own.
+        suite: paper, quick, open_sets (transfer/suites/*.toml), or a TOML file of your own.
         tasks: these tasks instead, each with options of its own in one word: "detection.voc --preset smoke".
         seeds: instead of the suite's. Tasks in which nothing is random, such as kNN, take the first.
         preset: a recipe for smaller hardware, of every task.
@@ -108,7 +108,7 @@ class StatusOptions(Debug):
     """Say how a suite stands: what is done, running, failed and why.
 
     Attributes:
-        name: of the suite; by default the one that was begun last.
+        name: of the suite, or its beginning: "paper"; by default the one that was begun last.
         runs: where its records are.
     """
 
@@ -223,17 +223,14 @@ def _say(text: str) -> None:
 
 def _status(options: StatusOptions) -> int:
     """`suite status`; exit status 0 if all of it is done."""
-    folder = options.runs / "suites"
-    if options.name is None:
-        files = sorted(folder.glob("*/plan.json"), key=lambda file: file.stat().st_mtime)
-        if not files:
-            raise UserError(f"no suite was begun in {options.runs}", todo="python -m transfer suite --help")
-        file = files[-1]
-    else:
-        file = plan_file(options.runs, options.name)
-        if not file.exists():
-            there = ", ".join(sorted(each.parent.name for each in folder.glob("*/plan.json"))) or "none"
-            raise UserError(f"no suite {options.name!r} was begun in {options.runs}", found=f"there are: {there}")
+    files = sorted((options.runs / "suites").glob("*/plan.json"), key=lambda file: file.stat().st_mtime)
+    there = [file.parent.name for file in files]
+    if not files:
+        raise UserError(f"no suite was begun in {options.runs}", todo="python -m transfer suite --help")
+    meant = [file for file in files if f"{file.parent.name}-".startswith(f"{options.name}-")] if options.name else files
+    if not meant:
+        raise UserError(f"no suite {options.name!r} was begun in {options.runs}", todo=f"one of {', '.join(there)}")
+    file = meant[-1]
     title, planned = read_plan(file)
     standings = {run: standing(run, options.runs) for run in planned}
     _say(standing_text(f"{file.parent.name}: {title}", planned, standings, options.runs))
