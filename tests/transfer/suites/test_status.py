@@ -27,17 +27,8 @@ def runs(tmp_path):
 
 
 def test_a_suite_is_shown_as_it_stands(runs, capsys):
-    progress = {
-        "what": "features",
-        "unit": "im",
-        "began": 0,
-        "done": 30,
-        "total": 100,
-        "seconds": 60.0,
-        "gpu_gb": 1.5,
-        "pid": 1,
-        "utc": "",
-    }
+    progress = {"what": "features", "unit": "im", "began": 0, "done": 30, "total": 100, "seconds": 60.0}
+    progress |= {"gpu_gb": 1.5, "pid": 1, "utc": ""}
     file = runs / "work" / "transfer.knn" / ("b" * 16) / "progress.json"
     file.write_text(json.dumps(progress), encoding="utf-8")
     assert main(["suite", "status", "--runs", str(runs)]) == 1
