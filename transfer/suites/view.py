@@ -81,10 +81,8 @@ def standing_text(
     lines += _reasons(planned, standings, "failed")
     lines += _reasons(planned, standings, "impossible")
     counted = Counter(standing.state for standing in standings.values())
-    lines += [
-        "",
-        f"{len(planned)} runs: " + ", ".join(f"{counted[s]} {word}" for s, word in WORDS.items() if counted[s]),
-    ]
+    counts = ", ".join(f"{counted[state]} {word}" for state, word in WORDS.items() if counted[state])
+    lines += ["", f"{len(planned)} {'run' if len(planned) == 1 else 'runs'}: {counts}"]
     return "\n".join(lines)
 
 
