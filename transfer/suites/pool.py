@@ -140,7 +140,9 @@ class Pool:
             self.free.append(each.slot)
             status = each.process.exitcode
             status = 1 if status is None else status
-            kill(each.family)  # one that was killed cannot end those that it had started
+            if each.process.pid is not None:  # where the server was killed, what it had started goes on
+                kill_tree(each.process.pid)
+            kill(each.family)  # and one that was killed cannot end its own
             reason = each.exceeded or (_signal(status) if status < 0 else "")
             over = bool(each.exceeded)
             found.append(Ended(each.run, each.slot, each.log, status, each.seconds, reason, over))
