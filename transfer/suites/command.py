@@ -154,6 +154,7 @@ def suite_command(arguments: Sequence[str]) -> int:
     if todo:
         done = sum(each.state == "done" for each in standings.values())
         undertaking.carry_out(todo, make_view(options.runs, len(planned), done))
+        _say("\n" + standing_text(name, planned, standings))
     return _conclude(name, options.runs, planned, standings)
 
 
@@ -198,8 +199,7 @@ def _suite(options: SuiteOptions) -> Suite:
 
 
 def _conclude(name: str, runs: Path, planned: Sequence[Planned], standings: Mapping[Planned, Standing]) -> int:
-    """Say how all of it stands, with tables and report of what there is; the exit status."""
-    _say("\n" + standing_text(name, planned, standings))
+    """Tables and report of what there is; the exit status."""
     states = Counter(standings[run].state for run in planned)
     if states["done"]:
         folder = plan_file(runs, name).parent
