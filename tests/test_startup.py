@@ -84,7 +84,10 @@ def test_protocols_of_a_task() -> None:
     assert_light([["transfer", "recipe", "detection.voc"], ["transfer", "recipe", "transfer.voc07_svm"]])
 
 
-@pytest.mark.parametrize("verb", ["table", "compare", "rank", "explain", "report", "plot", "curves", "export"])
+REST = ("compare", "rank", "explain", "plot", "curves", "export")
+
+
+@pytest.mark.parametrize("verb", ["table", "report", *(pytest.param(verb, marks=pytest.mark.slow) for verb in REST)])
 def test_help_of_results(verb: str) -> None:
     assert_light([["results", verb, "--help"]])
 

@@ -54,6 +54,7 @@ def made(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     return next(record for record in found if record.label == "zero" and record.seed == 4)
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_to_every_digit(
     made: Record, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

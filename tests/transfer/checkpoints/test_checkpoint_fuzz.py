@@ -143,7 +143,10 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("case", range(30))
+LATER = (pytest.param(case, marks=pytest.mark.slow) for case in range(10, 30))
+
+
+@pytest.mark.parametrize("case", [*range(10), *LATER])
 def test_code_anywhere_in_a_tree_is_refused_and_not_run(case, tmp_path):
     chance = random.Random(case)
     layout = chance.choice([layout for layout in all_releases().values() if layout.container != "pickle"])

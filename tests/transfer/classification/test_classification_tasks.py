@@ -158,6 +158,7 @@ def test_fine_tuning_and_its_search(images, tmp_path):
     assert (workdir / "final" / "fit.pth").exists()
 
 
+@pytest.mark.slow
 def test_semi_supervised_on_the_official_lists(tmp_path):
     write_imagenet(tmp_path)
     tiny = ["--sgd.epochs", "1", "--sgd.batch", "4", "--sgd.crop", "32", "--sgd.resize", "32", "--sgd.processes", "1"]
@@ -235,6 +236,7 @@ def test_voc07_lowshot_reports_the_mean_over_draws_and_keeps_what_is_published(v
     assert about["as_published"] >= record.metrics["mAP_k8"]
 
 
+@pytest.mark.slow
 def test_voc07_lowshot_needs_enough_images(voc, tmp_path, capsys):
     assert main(["run", "transfer.voc07_lowshot", RANDOM, *voc, "--runs", str(tmp_path)]) == 2
     assert "too few images that show" in capsys.readouterr().err

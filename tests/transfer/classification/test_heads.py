@@ -73,6 +73,7 @@ def first_weights(head: Head, seed: int) -> tuple[Tensor, Tensor]:
     return bank.classifier(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     momentum=st.sampled_from([0.0, 0.5, 0.9]),
