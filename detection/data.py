@@ -18,10 +18,10 @@ from transfer.datasets.boxes.detection import DetectionDataset
 from transfer.datasets.boxes.fraction import part_of
 from transfer.datasets.boxes.orientation import ExifFrame
 from transfer.datasets.boxes.voc import VOC_CLASSES, Part, read_voc, read_voc_sets
+from transfer.datasets.labels.catalogue import data_root
 from transfer.datasets.layouts import VAL_AS_TEST, Kind, Layout, chosen, chosen_test, is_validation, no_split, recognise
 from transfer.datasets.split_check import compare
 from transfer.runtime.errors import DataError
-from transfer.runtime.files import ROOT
 from transfer.runtime.provenance import Difference
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class DetectionData:
 
     def root(self) -> Path:
         """The folder of the official sets."""
-        return self.data_root or Path(os.environ.get("DETECTRON2_DATASETS") or ROOT / "datasets")
+        return data_root(self.data_root)
 
     @property
     def own(self) -> bool:
