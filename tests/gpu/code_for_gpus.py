@@ -20,6 +20,7 @@ NCCL = "test_3_pretraining.py::test_nccl_with_one_process"
 SCALING = "test_3_pretraining.py::test_loss_scaling"
 COMPILED = "test_3_pretraining.py::test_compiled"
 FEATURES = "test_4_features.py::test_features_are_those_of_the_cpu"
+SUITE = "test_8_suite.py::test_two_checkpoints_one_after_the_other"
 CROPS = "test_5_probes.py::test_sgd_on_crops"
 
 # File → the tests that run its lines on a GPU. None: it takes two GPUs.
@@ -39,6 +40,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "transfer/runtime/provenance.py": (VOC,),
     "transfer/classification/sgd/data.py": (CROPS,),
     "transfer/runtime/world.py": (NCCL,),
+    "transfer/runtime/progress.py": (VOC,),
+    "transfer/checkpoints/speed.py": (SUITE,),
+    "transfer/suites/command.py": (SUITE,),
+    "transfer/suites/slots.py": (SUITE,),
 }
 # They name a GPU to refuse it or to speak of it: a CPU reaches these lines.
 ON_A_CPU = ("pretrain/recipe.py", "detection/recipe.py", "transfer/task.py")
