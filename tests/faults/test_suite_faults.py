@@ -1,6 +1,6 @@
 """A suite goes on whatever its runs do, and ends with the planned records whoever kills it, whenever.
 
-The number of kills is 8; MSBREG_KILLS=100 makes it a hundred.
+The number of kills is 4; MSBREG_KILLS=100 makes it a hundred.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transfer.suites.plan import is_locked
 SUITE = Path(__file__).with_name("suite_of_faults.py")
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "faults.task"
-KILLS = int(os.environ.get("MSBREG_KILLS", "8"))
+KILLS = int(os.environ.get("MSBREG_KILLS", "4"))
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +106,11 @@ def table(runs: Path) -> list[dict[str, str]]:
     ]
 
 
+def _locked(runs: Path) -> bool:
+    """Whether a run goes on."""
+    return any(is_locked(lock) for lock in runs.glob("work/*/*/lock"))
+
+
 def test_random_kills_end_with_the_planned_records_and_no_others(tmp_path, images):
     words = training(images)
     undisturbed = suite(tmp_path / "whole", *words)
@@ -123,13 +128,17 @@ def test_random_kills_end_with_the_planned_records_and_no_others(tmp_path, image
             command(runs, *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(),
             start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + chance.uniform(2, 20)
-        while time.monotonic() < deadline and going.poll() is None:
+        begun = time.monotonic()
+        in_training = chance.random() < 0.8  # else in start-up and planning
+        while in_training and going.poll() is None and not _locked(runs):
+            assert time.monotonic() < begun + 120
+            time.sleep(0.05)
+        deadline = time.monotonic() + chance.uniform(0, 10)
+        while going.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if going.poll() is not None:
             continue
-        held = [lock for lock in runs.glob("work/*/*/lock") if is_locked(lock)]
-        in_a_run += bool(held)
+        in_a_run += _locked(runs)
         if chance.random() < 0.3 and (children := psutil.Process(going.pid).children(recursive=True)):
             chance.choice(children).send_signal(signal.SIGKILL)  # one process, which may be the server of all
             time.sleep(chance.uniform(0, 2))
@@ -137,10 +146,10 @@ def test_random_kills_end_with_the_planned_records_and_no_others(tmp_path, image
         going.wait()
         killed += 1
         ended = time.monotonic() + 20
-        while any(is_locked(lock) for lock in runs.glob("work/*/*/lock")):
+        while _locked(runs):
             assert time.monotonic() < ended, "a run outlived its suite"
             time.sleep(0.1)
-    assert in_a_run > killed / 2
+    assert in_a_run >= killed / 2
     print(f"{killed} kills in {rounds} rounds, {in_a_run} of them while runs went on")
     finished = suite(runs, *words, "--retry")
     assert finished.returncode == 0, finished.stdout + finished.stderr
