@@ -21,9 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from noise_images import write_noise
 
 from transfer.checkpoints.backbone import random_backbone
 from transfer.suites.facts import Facts
@@ -35,20 +34,9 @@ FAULTS = ROOT / "tests" / "faults" / "suite_of_faults.py"
 CHECKPOINTS = 20
 
 
-def write_images(folder: Path) -> None:
-    """Forty of two classes."""
-    draw = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("one", "two"):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(10):
-                pixels = draw.integers(0, 255, (40, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
-
-
 def planning(folder: Path, runs: int) -> list[float]:
     """Seconds with nothing known, then three times with fingerprints remembered."""
-    write_images(folder / "images")
+    write_noise(folder / "images", 10, 10)
     names = []
     for number in range(CHECKPOINTS):
         names.append(str(folder / f"{number}.pth"))

@@ -16,10 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from noise_images import write_noise
 
 from transfer.record import read_record
 from transfer.suites.plan import is_locked
@@ -77,15 +76,7 @@ def test_what_one_run_does_leaves_the_others_alone(tmp_path):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    draw = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 40), ("test", 10)):
-        for name in ("one", "two"):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(0, 255, (40, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
-    return folder
+    return write_noise(tmp_path_factory.mktemp("images") / "images", 40, 10)
 
 
 def training(images: Path) -> list[str]:

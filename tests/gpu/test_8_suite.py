@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from noise_images import write_noise
 
 from transfer.__main__ import main
 from transfer.record import read_record
@@ -18,14 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Eighty of two classes."""
-    draw = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("one", "two"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for number in range(20):
-                pixels = draw.integers(0, 255, (64, 64, 3), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
-    return tmp_path
+    return write_noise(tmp_path / "images", 20, 20, 64)
 
 
 def test_two_checkpoints_one_after_the_other(images, tmp_path, device, pick, capfd, measured):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +138,8 @@ def suite_command(arguments: Sequence[str]) -> int:
     _say(standing_text(f"{name}: {suite.title}", planned, standings, options.runs))
     pool = Pool(slots, Limits(options.hours, options.gigabytes), options.processes)
     folder = plan_file(options.runs, name).parent
-    common_to_all = pool, facts, options.runs, folder / "logs", device, options.threads or THREADS
-    undertaking = Undertaking(planned, standings, *common_to_all)
+    threads = options.threads or THREADS
+    undertaking = Undertaking(planned, standings, pool, facts, options.runs, folder / "logs", device, threads)
     wanted = {"waiting", "running", *(["failed"] if options.retry else [])}
     todo = [run for run in planned if standings[run].state in wanted]
     if todo:
@@ -199,21 +198,21 @@ def _suite(options: SuiteOptions) -> Suite:
 
 
 def _conclude(name: str, runs: Path, planned: Sequence[Planned], standings: Mapping[Planned, Standing]) -> int:
-    """Tables and report of what there is; the exit status."""
-    states = Counter(standings[run].state for run in planned)
-    if states["done"]:
-        folder = plan_file(runs, name).parent
-        tasks = dict.fromkeys(run.task for run in planned)
-        common = ["--records", str(runs / "records"), "--task", *tasks]
-        table = ["--csv", str(folder / "table.csv"), "--markdown", str(folder / "table.md")]
-        _results(["table", *common, *table])
-        _results(["report", *common, "--work", str(runs / "work"), "--out", str(folder / "report.html")])
-    return int(states["done"] != len(planned))
+    """Tables and report of what there is; exit status 1 if something is not done, or they could not be made."""
+    done = sum(standings[run].state == "done" for run in planned)
+    if not done:
+        return 1
+    folder = plan_file(runs, name).parent
+    common = ["--records", str(runs / "records"), "--task", *dict.fromkeys(run.task for run in planned)]
+    table = ["--csv", str(folder / "table.csv"), "--markdown", str(folder / "table.md")]
+    report = ["--work", str(runs / "work"), "--out", str(folder / "report.html")]
+    made = [_results(["table", *common, *table]), _results(["report", *common, *report])]
+    return int(done != len(planned) or not all(made))
 
 
-def _results(words: Sequence[str]) -> None:
-    """The room of tables lies above this one: it is called as people call it."""
-    subprocess.run([sys.executable, "-m", "results", *words], env=with_root(), check=False)
+def _results(words: Sequence[str]) -> bool:
+    """The room of tables lies above this one: it is called as people call it, and says itself what is wrong."""
+    return not subprocess.run([sys.executable, "-m", "results", *words], env=with_root(), check=False).returncode
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
 """Processes for the runs of a suite: one each, in a slot of its own, with limits on time and memory.
 
-Another kind of pool (a cluster's queue) has the same four methods.
+Another kind of pool (a cluster's queue) has the same three methods: `start`, `ended`, `stop`.
 """
 
 from __future__ import annotations

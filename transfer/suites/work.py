@@ -37,7 +37,6 @@ class Job:
         environment: variables of its own: which GPU it sees.
         processes: that train together.
         beside: see `Run`.
-        memory: GB that it and its children may take; None: no limit.
     """
 
     words: tuple[str, ...]

@@ -4,10 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from noise_images import write_noise
 
 from transfer.__main__ import main
 from transfer.checkpoints.backbone import random_backbone
@@ -36,15 +35,7 @@ LINEAR = "finegrained.own_linear --view.crop 32 --view.resize 32"
 @pytest.fixture
 def images(tmp_path) -> Path:
     """24 training and 4 test images of two classes."""
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 2)):
-        for name in ("one", "two"):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(0, 255, (40, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "images"
+    return write_noise(tmp_path / "images", 12, 2)
 
 
 def planned(images: Path, *lines: str, checkpoints=("random:resnet18",), **typed) -> list[Planned]:
