@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from transfer.classification.probes import logistic
 from transfer.classification.probes.grids import PENALTIES
 from transfer.classification.probes.knn import accuracy
 from transfer.classification.probes.logistic import Fit, logistic_path
@@ -181,6 +183,29 @@ def test_autocast_changes_nothing_and_halves_are_read() -> None:
         assert torch.equal(one(x, labels, 0.1).weight, plain.weight)
     half = x.half()
     assert torch.equal(one(half, labels, 0.1).weight, one(half.double(), labels, 0.1).weight)
+
+
+def test_weak_penalties_on_features_of_few_directions_take_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where weights that all classes share came into the directions, this took 1,877 products, and 290 without."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 6
+    hidden = 0.3 * torch.randn(6, 60, generator=g)[labels] + torch.randn(600, 60, generator=g)
+    x = (hidden * torch.arange(1, 61) ** -1.0) @ torch.linalg.qr(torch.randn(60, 60, generator=g))[0]
+    products = 0
+
+    def counted(rows: logistic._Rows, *arguments: Any) -> Any:
+        def precondition(residual: Tensor) -> Tensor:
+            nonlocal products
+            products += 1
+            return arguments[3](residual)
+
+        return conjugate(rows, *arguments[:3], precondition, *arguments[4:])
+
+    conjugate = logistic._conjugate
+    monkeypatch.setattr(logistic, "_conjugate", counted)
+    fits = list(logistic_path(x, labels, classes=6, penalties=[1.0, 1e-2, 1e-4]))
+    assert all(fit.converged for fit in fits)
+    assert products < 600, products
 
 
 def test_a_fit_cut_short_is_reported(caplog: pytest.LogCaptureFixture) -> None:
