@@ -59,7 +59,7 @@ TINY = FasterRcnnFPN(
     rpn_batch=32,
     roi_batch=16,
 )
-TINY_C4 = turned_into(TINY, FasterRcnnC4, roi_resolution=14)
+TINY_C4 = turned_into(TINY, FasterRcnnC4, roi_resolution=4)
 FAMILIES = {
     "faster_rcnn fpn": replace(TINY, fpn_norm=True, fpn_channels=32),
     "faster_rcnn c4": TINY_C4,
