@@ -312,3 +312,16 @@ def test_precise_bn_replaces_the_statistics_and_nothing_else(dataset, tmp_path):
     for name, value in before.items():
         changed = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
         assert torch.equal(value, states[0][name]) != changed, name
+
+
+@pytest.mark.slow
+def test_a_detector_learns_red_from_green(dataset, tmp_path):
+    recipe = replace(TINY, iterations=100, steps=(80,), lr=0.005, warmup_iterations=20, precise_bn=10, roi_resolution=4)
+    found = ENGINE.run(job_of(dataset, tmp_path, recipe, checkpoint_every=100)).detections
+    hits = 0
+    for image in dataset.images:
+        here = np.flatnonzero((found.image_ids == image.image_id) & (found.scores > 0.5))
+        for box, label in zip(image.boxes, image.labels, strict=True):
+            same = here[found.labels[here] == label]
+            hits += any(np.abs(found.boxes[index] - box).max() < 6 for index in same)
+    assert hits >= 5  # of 7 rectangles

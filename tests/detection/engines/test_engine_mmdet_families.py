@@ -261,7 +261,7 @@ def test_a_curve_changes_nothing_but_the_log(dataset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mask_rcnn fpn", "fcos fpn"])  # anchors and regions; neither
+@pytest.mark.parametrize("name", ["mask_rcnn fpn", "retinanet fpn", "fcos fpn"])
 def test_bf16_trains_on_a_cpu(dataset, tmp_path, name):
     recipe = replace(FAMILIES[name], **SHORT, amp="bf16")
     half = job_of(dataset, tmp_path / "half", recipe)

@@ -160,7 +160,7 @@ def _along(
     if start is not None:  # a class that the start had no rows of begins anew
         known = start.bias[present].isfinite().to(weights.device)
         weights = rows.inward(start.weight[present], start.bias[present]).where(known, weights)
-        weights -= weights.mean(1, keepdim=True)
+        weights -= weights.mean(1, keepdim=True)  # what all classes share costs penalty and changes no probability
     found: list[tuple[float, Tensor, Tensor]] = []  # penalty, weights and scores of the last fits
     for penalty in penalties:
         weights, scores = _start(rows, penalty, found) if found else (weights, rows.scores(weights))
