@@ -34,6 +34,7 @@ from transfer.runtime.conditions import differences as other_conditions
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import DataError, TrainingError, UserError
 from transfer.runtime.files import clear_parts, locked
+from transfer.runtime.interrupts import asked, leave, saves_when_asked
 from transfer.runtime.world import World, world
 
 logger = logging.getLogger(__name__)
@@ -206,6 +207,7 @@ class _Run:
         path = self.path.parent / FILE if self.processes.leads else None
         return TimedCurve(path, self.done, self.total, self.machine.log_every, self.recipe.batch)
 
+    @saves_when_asked()
     def train(self, views: Views) -> None:
         """All remaining steps."""
         machine, recipe, world_ = self.machine, self.recipe, self.processes
@@ -217,10 +219,10 @@ class _Run:
         dataset = data.DrawnViews(self.source, views, recipe.seed)
         stream = data.batches(dataset, sampler, machine.workers, self.device.type == "cuda")
         warned = False
-        asked = time.perf_counter()
+        since = time.perf_counter()
         for batch in stream:
             self._note_unreadable(batch)
-            curves.waited(time.perf_counter() - asked)
+            curves.waited(time.perf_counter() - since)
             due = curves.due(self.done + 1) and world_.leads
             outcome, rate = self._step(batch, self._signs if due else None)
             curves.step(outcome.loss)
@@ -235,10 +237,13 @@ class _Run:
                     logger.warning("step %d: %s", self.done, warning)
                 warned = bool(warning)
             # Saved before it is probed: a probe that fails costs no training.
-            if self.done % machine.save_every == 0 or self.done == self.total or self._probes_here():
+            leaving = world_.any(asked(), self.device)
+            if leaving or self.done % machine.save_every == 0 or self.done == self.total or self._probes_here():
                 self._save()
+            if leaving:
+                leave()
             self._probe(curves)
-            asked = time.perf_counter()
+            since = time.perf_counter()
         curves.close()
 
     def _step(self, batch: data.DrawnBatch, watch: Any = None) -> tuple[Outcome, float]:

@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # which torchrun passes on
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun sets, with five lines about it
     for name in list(logging.root.manager.loggerDict):  # each of them has a level of its own
         if name.startswith("torch.distributed.elastic"):

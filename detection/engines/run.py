@@ -23,6 +23,7 @@ from transfer.datasets.boxes.detection import Detections
 from transfer.runtime.curve import FILE
 from transfer.runtime.errors import TrainingError
 from transfer.runtime.files import write_text
+from transfer.runtime.interrupts import asked, leave, saves_when_asked
 from transfer.runtime.progress import Bar
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def prove(detector: Detector) -> Verification:
     return found
 
 
+@saves_when_asked()
 def train(detector: Detector) -> tuple[int, Verification | None]:
     """Train for the recipe's iterations, from the checkpoint in the run's folder on where there is one.
 
@@ -107,8 +109,11 @@ def train(detector: Detector) -> tuple[int, Verification | None]:
             # After the curve's line: what is on it is not scored again after a resume.
             if detector.evaluate_every and done % detector.evaluate_every == 0 and done < recipe.iterations:
                 _draw_curve(detector, log, iteration)
-            if done % detector.checkpoint_every == 0 or done == recipe.iterations:
+            leaving = world.any(asked(), torch.device(job.device))
+            if leaving or done % detector.checkpoint_every == 0 or done == recipe.iterations:
                 training.save(path, done)
+            if leaving:
+                leave()
     except FloatingPointError as error:  # Detectron2's own check of the region proposals
         raise TrainingError(f"training diverged at iteration {iteration}", found=str(error), todo=LOWER) from error
     finally:

@@ -60,7 +60,10 @@ def test_ten_kills_and_one_record(engine, voc, tmp_path):
             wait_for(lambda: saved(runs) != before, process, 300)  # noqa: B023 - used at once
         time.sleep(moments.uniform(0, 1 if attempt % 2 else 6))
         assert process.poll() is None, process.communicate()[1]  # 250 iterations outlast the kills
-        kill_group(process, signal.SIGKILL)
+        before = saved(runs)
+        kill_group(process, signal.SIGTERM if attempt % 4 == 1 else signal.SIGKILL)
+        if attempt % 4 == 1:  # asked, it saves before it leaves
+            assert saved(runs) != before
         assert not runs.exists() or not records(runs)
 
     last = script(*arguments, cwd=tmp_path, **one_thread)

@@ -110,25 +110,27 @@ def test_plot_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_kill_and_resume_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
-    options = [str(images), "--preset", "demo", "--batch", "4", "--crop", "32", "--hidden", "16", "--steps", "6"]
+    options = [str(images), "--preset", "demo", "--batch", "4", "--crop", "32", "--hidden", "16", "--steps", "12"]
     options += ["--save-every", "1", "--device", "cpu", "--workers", "1", "--out"]
     command = [sys.executable, "-m", "pretrain", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
-    for _ in range(2):
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 128 + 15)):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        process = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1].decode()
+        assert process.returncode == status, said
+        assert (status < 0) == ("saved; type the same command again" not in said)
     subprocess.run([*command, str(tmp_path / "cut")], check=True, env=environment, capture_output=True)
     whole, cut = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "cut"))
-    assert whole["step"] == cut["step"] == 6
+    assert whole["step"] == cut["step"] == 12
     for branch in ("online", "target"):
         assert all(torch.equal(tensor, cut[branch][name]) for name, tensor in whole[branch].items())
     assert not list((tmp_path / "cut").glob(".*.part"))

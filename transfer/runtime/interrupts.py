@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: one line that says how to go on, exit status 130, no traceback.
+"""Ctrl-C at any moment: one line that says how to go on, exit status 130, no traceback; SIGTERM: save first, then 143.
 
 A terminal sends the signal to every process of a command. Only the one that was started answers: data-loading
 processes, which inherit the handler, leave it alone and end when their parent does. The first Ctrl-C becomes Python's
@@ -12,24 +12,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 STATUS = 130  # of a command that SIGINT ended, as shells count: 128 + 2
 NOTHING_CHANGED = "interrupted; nothing was changed, type the same command again"
 GOES_ON = "interrupted; type the same command again: it goes on from the last checkpoint"
+SAVED = "{}: saved; type the same command again: it goes on from here"
 _said = False
+_asked = 0  # the signal that asked this process to save and leave
 
 
 def say(message: str) -> int:
-    """Print `message` on a line of its own; returns the exit status, 130."""
+    """Print `message` on a line of its own; returns the exit status: 130, or 128 + the signal that `leave` obeys."""
     global _said
     _said = True
     if _first():
-        sys.stderr.write(f"\n{message}\n")
+        sys.stderr.write(f"\n{SAVED.format(signal.Signals(_asked).name) if _asked else message}\n")
         sys.stderr.flush()
-    return STATUS
+    return 128 + _asked if _asked else STATUS
 
 
 def _first() -> bool:
@@ -84,3 +88,39 @@ def children_left_alone() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def saves_when_asked() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 only make `asked` true, and whoever trains saves and calls `leave`.
+
+    A second one ends the process at once, and so does the first in the processes that it has forked.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    owner = os.getpid()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        global _asked
+        if os.getpid() != owner or _asked:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _asked = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def asked() -> bool:
+    """Whether this process was asked to save and leave; of several processes that train together one is enough."""
+    return bool(_asked)
+
+
+def leave() -> NoReturn:
+    """End as Ctrl-C does; what was to be saved is."""
+    raise KeyboardInterrupt

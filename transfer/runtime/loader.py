@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
@@ -12,7 +13,14 @@ T = TypeVar("T")
 
 
 class Loader(DataLoader[T]):
-    """Every loader of this project is one: a run starts several, and the room may be gone by the second."""
+    """Every loader of this project is one: a run starts several, and the room may be gone by the second.
+
+    Its processes end with the one that reads from it, and not at a scheduler's signal: that goes to all processes of a
+    job, and a training could not save once its images stopped coming.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, worker_init_fn=_deaf, **options)
 
     def __iter__(self) -> Any:
         """As usual.
@@ -22,3 +30,8 @@ class Loader(DataLoader[T]):
         """
         demand_shared_memory(self.num_workers)
         return super().__iter__()
+
+
+def _deaf(_worker: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from transfer.checkpoints.backbone import Backbone, random_backbone
+from transfer.classification.sgd import loop
 from transfer.classification.sgd.bank import Head, train_on_features
 from transfer.classification.sgd.data import Crops, Deal, Order
 from transfer.classification.sgd.fit import SgdMachine, evaluate, fine_tune, fit_linear
@@ -398,3 +399,16 @@ def test_several_labels_an_image_and_odd_machines_are_refused(tmp_path: Path) ->
     for name in ("workers", "save_every", "log_every", "unreadable"):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} -1"):
             train("linear", tmp_path, **{name: -1})
+
+
+def test_asked_to_leave_it_saves_after_the_step_and_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = weights(train("fine-tuning", tmp_path / "whole"))
+    calls = iter([False, True])
+    monkeypatch.setattr(loop, "asked", lambda: next(calls))
+    with pytest.raises(KeyboardInterrupt):
+        train("fine-tuning", tmp_path / "cut")
+    assert torch.load(tmp_path / "cut" / "fit.pth", weights_only=True)["step"] == 2
+    monkeypatch.undo()
+    assert same(whole, weights(train("fine-tuning", tmp_path / "cut")))

@@ -42,11 +42,52 @@ def test_one_line_and_130(code: str, presses: int) -> None:
     assert error == "\ntype it again\n"
 
 
+TRAINING = """
+import os, sys, time
+from transfer.runtime.command import answer
+from transfer.runtime.interrupts import asked, leave, saves_when_asked
+
+@saves_when_asked()
+def train():
+    child = not os.fork()
+    child and print("there", flush=True)
+    while not asked():
+        time.sleep(0.01)
+    print("child" if child else "saved", flush=True)
+    time.sleep(float(sys.argv[1]))
+    leave()
+
+sys.exit(answer(train, False, "interrupted"))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("times", [1, 2])
+def test_who_trains_saves_first_when_asked_to_leave(number: int, times: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, "0" if times == 1 else "30"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    os.killpg(process.pid, number)
+    assert process.stdout.readline() == "saved\n"  # and not "child": that one ends at once
+    if times == 2:  # it takes too long
+        os.killpg(process.pid, number)
+    rest, error = process.communicate(timeout=20)
+    assert not rest
+    assert process.returncode == (-number if times == 2 else 128 + number)
+    assert ("saved; type the same command again" in error) == (times == 1)
+
+
 LAUNCHED = """
 import os, signal, sys, time
 from transfer.runtime.interrupts import on_interrupt
 on_interrupt("type it again")
-print("there", flush=True)
+os.write(1, b"there\\n")  # in one piece: two processes share the pipe
 if os.environ["RANK"] == "1":
     sys.argv[1] == "killed" and os.kill(os.getpid(), signal.SIGKILL)
     sys.argv[1] == "refused" and sys.exit(2)

@@ -20,6 +20,7 @@ from transfer.runtime import curve
 from transfer.runtime import training as checkpoint
 from transfer.runtime.errors import DataError, TrainingError, UserError
 from transfer.runtime.files import clear_parts
+from transfer.runtime.interrupts import asked, leave, saves_when_asked
 from transfer.runtime.progress import Bar
 from transfer.runtime.world import World
 
@@ -108,6 +109,7 @@ class SgdTraining:
         self.unreadable: dict[int, str] = {}
         self.labels = torch.from_numpy(train.labels.astype(np.int64))
 
+    @saves_when_asked()
     def run(self, seed: int, deal: Deal) -> None:
         """All steps that the folder's checkpoint has not done; none if it is finished.
 
@@ -130,8 +132,11 @@ class SgdTraining:
         with Bar(self.total, self.done, unit="step", what=what, shown=machine.world.leads) as bar:
             for batch in crops(self.train.images, self.view, order, machine.workers, machine.device):
                 self._step(batch, log, bar)
-                if self.done % machine.save_every == 0 or self.done == self.total:
+                leaving = machine.world.any(asked(), machine.device)
+                if leaving or self.done % machine.save_every == 0 or self.done == self.total:
                     self._save()
+                if leaving:
+                    leave()
 
     def _begin(self) -> None:
         world = self.machine.world
