@@ -18,6 +18,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import psutil
+
+SAVING = 30.0  # seconds that processes have to save and leave
+
 
 def main(arguments: Sequence[str]) -> int:
     """Start the processes and wait for them; returns the exit status of the first that failed, or 0."""
@@ -33,6 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         torchrun(list(arguments))
     except SignalException as stopped:
+        # A second signal cuts torchrun's own waiting short, and those that it has started are still saving.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=SAVING)
         # Ctrl-C reaches every process of a terminal, and the first of them has answered.
         return STATUS if stopped.sigval == signal.SIGINT else 128 + int(stopped.sigval)
     except ChildFailedError as failed:

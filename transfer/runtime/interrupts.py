@@ -94,7 +94,8 @@ def children_left_alone() -> Iterator[None]:
 def saves_when_asked() -> Iterator[None]:
     """Inside, SIGTERM and SIGUSR1 only make `asked` true, and whoever trains saves and calls `leave`.
 
-    A second one ends the process at once, and so does the first in the processes that it has forked.
+    More of them change nothing: a scheduler sends one to every process of a job, and whoever started this one sends it
+    again. What does not come to the end of its step is left to SIGKILL. Processes that were forked end at once.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
@@ -103,10 +104,10 @@ def saves_when_asked() -> Iterator[None]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         global _asked
-        if os.getpid() != owner or _asked:
+        if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        _asked = number
+        _asked = _asked or number
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:

@@ -19,9 +19,6 @@ class Loader(DataLoader[T]):
     job, and a training could not save once its images stopped coming.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, worker_init_fn=_deaf, **options)
-
     def __iter__(self) -> Any:
         """As usual.
 
@@ -29,6 +26,7 @@ class Loader(DataLoader[T]):
             TrainingError: no room for its processes.
         """
         demand_shared_memory(self.num_workers)
+        self.worker_init_fn = _deaf
         return super().__iter__()
 
 

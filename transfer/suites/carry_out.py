@@ -13,7 +13,8 @@ from transfer.checkpoints.speed import speed
 from transfer.runtime.errors import UserError
 from transfer.suites.facts import Facts
 from transfer.suites.plan import Planned, Standing, forget_ended, note_ended, record_time, standing
-from transfer.suites.pool import Ended, Pool, Started, in_a_process, last_words
+from transfer.suites.pool import Ended, Pool, Started, last_words
+from transfer.suites.processes import in_a_process
 from transfer.suites.view import Estimate, View
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Undertaking:
         facts: learn how long runs take.
         runs: the folder of records and of everything else.
         logs: where each run prints to.
-        device, threads: with what runs compute.
+        device, threads: with what runs compute; device None: with what this machine does not have.
     """
 
     def __init__(
@@ -44,12 +45,11 @@ class Undertaking:
         facts: Facts,
         runs: Path,
         logs: Path,
-        device: str,
+        device: str | None,
         threads: int,
     ) -> None:
         self.planned, self.standings, self.pool, self.facts = planned, standings, pool, facts
         self.runs, self.logs, self.device, self.threads = runs, logs, device, threads
-        self._slots = len(pool.free)
         self._extracted: set[str] = set()
         self._elsewhere: dict[Planned, float] = {}
         self._records: dict[Planned, int] = {}  # when its record was written, as it began
@@ -57,10 +57,12 @@ class Undertaking:
 
     def carry_out(self, todo: Sequence[Planned], view: View) -> None:
         """Do these runs, whichever of them can be done; however it is left, no process of it stays."""
-        waiting = list(todo)
+        already = {each.run for each in self.pool.running}  # in a queue, put there when this line was typed before
+        self._records |= {run: record_time(run, self.runs) for run in already}
+        waiting = [run for run in todo if run not in already]
         try:
             while waiting or self.pool.running:
-                while self.pool.free and (run := self._next(waiting, view)) is not None:
+                while self.pool.room and (run := self._next(waiting, view)) is not None:
                     waiting.remove(run)
                     self._start(run, view)
                 for ended in self.pool.ended(LOOK):
@@ -102,8 +104,7 @@ class Undertaking:
         if not (self.runs / "work" / run.task / run.id).exists():
             self._fresh.add(run)
         self._records[run] = record_time(run, self.runs)
-        started = self.pool.start(run, self.logs / f"{run.stem}.log", self._beside(run))
-        view.started(run, started.slot.name)
+        view.started(run, self.pool.start(run, self.logs / f"{run.stem}.log", self._beside(run)))
 
     def _beside(self, run: Planned) -> tuple[Any, ...]:
         """The features that other runs want of the same images and weights: an image is decoded once for all."""
@@ -153,7 +154,7 @@ class Undertaking:
             seen.add(run.images)
             expected.append(None if seconds is None else max(0.0, seconds - gone))
         known = [seconds for seconds in expected if seconds is not None]
-        return Estimate(sum(known) / self._slots, len(known) == len(expected))
+        return Estimate(sum(known) / self.pool.width, len(known) == len(expected))
 
     def _kind(self, run: Planned, extracted: bool | None = None) -> str:
         """Of runs that take about as long: whether there are features already decides it."""
@@ -163,7 +164,7 @@ class Undertaking:
 
     def _expected(self, run: Planned, extracted: bool) -> float | None:
         took = self.facts.seconds(self._kind(run, extracted))
-        if took is not None or run.work is None:
+        if took is not None or run.work is None or self.device is None:
             return took
         return 0.0 if run.images and extracted else run.work / self._speed
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from transfer.cli import GPU_GIGABYTES
+from transfer.cli import GPU_GIGABYTES, gpu_gigabytes
 from transfer.record import content_hash
 from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS
@@ -23,7 +23,9 @@ from transfer.suites.carry_out import Undertaking
 from transfer.suites.facts import Facts
 from transfer.suites.plan import CommonOptions, Planned, Standing, make_plan, plan_file, read_plan, standing, write_plan
 from transfer.suites.pool import Limits, Pool, Slot
+from transfer.suites.processes import ProcessPool
 from transfer.suites.slots import cpu_slots, gpu_slots
+from transfer.suites.slurm import Slurm, SlurmOptions, SlurmPool, in_words, queued
 from transfer.suites.suite import Suite, names, read_suite, refuse_kept, typed_suite
 from transfer.suites.view import make_view, standing_text
 from transfer.suites.work import with_root
@@ -55,6 +57,8 @@ class SuiteOptions(Debug):
         processes: that train together in a run, one a GPU.
         hours: end a run that takes longer.
         gigabytes: end a run that takes more memory, with all its processes.
+        on: here, or slurm: this machine's cluster. What is queued there goes on when this command is stopped.
+        slurm: how the jobs of --on slurm are submitted.
         retry: do failed runs again.
         plan: show the plan and stop.
     """
@@ -76,6 +80,8 @@ class SuiteOptions(Debug):
     processes: int = 1
     hours: float | None = None
     gigabytes: float | None = None
+    on: Literal["here", "slurm"] = "here"
+    slurm: OmitArgPrefixes[SlurmOptions] = field(default_factory=SlurmOptions)
     retry: bool = False
     plan: bool = False
 
@@ -124,27 +130,25 @@ def suite_command(arguments: Sequence[str]) -> int:
     options = _parsed(own)
     refuse_kept("what stands behind the lone --", [word for word in further if word.startswith("--")])
     suite = _suite(options)
-    device = options.device or _device()
-    slots = options.slots(device)
-    if share := slots[0].environment.get(GPU_GIGABYTES):  # recipes are fitted to what a run will have
-        os.environ[GPU_GIGABYTES] = share
+    where = _cluster(options) if options.on == "slurm" else _here(options)
+    if where.gigabytes:  # recipes are fitted to what a run will have
+        os.environ[GPU_GIGABYTES] = where.gigabytes
     facts = Facts(options.runs / "suites" / "known.json")
-    words = options.words(device, further)
-    common = CommonOptions(options.checkpoints, options.labels, words, options.seeds, options.processes)
+    words = options.words(where.device, further)
+    common = CommonOptions(options.checkpoints, options.labels, words, options.seeds, where.processes)
     planned = make_plan(suite, common, facts)
     facts.save()
     name = f"{suite.name}-{content_hash([run.words for run in planned])[:6]}"
-    standings = {run: standing(run, options.runs) for run in planned}
+    standings = _standings(planned, options.runs)
     _say(standing_text(f"{name}: {suite.title}", planned, standings, options.runs))
-    pool = Pool(slots, Limits(options.hours, options.gigabytes), options.processes)
-    folder = plan_file(options.runs, name).parent
-    threads = options.threads or THREADS
-    undertaking = Undertaking(planned, standings, pool, facts, options.runs, folder / "logs", device, threads)
-    wanted = {"waiting", "running", *(["failed"] if options.retry else [])}
+    logs, threads = plan_file(options.runs, name).parent / "logs", options.threads or THREADS
+    pool, known = where.pool(planned, logs), where.device if options.on == "here" else None
+    undertaking = Undertaking(planned, standings, pool, facts, options.runs, logs, known, threads)
+    wanted = {"waiting", "running", "queued", *(["failed"] if options.retry else [])}
     todo = [run for run in planned if standings[run].state in wanted]
     if todo:
         left = undertaking.left(todo, []).line()
-        _say(f"{len(todo)} to do now, {len(slots)} at a time: {left}")
+        _say(f"{len(todo)} to do now, {pool.width} at a time: {left}")
     if not options.retry and any(each.state == "failed" for each in standings.values()):
         _say("the same line with --retry does what failed again")
     if options.plan:
@@ -170,10 +174,92 @@ def _parsed(own: Sequence[str]) -> SuiteOptions:
         raise
 
 
-def _device() -> str:
+@dataclass(frozen=True)
+class _Where:
+    """Where the runs of a suite are done.
+
+    Attributes:
+        processes: that train together in each.
+        gigabytes: of the GPU's memory for each; "": no GPU.
+        pool: does them; called with all runs, and the folder of their logs.
+    """
+
+    device: str
+    processes: int
+    gigabytes: str
+    pool: Callable[[Sequence[Planned], Path], Pool]
+
+
+def _here(options: SuiteOptions) -> _Where:
+    typed = [each.name for each in fields(SlurmOptions) if getattr(options.slurm, each.name) != each.default]
+    if typed:
+        raise UserError(f"--{typed[0].replace('_', '-')} is of --on slurm", todo="add --on slurm, or leave it out")
+    device = options.device or ("cuda" if _gpu() else "cpu")
+    slots, limits = options.slots(device), Limits(options.hours, options.gigabytes)
+    gigabytes = slots[0].environment.get(GPU_GIGABYTES, "")
+    return _Where(device, options.processes, gigabytes, lambda *_: ProcessPool(slots, limits, options.processes))
+
+
+def _cluster(options: SuiteOptions) -> _Where:
+    """On the cluster's machines; this one may be without GPU.
+
+    Raises:
+        UserError: an option that is for runs here, or one that is missing.
+    """
+    wanted, device = options.slurm, options.device or "cuda"
+    instead = {"jobs": "--array", "gpus": "--gpus-per-run", "per_gpu": "--gpus-per-run", "hours": "--time"}
+    usual = {each.name: each.default for each in fields(SuiteOptions)}
+    for name, other in instead.items():
+        if getattr(options, name) != usual[name]:
+            raise UserError(f"--{name.replace('_', '-')} is for runs here", todo=f"with --on slurm: {other}")
+    for name in ("array", "nodes", "grace", "gpus_per_run", "cpus_per_run", "gpu_gigabytes"):
+        if (value := getattr(wanted, name)) is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}", todo="give 1 or more")
+    processes, gigabytes = options.processes, ""
+    if device == "cuda":
+        processes = max(wanted.gpus_per_run or 1, options.processes)
+        if options.processes not in (1, processes) or wanted.gpus_per_run not in (None, processes):
+            raise UserError("--processes and --gpus-per-run differ", todo="a process has a GPU: give one of them")
+        known = wanted.gpu_gigabytes or (gpu_gigabytes() if _gpu() else None)
+        if known is None:
+            raise UserError(
+                "how much memory have the GPUs? Recipes are fitted to it, and this machine has none to look at",
+                todo="--gpu-gigabytes 80; or --device cpu",
+            )
+        gigabytes = f"{known:.2f}"
+    elif wanted.gpus_per_run or wanted.gpu_gigabytes:
+        raise UserError("--gpus-per-run and --gpu-gigabytes on a CPU", todo="leave them out, or --device cpu")
+    cores = max(options.threads or 1, 1 + (options.workers or 0))
+    gpus = processes if device == "cuda" else 0
+    scheduler = Slurm(wanted, options.gigabytes, processes, cores, gpus)
+    environment = {GPU_GIGABYTES: gigabytes} if gigabytes else {}
+
+    def pool(planned: Sequence[Planned], logs: Path) -> Pool:
+        return SlurmPool(scheduler, planned, options.runs, logs, wanted, processes, environment)
+
+    return _Where(device, processes, gigabytes, pool)
+
+
+def _gpu() -> bool:
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.cuda.is_available()
+
+
+def _standings(planned: Sequence[Planned], runs: Path) -> dict[Planned, Standing]:
+    """How all of them stand: by what lies on disk, and by the queue if any is in one."""
+    found = {run: standing(run, runs) for run in planned}
+    if (runs / "slurm").exists():
+        try:
+            jobs = queued(runs)
+        except UserError as error:
+            _say(f"what is in the queue is not known: {error}")
+            jobs = {}
+        for run, each in found.items():
+            job = jobs.get(run.id)
+            if job is not None and not job.over and each.state in ("waiting", "failed"):
+                found[run] = Standing("queued", f"job {job.id}: {in_words(job)}")
+    return found
 
 
 def _suite(options: SuiteOptions) -> Suite:
@@ -231,6 +317,6 @@ def _status(options: StatusOptions) -> int:
         raise UserError(f"no suite {options.name!r} was begun in {options.runs}", todo=f"one of {', '.join(there)}")
     file = meant[-1]
     title, planned = read_plan(file)
-    standings = {run: standing(run, options.runs) for run in planned}
+    standings = _standings(planned, options.runs)
     _say(standing_text(f"{file.parent.name}: {title}", planned, standings, options.runs))
     return int(any(each.state != "done" for each in standings.values()))

@@ -20,7 +20,7 @@ from transfer.runtime.files import write_json
 from transfer.suites.facts import CheckpointFacts, Facts
 from transfer.suites.suite import Suite, TaskLine
 
-State = Literal["done", "failed", "running", "waiting", "impossible"]
+State = Literal["done", "failed", "running", "queued", "waiting", "impossible"]
 VERSION = 1  # of a plan's file
 
 
@@ -184,7 +184,7 @@ def _weights(typed: CommandLine, facts: Facts) -> list[CheckpointFacts]:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a run stands; of a failed or impossible one why."""
+    """How a run stands; of a failed, impossible or queued one why."""
 
     state: State
     reason: str = ""

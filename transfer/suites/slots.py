@@ -6,7 +6,8 @@ import os
 
 from transfer.cli import GPU_GIGABYTES, check_machine
 from transfer.runtime.errors import UserError
-from transfer.suites.pool import Slot, in_a_process
+from transfer.suites.pool import Slot
+from transfer.suites.processes import in_a_process
 
 ALIKE = 1.02  # GPUs of one model differ by less: a share of the memory is kept by the driver
 

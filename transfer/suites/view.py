@@ -22,9 +22,11 @@ from transfer.suites.pool import Ended, Started
 
 BEAT = 60.0  # seconds between two lines about runs that go on, where there is no terminal
 REASONS = 12  # failed runs whose reason is shown in full
+SHOWN = 20  # runs that go on which are shown one by one
 WORDS: Mapping[State, str] = {
     "done": "done",
     "running": "running",
+    "queued": "in the queue",
     "waiting": "to do",
     "failed": "failed",
     "impossible": "cannot run here",
@@ -78,6 +80,7 @@ def standing_text(
     for run in planned:
         if standings[run].state == "running" and runs is not None:
             lines.append(f"  running: {run.name}{_progress_text(progress_of(run, runs))}")
+    lines += _reasons(planned, standings, "queued")
     lines += _reasons(planned, standings, "failed")
     lines += _reasons(planned, standings, "impossible")
     counted = Counter(standing.state for standing in standings.values())
@@ -116,8 +119,8 @@ def _progress_text(progress: Progress | None) -> str:
 class View(Protocol):
     """Who is told while a suite goes on."""
 
-    def started(self, run: Planned, slot: str) -> None:
-        """A run has begun."""
+    def started(self, run: Planned, how: str) -> None:
+        """A run was started: "begun", "queued"."""
 
     def ended(self, ended: Ended, standing: Standing) -> None:
         """A run has ended, and how."""
@@ -152,6 +155,12 @@ def _outlook(waiting: int, others: int, left: Estimate) -> str:
     return f"{elsewhere}{waiting} to do, {left.line()} left"
 
 
+def queue_lines(running: Sequence[Started]) -> list[str]:
+    """Why runs wait in a queue, the commonest first."""
+    counted = Counter(each.waits for each in running if not each.began)
+    return [f"{count} in the queue: {why}" for why, count in counted.most_common(REASONS)]
+
+
 class Lines:
     """For a file or a pipe: a line for each thing that happens, and one a minute for each run that goes on."""
 
@@ -159,9 +168,9 @@ class Lines:
         self.runs = runs
         self._said = time.monotonic()
 
-    def started(self, run: Planned, slot: str) -> None:
+    def started(self, run: Planned, how: str) -> None:
         """See `View`."""
-        self._say(f"begun: {run.name}" + (f" on {slot}" if slot else ""))
+        self._say(f"{how}: {run.name}")
 
     def ended(self, ended: Ended, standing: Standing) -> None:
         """See `View`."""
@@ -175,8 +184,10 @@ class Lines:
         """See `View`."""
         if time.monotonic() - self._said < BEAT:
             return
-        for each in running:
+        for each in [each for each in running if each.began][:SHOWN]:
             self._say(f"running: {each.run.name}{_progress_text(progress_of(each.run, self.runs))}")
+        for line in queue_lines(running):
+            self._say(line)
         self._say(_outlook(waiting, others, left))
 
     def close(self) -> None:
@@ -196,7 +207,7 @@ class Screen:
         self._live = Live(console=Console(), refresh_per_second=4, transient=True)
         self._live.start()
 
-    def started(self, run: Planned, slot: str) -> None:
+    def started(self, run: Planned, how: str) -> None:
         """See `View`."""
 
     def ended(self, ended: Ended, standing: Standing) -> None:
@@ -217,7 +228,8 @@ class Screen:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("running", "for", "doing", "done", "left", "memory", "GPU"):
             table.add_column(column, style="dim" if column == "for" else "")
-        for each in running:
+        begun = [each for each in running if each.began]
+        for each in begun[:SHOWN]:
             told = progress_of(each.run, self.runs)
             done = f"{100 * told.done / told.total:.0f} %" if told and told.total else ""
             gpu = f"{told.gpu_gb:.1f} GB" if told and told.gpu_gb is not None else ""
@@ -225,9 +237,11 @@ class Screen:
             rest = duration(told.left) if told else "", f"{each.memory:.1f} GB" if each.memory else "", gpu
             table.add_row(*(Text(printable(cell)) for cell in (*cells, *rest)))
         failed = f", {self.failed} failed" if self.failed else ""
-        counted = f"{self.done} of {self.total} done{failed}, {len(running)} running"
+        counted = f"{self.done} of {self.total} done{failed}, {len(begun)} running"
         head = f"{counted}, {_outlook(waiting, others, left)}"
-        self._live.update(Group(Text(head, style="bold"), table))
+        more = [f"… and {len(begun) - SHOWN} more"] if len(begun) > SHOWN else []
+        below = [Text(printable(line), style="dim") for line in (*more, *queue_lines(running))]
+        self._live.update(Group(Text(head, style="bold"), table, *below))
 
     def close(self) -> None:
         """See `View`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from transfer.runtime.logs import say_from
 # Imported once by the server that runs are forked from. Nothing here computes or starts a thread, so forking is safe.
 PRELOADED = ("transfer.suites.work", "torch", "torchvision", "transfer.classification.splits", "transfer.runner")
 
+PORTS = range(20_000, 30_000)  # where the nodes of a job meet: below those that a system gives away by itself
+
 
 @dataclass(frozen=True)
 class Job:
@@ -33,32 +36,56 @@ class Job:
 
     Attributes:
         words: what would be typed after `python -m transfer run`.
-        log: file that takes all it prints.
+        log: file that takes all it prints; what an earlier attempt printed is replaced, unless `again`.
         environment: variables of its own: which GPU it sees.
-        processes: that train together.
+        processes: that train together, on all nodes.
         beside: see `Run`.
+        nodes: of a cluster's job, each with its share of the processes.
+        again: it goes on with what was cut short.
     """
 
     words: tuple[str, ...]
     log: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
     beside: tuple[Any, ...] = ()
+    nodes: int = 1
+    again: bool = False
 
 
 def work(job: Job) -> None:
     """Do the run; the exit status is that of `python -m transfer run`."""
     os.setsid()  # Ctrl-C in the suite's terminal is the suite's business
     _end_with_parent()
-    _print_to(job.log)
+    _print_to(job.log, job.again)
     os.environ.update(job.environment)
     if job.processes > 1:
-        torchrun = [sys.executable, "-m", "transfer.torchrun", "--standalone", "--nproc-per-node", str(job.processes)]
-        words = [*torchrun, "-m", "transfer", "run", *job.words]
-        sys.exit(subprocess.run(words, env=with_root(), check=False).returncode)
+        words = [sys.executable, "-m", "transfer.torchrun", *_meeting(job), "-m", "transfer", "run", *job.words]
+        together = subprocess.Popen(words, env=with_root())
+        signal.signal(signal.SIGTERM, lambda *_: together.terminate())  # and that passes it on
+        sys.exit(_status(together.wait()))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     say_from(logging.INFO)
     sys.exit(answer(lambda: run_command(job.words, beside=job.beside), debug=False, interrupted=GOES_ON))
+
+
+def _meeting(job: Job) -> list[str]:
+    """What torchrun has to know for its processes to find each other: within a machine, or on the nodes of a job.
+
+    SLURM runs this once on each node and says in its variables which they are.
+    """
+    each = ["--nproc-per-node", str(job.processes // job.nodes)]
+    if job.nodes == 1:
+        return ["--standalone", *each]
+    number = int(os.environ["SLURM_JOB_ID"])
+    first = subprocess.check_output(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], text=True)
+    place = f"{first.split()[0]}:{PORTS[number % len(PORTS)]}"
+    nodes = ["--nnodes", str(job.nodes), *each]
+    return [*nodes, "--rdzv-backend", "c10d", "--rdzv-id", str(number), "--rdzv-endpoint", place]
+
+
+def _status(code: int) -> int:
+    return 128 - code if code < 0 else code
 
 
 def with_root() -> dict[str, str]:
@@ -67,9 +94,10 @@ def with_root() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def _print_to(log: Path) -> None:
+def _print_to(log: Path, further: bool) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    how = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    file = os.open(log, how if further else how | os.O_TRUNC, 0o666)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, file), (2, file)):
         os.dup2(source, target)

@@ -1,0 +1,142 @@
+"""A SLURM of its own in a folder: munged, slurmctld and slurmd on this machine, two cores in two partitions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "scancel")
+# Debian puts the daemons where a user who is not root has no path to.
+PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+
+# A job that was requeued waits until its old credential has expired: 120 seconds, unless cred_expire is less.
+CONFIG = """ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+KillWait=30
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_min_interval=100000
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=low Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
+"""
+
+
+def why_not() -> str:
+    """Why there can be no cluster here; "" if there can."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
+    if missing:
+        return f"SLURM: {missing[0]} is not installed (Debian: slurmctld slurmd slurm-client munge)"
+    return "" if os.getuid() == 0 else "SLURM: its daemons need root"
+
+
+class Cluster:
+    """A running one; its commands are called with `environment`."""
+
+    def __init__(self, folder: Path, cores: int = 2) -> None:
+        self.folder = folder
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": PATH}
+        for name in ("state", "spool"):
+            (folder / name).mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        host = socket.gethostname().partition(".")[0]
+        config = CONFIG.format(folder=folder, host=host, cores=cores, ports=_free_ports(2))
+        (folder / "slurm.conf").write_text(config, encoding="utf-8")
+
+    def start(self) -> None:
+        """Until the node is idle."""
+        munge = ("socket", "key-file", "pid-file", "log-file", "seed-file")
+        files = dict(zip(munge, ("munge.socket", "munge.key", "munge.pid", "munged.log", "munge.seed"), strict=True))
+        self.run("munged", "--force", *(f"--{name}={self.folder / file}" for name, file in files.items()))
+        self.run("slurmctld", "-c")
+        self.run("slurmd")
+        self.wait(lambda: self.run("sinfo", "--noheader", "--format=%T").split() == ["idle"], 60)
+
+    def stop(self) -> None:
+        """End the daemons and what they have started."""
+        subprocess.run(["scontrol", "shutdown"], env=os.environ | self.environment, capture_output=True, check=False)
+        for name in ("slurmctld", "slurmd", "munge"):
+            file = self.folder / f"{name}.pid"
+            if file.exists():
+                subprocess.run(["kill", file.read_text(encoding="ascii").strip()], capture_output=True, check=False)
+
+    def run(self, *words: str) -> str:
+        """What a command says; it has to succeed."""
+        done = subprocess.run(words, env=os.environ | self.environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def states(self) -> dict[str, str]:
+        """Job → state, of all that it remembers."""
+        said = self.run("squeue", "--noheader", "--array", "--states=all", "--format=%i %T")
+        return dict(line.split() for line in said.splitlines())
+
+    def begin_now(self) -> None:
+        """What was queued again waits for a minute before it begins; these tests do not."""
+        for job, state in self.states().items():
+            if state == "PENDING":
+                self.run("scontrol", "update", f"jobid={job}", "starttime=now")
+
+    def wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Until it is so; the test fails if that takes longer."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.2)
+
+    def log(self) -> str:
+        """The last lines of the daemons."""
+        files = [self.folder / f"{name}.log" for name in ("munged", "slurmctld", "slurmd")]
+        return "\n".join(file.read_text(encoding="utf-8")[-1500:] for file in files if file.exists())
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """One that runs meanwhile."""
+    made = Cluster(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
