@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,16 @@ class Undertaking:
         """Do these runs, whichever of them can be done; however it is left, no process of it stays."""
         already = {each.run for each in self.pool.running}  # in a queue, put there when this line was typed before
         self._records |= {run: record_time(run, self.runs) for run in already}
-        waiting = [run for run in todo if run not in already]
+        waiting = dict.fromkeys(run for run in todo if run not in already)
         try:
             while waiting or self.pool.running:
-                while self.pool.room and (run := self._next(waiting, view)) is not None:
-                    waiting.remove(run)
+                for run in self._startable(waiting, view):
+                    del waiting[run]
                     self._start(run, view)
                 for ended in self.pool.ended(LOOK):
                     found = self._judge(ended)
                     if found.state == "running":  # another suite was a moment earlier
-                        waiting.append(ended.run)
+                        waiting[ended.run] = None
                     else:
                         self._now(ended.run, found)
                         view.ended(ended, found)
@@ -78,10 +78,12 @@ class Undertaking:
             view.close()
             self.pool.stop()
 
-    def _next(self, waiting: list[Planned], view: View) -> Planned | None:
-        """The first that can begin; what others have done meanwhile is taken off the list."""
+    def _startable(self, waiting: dict[Planned, None], view: View) -> Iterator[Planned]:
+        """Those that can begin, as long as there is room; what others have done meanwhile is taken off the list."""
         extracting = {each.run.images for each in self.pool.running} - self._extracted
         for run in list(waiting):
+            if not self.pool.room:
+                return
             if run.images and run.images in extracting:
                 continue
             if time.monotonic() - self._elsewhere.get(run, -ELSEWHERE) < ELSEWHERE:
@@ -93,11 +95,11 @@ class Undertaking:
             self._elsewhere.pop(run, None)
             if found.state == "done" or (found.state == "failed" and self.standings[run].state != "failed"):
                 self._now(run, found)
-                waiting.remove(run)
+                del waiting[run]
                 view.found(run, found)
                 continue
-            return run
-        return None
+            extracting |= {run.images} - self._extracted
+            yield run
 
     def _start(self, run: Planned, view: View) -> None:
         _kept(forget_ended, self.runs, run)
@@ -146,7 +148,7 @@ class Undertaking:
         self.standings[run] = found
         self._fresh.discard(run)
 
-    def left(self, waiting: Sequence[Planned], running: Sequence[Started]) -> Estimate:
+    def left(self, waiting: Iterable[Planned], running: Sequence[Started]) -> Estimate:
         """Until all is done: by how long such runs took here, else by their work and this machine's speed."""
         expected, seen = [], set(self._extracted)
         for run, gone in (*((each.run, each.seconds) for each in running), *((run, 0.0) for run in waiting)):

@@ -46,7 +46,6 @@ ENDS = {
     "DEADLINE": ("its deadline passed", True),
 }
 GONE = "its job has left the queue, which does not say how; the same line does it again"
-_MINUTES = re.compile(r"(?:(?P<d>\d+)-(?P<h>\d+)(?::(?P<m>\d+))?|(?:(?P<hours>\d+):)?(?P<minutes>\d+))(?::(?P<s>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,16 @@ def minutes(text: str) -> int:
     Raises:
         UserError: it is none, or 0.
     """
-    found = _MINUTES.fullmatch(text.strip())
-    if found is None:
+    days, dash, rest = text.strip().rpartition("-")
+    parts = rest.split(":")
+    known = re.fullmatch(r"\d*", days) and all(re.fullmatch(r"\d+", part) for part in parts) and len(parts) <= 3
+    if not known or (dash and not days):
         raise UserError(f"--time {text!r} is no duration", todo="minutes, H:M:S or days-H:M:S: --time 4:00:00")
-    part = {name: int(value or 0) for name, value in found.groupdict().items()}
-    if found["d"] is None and found["hours"] is None and found["s"] is not None:  # "90:00" is read as M:S
-        seconds = 60 * part["minutes"] + part["s"]
+    if dash or len(parts) == 3:
+        hours, m, s = (*map(int, parts), 0, 0)[:3]
     else:
-        seconds = 86400 * part["d"] + 3600 * (part["h"] + part["hours"]) + 60 * (part["m"] + part["minutes"])
-        seconds += part["s"]
+        hours, m, s = (0, *map(int, parts), 0)[:3]
+    seconds = 86400 * int(days or 0) + 3600 * hours + 60 * m + s
     if not seconds:
         raise UserError(f"--time {text}", todo="give more than 0")
     return -(-seconds // 60)
@@ -327,12 +327,17 @@ class SlurmPool:
         job = Job(run.words, log, self.environment, self.processes, tuple(beside), self.options.nodes)
         # Some seconds are left to SLURM for the queueing.
         self._gathered.append(ClusterJob(run, job, self.runs, grace=max(5.0, self.options.grace - 15)))
+        self.running.append(Started(run, Slot(), log, 0.0, waits="being queued"))
         return "queued"
 
     def ended(self, patience: float) -> list[Ended]:
         """Those that have ended; the queue is looked at every few seconds, with one request."""
         if self._gathered:
-            self._submit()
+            try:
+                self._submit()
+            except UserError:  # the command ends with this
+                self.running = [each for each in self.running if each.slot.name]
+                raise
         wait = self._looked + self.options.poll - time.monotonic()
         if wait > 0:
             time.sleep(min(wait, patience))
@@ -389,18 +394,16 @@ class SlurmPool:
         folder = self.runs / "slurm"
         gathered, self._gathered = self._gathered, []
         with locked(folder, "another suite is queueing its runs here", "type the same line again", patience=PATIENCE):
-            self._take_over(found := queued(self.runs, self.scheduler))
+            found = queued(self.runs, self.scheduler)
             _forget(folder, {job.name for job in found.values()})
-            watched = {each.run.id for each in self.running}
-            new = [job for job in gathered if job.run.id not in watched]
+            there = {key for key, job in found.items() if not job.over}
+            new = [job for job in gathered if job.run.id not in there]
             for at in range(0, len(new), LARGEST_ARRAY):
                 part = new[at : at + LARGEST_ARRAY]
                 name = f"msbreg-{uuid.uuid4().hex[:12]}"
                 write_json(folder / name / LIST, [job.run.id for job in part])
                 number = self.scheduler.submit(name, folder / name, part)
-                for place, job in enumerate(part):
-                    slot = Slot(f"job {number}_{place}" if len(part) > 1 else f"job {number}")
-                    self.running.append(Started(job.run, slot, job.job.log, 0.0, waits="submitted"))
+                logger.info("runs queued as job %s: %d", number, len(part))
 
 
 def _forget(folder: Path, names: set[str]) -> None:
