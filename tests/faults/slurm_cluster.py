@@ -103,7 +103,11 @@ class Cluster:
         return dict(line.split() for line in said.splitlines())
 
     def begin_now(self) -> None:
-        """What was queued again waits for a minute before it begins; these tests do not."""
+        """What was queued again waits for a minute before it begins, these tests for some seconds.
+
+        In the second in which a node revokes a job's credential it would refuse the next one too.
+        """
+        time.sleep(3)
         for job, state in self.states().items():
             if state == "PENDING":
                 self.run("scontrol", "update", f"jobid={job}", "starttime=now")
