@@ -37,6 +37,7 @@ SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
 KillWait=30
+MinJobAge=3600
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_min_interval=100000
 SelectType=select/cons_tres

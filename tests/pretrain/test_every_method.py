@@ -20,6 +20,7 @@ from pretrain.forces import Forces
 from pretrain.machine import Machine
 from pretrain.methods import find_method
 from pretrain.presets import method_names
+from pretrain.recipe import Arch
 from pretrain.train import pretrain
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.curve import read
@@ -42,13 +43,15 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(name: str, images: Path, out: Path, forces: Forces | None = None, steps: int = 4) -> dict[str, Any]:
+def start(
+    name: str, images: Path, out: Path, forces: Forces | None = None, steps: int = 4, arch: Arch = "resnet18_quarter"
+) -> dict[str, Any]:
     module = find_method(name)
     recipe, settings = module.PRESETS["demo"]
     known = {f.name for f in fields(settings)}
     small = {key: value for key, value in SMALL.items() if key in known}
     settings = replace(settings, **small, forces=forces or settings.forces)
-    recipe = replace(recipe, crop=32, batch=16, steps=steps, warmup_steps=min(1, steps - 1))
+    recipe = replace(recipe, arch=arch, crop=32, batch=16, steps=steps, warmup_steps=min(1, steps - 1))
     state: dict[str, Any] = torch.load(pretrain(images, out, name, recipe, settings, MACHINE), weights_only=True)
     return state
 
@@ -82,6 +85,9 @@ def test_it_trains_resumes_exactly_and_leaves_a_backbone(
         patch.setattr(train._Run, "_step", stopped)
         with pytest.raises(KeyboardInterrupt):
             start(name, classes, tmp_path / "cut")
+    halfway = torch.load(tmp_path / "cut" / "checkpoint.pth", weights_only=True)
+    assert halfway["step"] == 2
+    assert not torch.equal(halfway["online"]["encoder.conv1.weight"], whole["online"]["encoder.conv1.weight"])
     torch.manual_seed(4321)
     resumed = start(name, classes, tmp_path / "cut")
     one, other = flat(whole), flat(resumed)
@@ -89,11 +95,10 @@ def test_it_trains_resumes_exactly_and_leaves_a_backbone(
     for key, value in one.items():
         same = torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key]
         assert same, key
-    backbone = read_backbone(tmp_path / "whole" / "checkpoint.pth")
+    short = start(name, classes, tmp_path / "short", steps=1, arch="resnet18")
+    backbone = read_backbone(tmp_path / "short" / "checkpoint.pth")
     assert backbone.arch == "resnet18"
-    assert torch.equal(backbone.state["conv1.weight"], whole["online"]["encoder.conv1.weight"])
-    untrained = start(name, classes, tmp_path / "short", steps=1)
-    assert not torch.equal(untrained["online"]["encoder.conv1.weight"], whole["online"]["encoder.conv1.weight"])
+    assert torch.equal(backbone.state["conv1.weight"], short["online"]["encoder.conv1.weight"])
 
 
 @pytest.mark.slow
@@ -122,7 +127,7 @@ DETECTOR = (
 def test_checkpoints_of_all_methods_run_through_detection_unchanged(classes: Path, tmp_path: Path) -> None:
     pytest.importorskip("mmdet")
     for name in METHODS:
-        start(name, classes, tmp_path / name, steps=2)
+        start(name, classes, tmp_path / name, steps=2, arch="resnet18")
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     toy = [sys.executable, "-m", "transfer", "toy", str(tmp_path / "toy")]
     subprocess.run(toy, check=True, cwd=ROOT, env=environment, capture_output=True)

@@ -111,7 +111,7 @@ def test_plot_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.slow
 def test_kill_and_resume_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
     options = [str(images), "--preset", "demo", "--batch", "4", "--crop", "32", "--hidden", "16", "--steps", "12"]
-    options += ["--save-every", "1", "--device", "cpu", "--workers", "1", "--out"]
+    options += ["--arch", "resnet18_quarter", "--save-every", "1", "--device", "cpu", "--workers", "1", "--out"]
     command = [sys.executable, "-m", "pretrain", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)

@@ -17,7 +17,8 @@ from transfer.runtime.curve import read
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
-    *("--preset", "demo", "--batch", "8", "--crop", "32", "--hidden", "16", "--dimensions", "8"),
+    *("--preset", "demo", "--arch", "resnet18_quarter", "--batch", "8", "--crop", "32"),
+    *("--hidden", "16", "--dimensions", "8"),
     *("--device", "cpu", "--workers", "0", "--save-every", "2"),
 ]
 

@@ -65,9 +65,12 @@ def test_weights_arrive_and_every_key_is_read(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet34", "resnet50", "resnet101"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_weights_of_larger_backbones_arrive(name, arch):
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [(arch, name) for arch in ("resnet34", "resnet101") for name in ("faster_rcnn c4", "faster_rcnn fpn")]
+    + [("resnet50", name) for name in FAMILIES],  # of both kinds of blocks, and every neck
+)
+def test_weights_of_larger_backbones_arrive(arch, name):
     backbone = random_backbone(arch, 0)
     verification = verify_detector(detector(FAMILIES[name], backbone), backbone)
     assert verification.tensors == verification.expected
