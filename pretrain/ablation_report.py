@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from transfer.runtime.curve import FILE, read
 from transfer.runtime.files import write_atomically, write_text
 
+MOST = 24  # settings that a legend has room for
 METRICS = {"knn": "kNN accuracy, %", "linear": "linear accuracy, %"}
 SETTINGS = (
     "method",
@@ -30,17 +33,20 @@ PLAIN = {"method": "msbreg", "centroid": "others", "singular_form": "nuclear", "
 
 
 def report(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
-    """Write `out`/table.csv (a row a run), table.md (a row a setting, mean ± standard deviation over seeds) and
-    figure.png; returns their paths."""
+    """Write `out`/table.csv (a row a run), table.md (a row a setting, mean ± standard deviation over seeds), figure.png
+    and, of the trainings whose curves lie there, curves.png; returns their paths."""
     frame = pd.DataFrame(rows).sort_values("name", ignore_index=True)
     table = over_seeds(frame)
     paths = [out / "table.csv", out / "table.md", out / "figure.png"]
     write_text(paths[0], frame.to_csv(index=False))
     write_text(paths[1], readable(table))
-    picture = io.BytesIO()
-    draw(frame).savefig(picture, format="png", dpi=110)
-    write_atomically(paths[2], lambda file: file.write(picture.getbuffer()))
-    return paths
+    figures = {paths[2]: draw(frame)}
+    curves = {row["name"]: read(out / row["name"] / FILE) for row in rows if row["method"] != "random"}
+    if any(curves.values()):
+        figures[out / "curves.png"] = draw_curves(frame, curves)
+    for path, figure in figures.items():
+        write_atomically(path, partial(figure.savefig, format="png", dpi=110))
+    return [*paths[:2], *figures]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -127,6 +133,42 @@ def draw(frame: pd.DataFrame) -> Figure:
         panel.grid(alpha=0.3)
     _scaled(axes[1, 0], ours[_nuclear(ours) & (ours["brownian"] == 0) & (ours["views"] == 2)])
     return figure
+
+
+def draw_curves(frame: pd.DataFrame, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Effective rank of the embeddings and loss over the forwarded views; a line a run, a colour a setting.
+
+    Args:
+        curves: name of a run → its curve.
+    """
+    figure = Figure(figsize=(15, 5.5), layout="constrained")
+    trained = frame[frame["name"].isin(curves)]
+    settings = list(dict.fromkeys(_in_words(row) for row in trained.to_dict("records")))
+    left, right = figure.subplots(1, 2)
+    for axes, number, title in ((left, "effective_rank", "effective rank of the embeddings"), (right, "loss", "loss")):
+        for row in trained.to_dict("records"):
+            place = settings.index(_in_words(row))
+            line = [each for each in curves[row["name"]] if number in each]
+            views = [each["step"] * row["batch"] * row["views"] for each in line]
+            style, colour = "-" if place < 10 else "--", f"C{place % 10}"
+            axes.plot(views, [each[number] for each in line], style, color=colour, linewidth=1)
+        axes.set_title(title)
+        axes.set_xlabel("forwarded views")
+        axes.grid(alpha=0.3)
+    if len(settings) <= MOST:
+        lines = [Line2D([], [], color=f"C{place % 10}", linestyle="-" if place < 10 else "--") for place in range(MOST)]
+        right.legend(lines[: len(settings)], settings, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    """A setting, by what is not the usual: "λ_s 0.004, λ_b 0.5, K = 4"; "no forces"."""
+    forces = [f"{sign} {row[name]:g}" for name, sign in (("singular", "λ_s"), ("brownian", "λ_b")) if row[name]]
+    drawn = ["noise per image"] if row["brownian"] and row["brownian_per"] == "image" else []
+    usual = {"method": "msbreg", "centroid": "others", "singular_form": "nuclear", "views": 2}
+    words = {"method": "{}", "centroid": "centroid {}", "singular_form": "{}", "views": "K = {}"}
+    other = [words[name].format(row[name]) for name, value in usual.items() if row[name] != value]
+    return ", ".join([*(forces or ["no forces"]), *drawn, *other])
 
 
 def _combined(axes: Axes, frame: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from pretrain import ablate
 from pretrain.__main__ import main
 from pretrain.ablate import Ablation, Grid, GridCell, read_rows, recipe_of, settings_of
-from pretrain.ablation_report import mean_difference, over_seeds, report
+from pretrain.ablation_report import draw_curves, mean_difference, over_seeds, report
 from pretrain.forces import Forces
 from pretrain.methods import find_method
 from pretrain.presets import method_names
@@ -110,6 +110,23 @@ def test_report_of_few_and_of_many_runs(tmp_path: Path) -> None:
             assert picture.size[0] > 1000
 
 
+def test_curves_of_the_trainings_are_drawn_where_they_lie(tmp_path: Path) -> None:
+    rows = [row(**values) for values in ROWS]
+    for each in rows[1:]:  # the first has none
+        lines = [{"step": step, "loss": 1 / step, "effective_rank": 8.0 + step} for step in (1, 2, 3)]
+        curve = tmp_path / each["name"] / "metrics.jsonl"
+        curve.parent.mkdir()
+        curve.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 3, "knn": 30.0}]), "utf-8")
+    *_, figure = report(rows, tmp_path)
+    assert figure.name == "curves.png"
+    with Image.open(figure) as picture:
+        assert picture.size[0] > 1000
+    drawn = draw_curves(pd.DataFrame(rows), {each["name"]: [] for each in rows})
+    legend = drawn.axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["no forces", "λ_s 0.004"]
+
+
 @pytest.fixture
 def sets(tmp_path: Path) -> Path:
     for split, count in (("train", 12), ("test", 6)):
@@ -131,7 +148,12 @@ def test_a_grid_runs_goes_on_and_reports(
     command += ["--out", str(out), "--studies", "compare", "--views", "2", "--seeds", "0", "--budget", "16"]
     command += ["--batch", "4", "--dimensions", "4", "--hidden", "8", "--device", "cpu", "--jobs", "2"]
     assert main(command) == 0
-    assert [Path(line).name for line in capsys.readouterr().out.split()] == ["table.csv", "table.md", "figure.png"]
+    assert [Path(line).name for line in capsys.readouterr().out.split()] == [
+        "table.csv",
+        "table.md",
+        "figure.png",
+        "curves.png",
+    ]
     rows = read_rows(out)
     assert len(rows) == 5
     assert all(found["linear"] == 100 for found in rows)  # red and blue
