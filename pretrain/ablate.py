@@ -217,7 +217,7 @@ DESCRIPTION = """Run a grid of short trainings and evaluate each frozen encoder:
 
 Every run forwards the same number of views (--budget), so that K = 8 gets a quarter of the steps of K = 2. Interrupted,
 it goes on where it was; with other --studies or --seeds it adds runs. The defaults are sized for CIFAR-10 at 32 pixels
-on a CPU: no published protocol. Writes OUT/table.csv, OUT/table.md and OUT/figure.png."""
+on a CPU: no published protocol. Writes table.csv, table.md, figure.png and curves.png to OUT."""
 
 
 def main(arguments: Sequence[str]) -> list[Path]:

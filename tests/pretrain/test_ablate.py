@@ -147,6 +147,7 @@ def test_a_grid_runs_goes_on_and_reports(
     command = ["ablate", str(sets / "train"), "--probe-train", str(sets / "train"), "--probe-test", str(sets / "test")]
     command += ["--out", str(out), "--studies", "compare", "--views", "2", "--seeds", "0", "--budget", "16"]
     command += ["--batch", "4", "--dimensions", "4", "--hidden", "8", "--device", "cpu", "--jobs", "2"]
+    command += ["--arch", "resnet18_quarter"]
     assert main(command) == 0
     assert [Path(line).name for line in capsys.readouterr().out.split()] == [
         "table.csv",
