@@ -1,4 +1,4 @@
-"""A SLURM of its own in a folder: munged, slurmctld and slurmd on this machine, two cores in two partitions."""
+"""A SLURM of its own in a folder: munged, slurmctld and, on this machine too, two nodes of one core each."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 CONFIG = """ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -46,9 +45,10 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
-PartitionName=low Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
-PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
+PartitionName=low Nodes={nodes[0]},{nodes[1]} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high Nodes={nodes[0]},{nodes[1]} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
 """
 
 
@@ -63,33 +63,34 @@ def why_not() -> str:
 class Cluster:
     """A running one; its commands are called with `environment`."""
 
-    def __init__(self, folder: Path, cores: int = 2) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": PATH}
-        for name in ("state", "spool"):
+        host = socket.gethostname().partition(".")[0]
+        self.nodes = ("127.0.0.1", "second")  # those of a job meet at the first
+        for name in ("state", *(f"spool.{node}" for node in self.nodes)):
             (folder / name).mkdir()
         key = folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
-        host = socket.gethostname().partition(".")[0]
-        config = CONFIG.format(folder=folder, host=host, cores=cores, ports=_free_ports(2))
+        config = CONFIG.format(folder=folder, host=host, nodes=self.nodes, ports=_free_ports(3))
         (folder / "slurm.conf").write_text(config, encoding="utf-8")
 
     def start(self) -> None:
-        """Until the node is idle."""
+        """Until both nodes are idle."""
         munge = ("socket", "key-file", "pid-file", "log-file", "seed-file")
         files = dict(zip(munge, ("munge.socket", "munge.key", "munge.pid", "munged.log", "munge.seed"), strict=True))
         self.run("munged", "--force", *(f"--{name}={self.folder / file}" for name, file in files.items()))
         self.run("slurmctld", "-c")
-        self.run("slurmd")
-        self.wait(lambda: self.run("sinfo", "--noheader", "--format=%T").split() == ["idle"], 60)
+        for node in self.nodes:
+            self.run("slurmd", "-N", node)
+        self.wait(lambda: self.run("sinfo", "--noheader", "--format=%D %T") == "2 idle\n", 60)
 
     def stop(self) -> None:
         """End the daemons and what they have started."""
         subprocess.run(["scontrol", "shutdown"], env=os.environ | self.environment, capture_output=True, check=False)
-        for name in ("slurmctld", "slurmd", "munge"):
-            file = self.folder / f"{name}.pid"
-            if file.exists():
+        for file in self.folder.glob("*.pid"):
+            if file.exists():  # it may have been shut down by now
                 subprocess.run(["kill", file.read_text(encoding="ascii").strip()], capture_output=True, check=False)
 
     def run(self, *words: str) -> str:
@@ -122,8 +123,7 @@ class Cluster:
 
     def log(self) -> str:
         """The last lines of the daemons."""
-        files = [self.folder / f"{name}.log" for name in ("munged", "slurmctld", "slurmd")]
-        return "\n".join(file.read_text(encoding="utf-8")[-1500:] for file in files if file.exists())
+        return "\n".join(file.read_text(encoding="utf-8")[-1500:] for file in sorted(self.folder.glob("*.log")))
 
 
 def _free_ports(count: int) -> list[int]:

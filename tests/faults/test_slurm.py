@@ -1,4 +1,4 @@
-"""Suites on a real SLURM: two cores, two partitions, preemption; started for these tests and ended with them."""
+"""Suites on a real SLURM: two nodes of a core, two partitions, preemption; it begins and ends with these tests."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def records(runs: Path) -> dict[str, Record]:
     return {record.run_id: record for record in found}
 
 
-def undisturbed(images: Path, runs: Path, steps: int) -> dict[str, float]:
+def undisturbed(images: Path, runs: Path, steps: int, *more: str, processes: int = 1) -> dict[str, float]:
     """The metrics of the same run, here."""
-    command = [sys.executable, "-m", "transfer", "suite", "random:resnet18", *fine_tuning(images, steps)]
-    words = [*command, "--device", "cpu", "--threads", "1", "--runs", str(runs)]
+    command = [sys.executable, "-m", "transfer", "suite", "random:resnet18", *fine_tuning(images, steps, *more)]
+    words = [*command, "--device", "cpu", "--threads", "1", "--processes", str(processes), "--runs", str(runs)]
     subprocess.run(words, check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
     (record,) = records(runs).values()
     return record.metrics
@@ -191,6 +191,15 @@ def test_a_run_that_fails_stays_so_until_retry_and_what_sbatch_refuses_is_said(
     assert (status, "invalid partition" in said, "Traceback" in said) == (2, True, False), said
 
 
+def test_processes_on_two_nodes_train_as_on_one(slurm: Cluster, images: Path, tmp_path: Path) -> None:
+    words = [*fine_tuning(images, 20, "--sgd.processes 2"), "--processes", "2"]
+    status, said = suite(slurm, tmp_path / "runs", *words, "--nodes", "2")
+    assert status == 0, said + text_of(tmp_path / "runs")
+    assert len(list(tmp_path.glob("runs/suites/*/logs/*.node1.log"))) == 1
+    (record,) = records(tmp_path / "runs").values()
+    assert record.metrics == undisturbed(images, tmp_path / "here", 20, "--sgd.processes 2", processes=2)
+
+
 def test_a_node_that_dies_and_two_suites_on_two_mounts(slurm: Cluster, images: Path, tmp_path: Path) -> None:
     runs, other = tmp_path / "runs", tmp_path / "other"
     runs.mkdir()
@@ -202,8 +211,7 @@ def test_a_node_that_dies_and_two_suites_on_two_mounts(slurm: Cluster, images: P
         in_training(slurm, runs)
         for what in ("slurmstepd", f"submitit.core._submit {runs}", f"submitit.core._submit {other}"):
             subprocess.run(["pkill", "-9", "-f", what], check=False)
-        node = slurm.run("sinfo", "--noheader", "--format=%n").split()[0]
-        slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        slurm.run("scontrol", "update", f"nodename={','.join(slurm.nodes)}", "state=down", "reason=test")
         slurm.wait(lambda: list(slurm.states().values()).count("PENDING") == 2, 60)  # the node comes back by itself
         slurm.begin_now()
         said = [each.communicate(timeout=300)[0] for each in both]
