@@ -41,8 +41,9 @@ from transfer.record import Record, read_record  # noqa: E402
 
 STORED = Path(__file__).with_name("stored_runs.json")
 # Of losses and sums of features made under other conditions; what follows from them (AP, choices) may move at will.
-# Without vector instructions no loss here was further than 2e-4 from AVX2's. A third step of fine-tuning was: 8e-2.
-TOLERANCE = 1e-3
+# Without vector instructions no loss here was further than 2e-4 from AVX2's, with AVX-512 one was 2e-3 away: a region
+# proposal more or less among sixteen. A third step of fine-tuning was 8e-2 away.
+TOLERANCE = 1e-2
 SIZES = ToySizes(12, 4, 4, 12, 4, 8, 4, (96, 128), 48)
 
 

@@ -35,8 +35,9 @@ from transfer.suites.carry_out import Undertaking
 from transfer.suites.facts import Facts
 from transfer.suites.plan import CommonOptions, Planned, Standing, make_plan, standing
 from transfer.suites.pool import Ended, Started
-from transfer.suites.slurm import SlurmOptions, SlurmPool
+from transfer.suites.slurm import SlurmOptions
 from transfer.suites.slurm_job import ClusterJob
+from transfer.suites.slurm_pool import SlurmPool
 from transfer.suites.suite import typed_suite
 from transfer.suites.view import Estimate, queue_lines
 
@@ -119,7 +120,7 @@ def simulate(folder: Path, count: int, at_once: int) -> None:
         file.with_name(f"{job.run.id}.json").write_text(json.dumps(content, indent=1, sort_keys=True), "utf-8")
 
     scheduler = StubScheduler(at_once, done)
-    pool = SlurmPool(scheduler, planned, runs, runs / "logs", SlurmOptions(poll=0, array=at_once))
+    pool = SlurmPool(scheduler, planned, runs, runs / "logs", SlurmOptions(poll=0, array=at_once, queued=count))
     undertaking = Undertaking(planned, standings, pool, facts, runs, runs / "logs", None, 1)
     watch = Watch(scheduler)
     timed("queueing, watching, judging", lambda: undertaking.carry_out(planned[1:], watch))
@@ -144,7 +145,7 @@ def read_options(words: Sequence[str]) -> object:
 
 def full_look(runs: Path, planned: Sequence[Planned], scheduler: StubScheduler) -> None:
     """All runs queued, and one look."""
-    pool = SlurmPool(StubScheduler(), planned, runs, runs / "logs", SlurmOptions(poll=0))
+    pool = SlurmPool(StubScheduler(), planned, runs, runs / "logs", SlurmOptions(poll=0, queued=len(planned)))
     for run in planned:
         pool.start(run, runs / f"{run.stem}.log")
     pool._submit()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transfer.runtime.errors import UserError
-from transfer.suites.slurm import QueuedJob, read_job
+from transfer.suites.slurm import NoAnswer, QueuedJob, read_job
 from transfer.suites.slurm_job import ClusterJob
 
 
@@ -26,6 +26,7 @@ class StubScheduler:
         self.arrays: list[int] = []
         self.requests = self.characters = 0
         self.silent = self.refuses = False
+        self.prefix, self.largest = "msbreg-stub-", 1000
         self._running: list[str] = []
         self._waiting: list[str] = []
 
@@ -45,7 +46,7 @@ class StubScheduler:
     def jobs(self, names: Sequence[str]) -> list[QueuedJob]:
         """See `Scheduler`."""
         if self.silent:
-            raise UserError("squeue does not answer")
+            raise NoAnswer("squeue does not answer")
         if not names:
             return []
         self.requests += 1

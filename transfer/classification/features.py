@@ -29,6 +29,7 @@ from transfer.classification.views import Precision, WholeView
 from transfer.datasets.labels.labelled import Images, LabelledImages
 from transfer.runtime.conditions import observed
 from transfer.runtime.errors import DataError, UserError
+from transfer.runtime.interrupts import asked, leave, saves_when_asked
 from transfer.runtime.loader import Loader
 from transfer.runtime.progress import Bar
 from transfer.runtime.world import World
@@ -338,6 +339,7 @@ class _Extraction:
                 with self._spared(kind):
                     store.vouch(proof, self.world.leads)
 
+    @saves_when_asked()
     def run(self, mine: Iterator[_Computed], count: int) -> None:
         """Compute and keep `count` chunks, of which the processes take turns.
 
@@ -350,6 +352,8 @@ class _Extraction:
                     self.problems[kind].update(problems)
             self._refuse_unreadable()
             self.world.together(partial(self._keep, computed))
+            if any(self.world.collect(asked())):  # the chunks are kept
+                leave()
 
     def computed(self, trunk: Trunk, chunks: Sequence[Rows], workers: int, batch: int) -> Iterator[_Computed]:
         """The chunks one after the other. Batches never reach across chunks: a chunk's features are the same whichever

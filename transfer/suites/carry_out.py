@@ -12,7 +12,7 @@ from typing import Any
 from transfer.checkpoints.speed import speed
 from transfer.runtime.errors import UserError
 from transfer.suites.facts import Facts
-from transfer.suites.plan import Planned, Standing, forget_ended, note_ended, record_time, standing
+from transfer.suites.plan import Planned, Standing, forget_ended, note_ended, read_ended, record_time, standing
 from transfer.suites.pool import Ended, Pool, Started, last_words
 from transfer.suites.processes import in_a_process
 from transfer.suites.view import Estimate, View
@@ -72,6 +72,10 @@ class Undertaking:
                     else:
                         self._now(ended.run, found)
                         view.ended(ended, found)
+                for each in self.pool.running:  # another suite has put it in the queue
+                    if each.run not in self._records:
+                        self._records[each.run] = record_time(each.run, self.runs)
+                        waiting.pop(each.run, None)
                 others = sum(run in self._elsewhere for run in waiting)
                 view.tick(self.pool.running, len(waiting) - others, others, self.left(waiting, self.pool.running))
         finally:
@@ -121,15 +125,18 @@ class Undertaking:
         run = ended.run
         found = standing(run, self.runs)
         if found.state == "done":
+            self._records.pop(run)
             if run in self._fresh:
                 self.facts.took(self._kind(run), ended.seconds)
                 _kept(self.facts.save)
             self._extracted.add(run.images)
             return found
-        written = record_time(run, self.runs) != self._records[run]  # else it is that of an earlier attempt
+        written = record_time(run, self.runs) != self._records.pop(run)  # else it is that of an earlier attempt
+        if found.state == "failed" and (written or read_ended(self.runs, run)):
+            return found
         if ended.reason:
             reason = ended.reason
-        elif found.state == "running" or (found.state == "failed" and written):
+        elif found.state == "running":
             return found
         elif ended.status == 0:
             self.facts.forget_images()

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from transfer.cli import GPU_GIGABYTES, gpu_gigabytes
+from transfer.cli import GPU_GIGABYTES
 from transfer.record import content_hash
 from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS
@@ -25,7 +25,8 @@ from transfer.suites.plan import CommonOptions, Planned, Standing, make_plan, pl
 from transfer.suites.pool import Limits, Pool, Slot
 from transfer.suites.processes import ProcessPool
 from transfer.suites.slots import cpu_slots, gpu_slots
-from transfer.suites.slurm import Slurm, SlurmOptions, SlurmPool, in_words, queued
+from transfer.suites.slurm import NoAnswer, QueuedJob, Slurm, SlurmOptions, in_words
+from transfer.suites.slurm_pool import SlurmPool, queued
 from transfer.suites.suite import Suite, names, read_suite, refuse_kept, typed_suite
 from transfer.suites.view import make_view, standing_text
 from transfer.suites.work import with_root
@@ -139,12 +140,16 @@ def suite_command(arguments: Sequence[str]) -> int:
     planned = make_plan(suite, common, facts)
     facts.save()
     name = f"{suite.name}-{content_hash([run.words for run in planned])[:6]}"
-    standings = _standings(planned, options.runs)
+    standings = _standings(planned, options.runs, queued(options.runs))
     _say(standing_text(f"{name}: {suite.title}", planned, standings, options.runs))
     logs, threads = plan_file(options.runs, name).parent / "logs", options.threads or THREADS
     pool, known = where.pool(planned, logs), where.device if options.on == "here" else None
     undertaking = Undertaking(planned, standings, pool, facts, options.runs, logs, known, threads)
-    wanted = {"waiting", "running", "queued", *(["failed"] if options.retry else [])}
+    wanted = {"waiting", "running", *(["failed"] if options.retry else [])}
+    if options.on == "slurm":
+        wanted.add("queued")
+    elif left_there := sum(each.state == "queued" for each in standings.values()):
+        _say(f"{left_there} in a cluster's queue, and left to it: --on slurm watches them, scancel ends them")
     todo = [run for run in planned if standings[run].state in wanted]
     if todo:
         left = undertaking.left(todo, []).line()
@@ -201,32 +206,35 @@ def _here(options: SuiteOptions) -> _Where:
 
 
 def _cluster(options: SuiteOptions) -> _Where:
-    """On the cluster's machines; this one may be without GPU.
+    """On the cluster's machines: nothing is asked of this one.
 
     Raises:
         UserError: an option that is for runs here, or one that is missing.
     """
     wanted, device = options.slurm, options.device or "cuda"
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device} is not known", todo="cpu or cuda")
     instead = {"jobs": "--array", "gpus": "--gpus-per-run", "per_gpu": "--gpus-per-run", "hours": "--time"}
     usual = {each.name: each.default for each in fields(SuiteOptions)}
     for name, other in instead.items():
         if getattr(options, name) != usual[name]:
             raise UserError(f"--{name.replace('_', '-')} is for runs here", todo=f"with --on slurm: {other}")
-    for name in ("array", "nodes", "grace", "gpus_per_run", "cpus_per_run", "gpu_gigabytes"):
+    for name in ("array", "queued", "nodes", "grace", "gpus_per_run", "cpus_per_run", "gpu_gigabytes", "poll"):
         if (value := getattr(wanted, name)) is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}", todo="give 1 or more")
+            raise UserError(f"--{name.replace('_', '-')} {value}", todo="give more than 0")
+    if (options.workers or 0) < 0:
+        raise UserError(f"--workers {options.workers}", todo="give 0 or more")
     processes, gigabytes = options.processes, ""
     if device == "cuda":
         processes = max(wanted.gpus_per_run or 1, options.processes)
         if options.processes not in (1, processes) or wanted.gpus_per_run not in (None, processes):
             raise UserError("--processes and --gpus-per-run differ", todo="a process has a GPU: give one of them")
-        known = wanted.gpu_gigabytes or (gpu_gigabytes() if _gpu() else None)
-        if known is None:
+        if wanted.gpu_gigabytes is None:
             raise UserError(
-                "how much memory have the GPUs? Recipes are fitted to it, and this machine has none to look at",
+                "how much memory have the cluster's GPUs? Recipes are fitted to it",
                 todo="--gpu-gigabytes 80; or --device cpu",
             )
-        gigabytes = f"{known:.2f}"
+        gigabytes = f"{wanted.gpu_gigabytes:.2f}"
     elif wanted.gpus_per_run or wanted.gpu_gigabytes:
         raise UserError("--gpus-per-run and --gpu-gigabytes on a CPU", todo="leave them out, or --device cpu")
     cores = max(options.threads or 1, 1 + (options.workers or 0))
@@ -246,19 +254,13 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _standings(planned: Sequence[Planned], runs: Path) -> dict[Planned, Standing]:
-    """How all of them stand: by what lies on disk, and by the queue if any is in one."""
+def _standings(planned: Sequence[Planned], runs: Path, jobs: Mapping[str, QueuedJob]) -> dict[Planned, Standing]:
+    """How all of them stand: by what lies on disk, and by the queue of a cluster."""
     found = {run: standing(run, runs) for run in planned}
-    if (runs / "slurm").exists():
-        try:
-            jobs = queued(runs)
-        except UserError as error:
-            _say(f"what is in the queue is not known: {error}")
-            jobs = {}
-        for run, each in found.items():
-            job = jobs.get(run.id)
-            if job is not None and not job.over and each.state in ("waiting", "failed"):
-                found[run] = Standing("queued", f"job {job.id}: {in_words(job)}")
+    for run, each in found.items():
+        job = jobs.get(run.id)
+        if job is not None and not job.over and each.state in ("waiting", "failed"):
+            found[run] = Standing("queued", in_words(job))
     return found
 
 
@@ -317,6 +319,11 @@ def _status(options: StatusOptions) -> int:
         raise UserError(f"no suite {options.name!r} was begun in {options.runs}", todo=f"one of {', '.join(there)}")
     file = meant[-1]
     title, planned = read_plan(file)
-    standings = _standings(planned, options.runs)
+    try:
+        jobs = queued(options.runs)
+    except NoAnswer as error:
+        _say(f"what is in the queue is not known: {error}")
+        jobs = {}
+    standings = _standings(planned, options.runs, jobs)
     _say(standing_text(f"{file.parent.name}: {title}", planned, standings, options.runs))
     return int(any(each.state != "done" for each in standings.values()))

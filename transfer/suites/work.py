@@ -79,9 +79,8 @@ def _meeting(job: Job) -> list[str]:
         return ["--standalone", *each]
     number = int(os.environ["SLURM_JOB_ID"])
     first = subprocess.check_output(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], text=True)
-    place = f"{first.split()[0]}:{PORTS[number % len(PORTS)]}"
-    nodes = ["--nnodes", str(job.nodes), *each]
-    return [*nodes, "--rdzv-backend", "c10d", "--rdzv-id", str(number), "--rdzv-endpoint", place]
+    nodes = ["--nnodes", str(job.nodes), "--node-rank", os.environ["SLURM_NODEID"], *each]
+    return [*nodes, "--master-addr", first.split()[0], "--master-port", str(PORTS[number % len(PORTS)])]
 
 
 def _status(code: int) -> int:

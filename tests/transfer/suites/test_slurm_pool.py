@@ -5,10 +5,12 @@ On a real SLURM: `tests/faults/test_slurm.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,12 @@ from stub_scheduler import StubScheduler
 
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
-from transfer.suites import slurm
+from transfer.suites import slurm_pool
 from transfer.suites.command import suite_command
 from transfer.suites.plan import Planned, note_ended, read_ended
-from transfer.suites.slurm import LIST, Slurm, SlurmOptions, SlurmPool, in_words, minutes, queued, read_job
+from transfer.suites.slurm import Slurm, SlurmOptions, in_words, minutes, read_job
 from transfer.suites.slurm_job import FRUITLESS, ClusterJob
+from transfer.suites.slurm_pool import LIST, SlurmPool, queued
 from transfer.suites.view import queue_lines
 from transfer.suites.work import Job, _meeting
 
@@ -38,7 +41,7 @@ def finish(runs: Path, run: Planned) -> None:
 
 
 def pool_of(runs: Path, scheduler: StubScheduler, planned: list[Planned]) -> SlurmPool:
-    return SlurmPool(scheduler, planned, runs, runs / "logs", SlurmOptions(poll=0))
+    return SlurmPool(scheduler, planned, runs, runs / "logs", SlurmOptions(poll=0, queued=5000))
 
 
 @given(st.integers(0, 6), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
@@ -103,7 +106,7 @@ def test_lists_of_what_has_left_the_queue_are_forgotten(
     tmp_path: Path,
 ) -> None:
     scheduler, planned = StubScheduler(), runs_of(2)
-    write_json(tmp_path / "slurm" / "msbreg-killed" / LIST, [planned[0].id])  # written, and never submitted
+    write_json(tmp_path / "slurm" / "msbreg-stub-killed" / LIST, [planned[0].id])  # written, and never submitted
     pool = pool_of(tmp_path, scheduler, planned)
     assert not pool.running
     pool.start(planned[0], tmp_path / "log")
@@ -116,7 +119,7 @@ def test_lists_of_what_has_left_the_queue_are_forgotten(
     ("state", "status", "said", "stays"),
     [
         ("COMPLETED", 0, "", False),
-        ("FAILED", 1, "", False),
+        ("FAILED", -1, "without a word of the run", False),
         ("CANCELLED", -9, "scancel", False),
         ("TIMEOUT", -9, "--grace", True),
         ("OUT_OF_MEMORY", -9, "--gigabytes", True),
@@ -174,7 +177,7 @@ def test_a_record_that_another_machine_has_written_may_come_later(
     scheduler.set("COMPLETED")
     (tmp_path / "records" / run.task / f"{run.id}.json").unlink()
     assert pool.ended(0) == []
-    monkeypatch.setattr(slurm, "LAG", -1.0)
+    monkeypatch.setattr(slurm_pool, "LAG", -1.0)
     assert [ended.status for ended in pool.ended(0)] == [0]  # none will come
 
 
@@ -195,6 +198,31 @@ def test_a_scheduler_that_does_not_answer_is_said_once_and_waited_for(
     assert len(pool.ended(0)) == 1
 
 
+def test_what_the_queue_has_no_room_for_is_queued_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_pool, "AGAIN", 0.0)
+    scheduler, planned = StubScheduler(), runs_of(3)
+    pool = SlurmPool(scheduler, planned, tmp_path, tmp_path / "logs", SlurmOptions(poll=0, queued=2))
+    pool.start(planned[0], tmp_path / "log")
+    pool.ended(0)
+    scheduler.refuses = True  # a limit of the queue
+    pool.start(planned[1], tmp_path / "log")
+    assert not pool.room
+    for _ in range(2):
+        assert pool.ended(0) == []  # and what was not taken is not what has ended
+    assert len(scheduler.made) == 1
+    scheduler.refuses = False
+    pool.ended(0)
+    assert [len(scheduler.made), *scheduler.arrays] == [2, 1, 1]
+
+
+def test_a_list_that_cannot_be_read_is_not_forgotten(tmp_path: Path) -> None:
+    scheduler, (run,) = StubScheduler(), runs_of(1)
+    (tmp_path / "slurm" / "msbreg-stub-1").mkdir(parents=True)
+    (tmp_path / "slurm" / "msbreg-stub-1" / LIST).write_text("[", encoding="utf-8")
+    with pytest.raises(UserError, match="what is in the queue"):
+        pool_of(tmp_path, scheduler, [run])
+
+
 def test_what_sbatch_refuses_is_not_in_the_queue(tmp_path: Path) -> None:
     scheduler, (run,) = StubScheduler(), runs_of(1)
     pool = pool_of(tmp_path, scheduler, [run])
@@ -207,11 +235,11 @@ def test_what_sbatch_refuses_is_not_in_the_queue(tmp_path: Path) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """SLURM's, as files that do nothing."""
+    """SLURM's, as files that know one thing."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sbatch", "squeue", "srun", "scontrol"):
-        (folder / name).write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+        (folder / name).write_text("#!/bin/sh\necho 'MaxArraySize = 501'\n", encoding="utf-8")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder
@@ -221,12 +249,16 @@ def test_what_a_job_asks_for(programs: Path) -> None:
     wanted = SlurmOptions(
         partition="gpu", time="1-0", nodes=2, gpus_per_run=8, sbatch=("reservation=ours", "exclusive")
     )
-    parameters = Slurm(wanted, gigabytes=64, processes=8, cores=5, gpus=8).parameters
+    scheduler = Slurm(wanted, gigabytes=64, processes=8, cores=5, gpus=8)
+    assert scheduler.largest == 500
+    parameters = scheduler.parameters
+    assert parameters["srun_args"][0] == "--cpus-per-task=20"
     assert parameters["time"] == 1440
     assert (parameters["nodes"], parameters["ntasks_per_node"]) == (2, 1)
     assert (parameters["gpus_per_node"], parameters["cpus_per_task"], parameters["mem"]) == (4, 20, "64000M")
     assert parameters["additional_parameters"] == {"requeue": True, "reservation": "ours", "exclusive": True}
-    for wrong in ({"nodes": 3}, {"sbatch": ("--exclusive",)}, {"time": "soon"}):
+    lost = [{"sbatch": (word,)} for word in ("--exclusive", "job_name=x", "array=1-2", "signal=USR1@60", "time=5")]
+    for wrong in ({"nodes": 3}, {"time": "soon"}, {"time": "2", "grace": 120}, *lost):
         with pytest.raises(UserError):
             Slurm(SlurmOptions(**wrong), None, 8, 1, 8)  # type: ignore[arg-type]
 
@@ -240,6 +272,9 @@ def test_what_a_job_asks_for(programs: Path) -> None:
         (["--on", "slurm", "--device", "cpu", "--gpus-per-run", "2"], "--gpus-per-run and --gpu-gigabytes on a CPU"),
         (["--on", "slurm", "--device", "cpu", "--array", "0"], "--array 0"),
         (["--on", "slurm"], "--gpu-gigabytes 80"),
+        (["--on", "slurm", "--device", "gpu"], "--device gpu"),
+        (["--on", "slurm", "--device", "cpu", "--workers", "-3"], "--workers -3"),
+        (["--on", "slurm", "--device", "cpu", "--poll", "0"], "--poll 0"),
         (["--on", "slurm", "--gpus-per-run", "2", "--processes", "3"], "differ"),
     ],
 )
@@ -252,6 +287,20 @@ def test_options_that_mean_nothing_together_are_refused(
         suite_command([*common, *words])
 
 
+def test_what_another_job_has_left_in_the_environment_stays_behind(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "ours", "DETECTRON2_DATASETS": "/data"}
+    left = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SBATCH_JOB_NAME": "x", "SBATCH_PARTITION": "y"}
+    for name, value in {**site, **left, "SBATCH_TIMELIMIT": "1", "RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with Slurm(SlurmOptions(partition="gpu"), None, 1, 1, 0)._environment():
+        assert os.environ.items() >= site.items()
+        assert not os.environ.keys() & {*left, "SBATCH_TIMELIMIT", "RANK"}
+    assert dict(os.environ) == before
+
+
 def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch here"):
@@ -260,12 +309,13 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_several_nodes_meet_where_slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "123456")
+    monkeypatch.setenv("SLURM_NODEID", "1")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[7-8]")
     monkeypatch.setattr(subprocess, "check_output", lambda words, text: "n7\nn8\n" if words[-1] == "n[7-8]" else "")
     words = _meeting(Job((), tmp_path, processes=8, nodes=2))
     assert words == [
-        *("--nnodes", "2", "--nproc-per-node", "4"),
-        *("--rdzv-backend", "c10d", "--rdzv-id", "123456", "--rdzv-endpoint", "n7:23456"),
+        *("--nnodes", "2", "--node-rank", "1", "--nproc-per-node", "4"),
+        *("--master-addr", "n7", "--master-port", "23456"),
     ]
     assert _meeting(Job((), tmp_path, processes=2)) == ["--standalone", "--nproc-per-node", "2"]
 
@@ -297,6 +347,13 @@ def test_a_run_whose_job_is_too_short_to_save_anything_is_given_up(tmp_path: Pat
         job = again.function
         assert job.process is None
     assert job.fruitless == FRUITLESS - 1
+    several = dataclasses.replace(job, job=Job((), tmp_path / "log", processes=2), began=time.time() - 5)
+    several.process = Asked(128 + 15)  # type: ignore[assignment]  # torchrun says so of killed processes, too
+    assert not several._left()
+    checkpoint = tmp_path / "work" / run.task / run.id / "fit.pth"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert several._left()
     job.process = Asked(-15)  # type: ignore[assignment]
     assert job.checkpoint() is None
     assert "--time" in read_ended(tmp_path, run)
