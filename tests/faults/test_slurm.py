@@ -104,7 +104,6 @@ def test_a_small_suite_two_runs_at_a_time_and_a_scheduler_that_is_away_for_a_whi
     slurm.run("slurmctld")
     said, _ = going.communicate(timeout=300)
     assert going.returncode == 0, said
-    assert said.count("squeue does not answer") <= 1
     assert "3 done" in suite(slurm, tmp_path / "runs", "status")[1]
     assert suite(slurm, tmp_path / "runs", *words)[0] == 0  # nothing is left to queue
     assert len(slurm.states()) == 3
@@ -114,11 +113,12 @@ def test_a_small_suite_two_runs_at_a_time_and_a_scheduler_that_is_away_for_a_whi
     assert here in [record.metrics for record in made.values()]
 
 
+@pytest.mark.parametrize("partition", ["low", "patient"])  # SIGTERM at once, or with a grace time
 def test_preempted_it_is_queued_again_and_ends_with_the_undisturbed_number(
-    slurm: Cluster, images: Path, tmp_path: Path
+    partition: str, slurm: Cluster, images: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    going = begin(slurm, runs, *fine_tuning(images, 150))
+    going = begin(slurm, runs, *fine_tuning(images, 100), "--partition", partition)
     in_training(slurm, runs)
     (job,) = [job for job, state in slurm.states().items() if state == "RUNNING"]
     slurm.run("sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 1")
@@ -129,7 +129,7 @@ def test_preempted_it_is_queued_again_and_ends_with_the_undisturbed_number(
     assert "Restarts=1" in slurm.run("scontrol", "show", "job", job)
     assert "SIGTERM: saved" in text_of(runs)
     (record,) = records(runs).values()
-    assert record.metrics == undisturbed(images, tmp_path / "here", 150)
+    assert record.metrics == undisturbed(images, tmp_path / "here", 100)
 
 
 def test_at_the_end_of_its_time_it_saves_and_is_queued_again(slurm: Cluster, images: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
-from transfer.classification import feature_cache
+from transfer.classification import feature_cache, features
 from transfer.classification.features import Features, Kind, extract
 from transfer.classification.views import WholeView, to_network
 from transfer.datasets.labels.labelled import LabelledImages
@@ -121,6 +121,21 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def files(cache: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(cache.glob("*/*.npy"))]
+
+
+def test_asked_to_leave_it_ends_after_the_chunk_and_computes_none_of_it_again(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, pictures = extracted(backbone, Pictures(), tmp_path / "whole"), Pictures()
+    calls = iter([False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "asked", lambda: next(calls))
+        with pytest.raises(KeyboardInterrupt):
+            extracted(backbone, pictures, tmp_path / "cut")
+    assert len(pictures.seen) == 2 * ROWS < COUNT
+    resumed = extracted(backbone, pictures, tmp_path / "cut")
+    assert sorted(pictures.seen) == list(range(COUNT))  # each once
+    np.testing.assert_array_equal(resumed.arrays["avg"], whole.arrays["avg"])
 
 
 def test_values_are_those_of_torchvision(backbone: Backbone, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,15 @@ from stub_scheduler import StubScheduler
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
 from transfer.suites import slurm_pool
+from transfer.suites.carry_out import Undertaking
 from transfer.suites.command import suite_command
-from transfer.suites.plan import Planned, note_ended, read_ended
+from transfer.suites.facts import Facts
+from transfer.suites.plan import Planned, Standing, note_ended, read_ended
+from transfer.suites.pool import Ended, Started
 from transfer.suites.slurm import Slurm, SlurmOptions, in_words, minutes, read_job
 from transfer.suites.slurm_job import FRUITLESS, ClusterJob
 from transfer.suites.slurm_pool import LIST, SlurmPool, queued
-from transfer.suites.view import queue_lines
+from transfer.suites.view import Estimate, queue_lines
 from transfer.suites.work import Job, _meeting
 
 
@@ -196,6 +200,56 @@ def test_a_scheduler_that_does_not_answer_is_said_once_and_waited_for(
     finish(tmp_path, run)
     scheduler.set("COMPLETED")
     assert len(pool.ended(0)) == 1
+
+
+class Meanwhile:
+    """A view in whose ticks other things happen, one after the other."""
+
+    def __init__(self, *happens: Callable[[], object]) -> None:
+        self.happens = list(happens)
+        self.told: list[tuple[Planned, str]] = []
+
+    def started(self, run: Planned, how: str) -> None:
+        self.told.append((run, how))
+
+    def ended(self, ended: Ended, standing: Standing) -> None:
+        self.told.append((ended.run, standing.state))
+
+    def found(self, run: Planned, standing: Standing) -> None:
+        self.told.append((run, f"{standing.state} elsewhere"))
+
+    def tick(self, running: Sequence[Started], waiting: int, others: int, left: Estimate) -> None:
+        if self.happens:
+            self.happens.pop(0)()
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_suite_watches_what_another_one_queues_and_starts_none_of_it(tmp_path: Path) -> None:
+    scheduler, planned = StubScheduler(), runs_of(3)
+    pool, other = (pool_of(tmp_path, scheduler, planned) for _ in "ab")
+    standings = {run: Standing("failed" if run == planned[0] else "waiting") for run in planned}
+    facts = Facts(tmp_path / "suites" / "known.json")
+    suite = Undertaking(planned, standings, pool, facts, tmp_path, tmp_path / "logs", None, 1)
+
+    def retried() -> None:
+        other.start(planned[0], tmp_path / "log")
+        other.ended(0)
+
+    def done() -> None:
+        for run in planned[1:]:
+            finish(tmp_path, run)
+        scheduler.set("COMPLETED")
+        scheduler.set("CANCELLED", "None", "2")
+
+    view = Meanwhile(retried, lambda: scheduler.set("RUNNING"), done)
+    suite.carry_out(planned[1:], view)
+    assert [len(scheduler.made), *scheduler.arrays] == [3, 2, 1]
+    assert "scancel" in standings[planned[0]].reason
+    assert sorted(view.told, key=str) == sorted(
+        [(run, how) for run in planned[1:] for how in ("queued", "done")] + [(planned[0], "failed")], key=str
+    )
 
 
 def test_what_the_queue_has_no_room_for_is_queued_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
