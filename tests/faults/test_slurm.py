@@ -143,7 +143,7 @@ def test_at_the_end_of_its_time_it_saves_and_is_queued_again(slurm: Cluster, ima
     slurm.wait(lambda: "is resumed at step" in text_of(runs), 90)
     going.send_signal(signal.SIGINT)
     said, _ = going.communicate(timeout=60)
-    assert "stay in the queue" in said
+    assert "still in the queue: 1" in said
     (job,) = [job for job, state in slurm.states().items() if state in ("RUNNING", "PENDING", "COMPLETING")]
     slurm.run("scancel", job)
     slurm.wait(lambda: slurm.states()[job] == "CANCELLED", 60)

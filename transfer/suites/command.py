@@ -47,7 +47,7 @@ class SuiteOptions(Debug):
         seeds: instead of the suite's. Tasks in which nothing is random, such as kNN, take the first.
         preset: a recipe for smaller hardware, of every task.
         labels: names of the checkpoints in tables; by default the file names.
-        device: cuda or cpu; by default cuda where there is one.
+        device: cuda or cpu; by default cuda where there is one, and on a cluster.
         workers: data-loading processes of a run.
         threads: of PyTorch on the CPU, of a run.
         data_root: folder that holds the official sets (default: $DETECTRON2_DATASETS, else datasets/ here).

@@ -49,7 +49,10 @@ class SlurmOptions:
     """Of `--on slurm`.
 
     Attributes:
-        partition, account, qos, constraint: as sbatch has them.
+        partition: as sbatch has it; by default the cluster's own.
+        account: as sbatch has it.
+        qos: as sbatch has it.
+        constraint: as sbatch has it: "a100" or "a100&ib".
         time: of a job, as sbatch has it: minutes, H:M:S or days-H:M:S. A run that needs longer saves, is queued again
             and goes on, as after a preemption.
         array: runs at a time of one submission, of which there may be several.

@@ -140,7 +140,7 @@ class SlurmPool:
         if there:
             numbers = dict.fromkeys(each.slot.name.removeprefix("job ").partition("_")[0] for each in there)
             logger.info(
-                "in the queue: %d, which go on; the same line watches them again. To end them: scancel %s",
+                "still in the queue: %d; they go on, and the same line watches them again. To end them: scancel %s",
                 len(there), " ".join(numbers),
             )  # fmt: skip
 
