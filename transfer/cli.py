@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CPU, GPU = "cpu", "cuda"  # what --device takes
 GPU_GIGABYTES = "MSBREG_GPU_GB"  # in the environment of a suite's runs
 
 
@@ -384,7 +385,7 @@ def check_machine(device: str, workers: int) -> None:
 
     from transfer.runtime.shared_memory import demand_shared_memory
 
-    if device not in ("cpu", "cuda"):
+    if device not in (CPU, GPU):
         raise UserError(f"--device {device} is not known", todo="cpu or cuda")
     if workers < 0:
         raise UserError(f"--workers {workers}", todo="give 0 or more")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from transfer.cli import GPU_GIGABYTES
+from transfer.cli import CPU, GPU, GPU_GIGABYTES
 from transfer.record import content_hash
 from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS
@@ -211,8 +211,8 @@ def _cluster(options: SuiteOptions) -> _Where:
     Raises:
         UserError: an option that is for runs here, or one that is missing.
     """
-    wanted, device = options.slurm, options.device or "cuda"
-    if device not in ("cpu", "cuda"):
+    wanted, device = options.slurm, options.device or GPU
+    if device not in (CPU, GPU):
         raise UserError(f"--device {device} is not known", todo="cpu or cuda")
     instead = {"jobs": "--array", "gpus": "--gpus-per-run", "per_gpu": "--gpus-per-run", "hours": "--time"}
     usual = {each.name: each.default for each in fields(SuiteOptions)}
@@ -225,7 +225,7 @@ def _cluster(options: SuiteOptions) -> _Where:
     if (options.workers or 0) < 0:
         raise UserError(f"--workers {options.workers}", todo="give 0 or more")
     processes, gigabytes = options.processes, ""
-    if device == "cuda":
+    if device == GPU:
         processes = max(wanted.gpus_per_run or 1, options.processes)
         if options.processes not in (1, processes) or wanted.gpus_per_run not in (None, processes):
             raise UserError("--processes and --gpus-per-run differ", todo="a process has a GPU: give one of them")
@@ -238,7 +238,7 @@ def _cluster(options: SuiteOptions) -> _Where:
     elif wanted.gpus_per_run or wanted.gpu_gigabytes:
         raise UserError("--gpus-per-run and --gpu-gigabytes on a CPU", todo="leave them out, or --device cpu")
     cores = max(options.threads or 1, 1 + (options.workers or 0))
-    gpus = processes if device == "cuda" else 0
+    gpus = processes if device == GPU else 0
     scheduler = Slurm(wanted, options.gigabytes, processes, cores, gpus)
     environment = {GPU_GIGABYTES: gigabytes} if gigabytes else {}
 
