@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from transfer.runtime.curve import FILE, read
 from transfer.runtime.files import write_atomically, write_text
 
-MOST = 24  # settings that a legend has room for
+MOST = 24  # settings that a panel has room for
+MARKS = {"knn": "o", "linear": "s"}
 METRICS = {"knn": "kNN accuracy, %", "linear": "linear accuracy, %"}
 SETTINGS = (
     "method",
@@ -124,28 +125,29 @@ def draw(frame: pd.DataFrame) -> Figure:
     _methods(axes[1, 3], frame[(frame["batch"] == n) & ~frame["method"].isin(["msbreg", "random"])])
     untrained = frame[frame["method"] == "random"]["knn"]
     for panel in axes.flat:
-        if not panel.has_data() and panel is not axes[1, 0]:
-            panel.set_axis_off()
-            panel.set_title("")
-        elif len(untrained) and panel is not axes[1, 0]:
+        if panel.has_data() and len(untrained):
             panel.axhline(untrained.mean(), color="grey", linestyle=":", label="untrained")
             panel.legend(fontsize=8)
-        panel.grid(alpha=0.3)
     _scaled(axes[1, 0], ours[_nuclear(ours) & (ours["brownian"] == 0) & (ours["views"] == 2)])
+    for panel in axes.flat:
+        panel.grid(alpha=0.3)
+        if not panel.has_data():
+            panel.set_axis_off()
+            panel.set_title("")
     return figure
 
 
 def draw_curves(frame: pd.DataFrame, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Effective rank of the embeddings and loss over the forwarded views; a line a run, a colour a setting.
+    """Effective rank and loss over the forwarded views, a line a run; beside them the accuracies of every setting.
 
     Args:
         curves: name of a run → its curve.
     """
-    figure = Figure(figsize=(15, 5.5), layout="constrained")
+    figure = Figure(figsize=(19, 5.5), layout="constrained")
     trained = frame[frame["name"].isin(curves)]
     settings = list(dict.fromkeys(_in_words(row) for row in trained.to_dict("records")))
-    left, right = figure.subplots(1, 2)
-    for axes, number, title in ((left, "effective_rank", "effective rank of the embeddings"), (right, "loss", "loss")):
+    rank, loss, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
+    for axes, number, title in ((rank, "effective_rank", "effective rank of the embeddings"), (loss, "loss", "loss")):
         for row in trained.to_dict("records"):
             place = settings.index(_in_words(row))
             line = [each for each in curves[row["name"]] if number in each]
@@ -156,9 +158,30 @@ def draw_curves(frame: pd.DataFrame, curves: Mapping[str, Sequence[Mapping[str, 
         axes.set_xlabel("forwarded views")
         axes.grid(alpha=0.3)
     if len(settings) <= MOST:
-        lines = [Line2D([], [], color=f"C{place % 10}", linestyle="-" if place < 10 else "--") for place in range(MOST)]
-        right.legend(lines[: len(settings)], settings, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        _dots(right, trained, settings, frame[frame["method"] == "random"])
+    else:
+        right.set_axis_off()
     return figure
+
+
+def _dots(axes: Axes, trained: pd.DataFrame, settings: Sequence[str], untrained: pd.DataFrame) -> None:
+    """Accuracies of the settings, a mark a run; their colours are those of the curves."""
+    for row in trained.to_dict("records"):
+        place = settings.index(_in_words(row))
+        for metric, mark in MARKS.items():
+            axes.plot(row[metric], place, mark, color=f"C{place % 10}", markerfacecolor="none" if mark == "s" else None)
+    for metric, mark in MARKS.items():
+        if len(untrained):
+            axes.axvline(untrained[metric].mean(), color="grey", linestyle=":" if mark == "o" else "-.", linewidth=1)
+    axes.set_yticks(range(len(settings)), settings, fontsize=8)
+    axes.invert_yaxis()
+    lines = [
+        Line2D([], [], color="grey", marker=mark, linestyle=":" if mark == "o" else "-.") for mark in MARKS.values()
+    ]
+    names = ["kNN; line: untrained", "linear; line: untrained"]
+    axes.legend(lines, names, fontsize=7)
+    axes.set_title("accuracy of the frozen network, %")
+    axes.grid(alpha=0.3)
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
@@ -204,6 +227,7 @@ def _centroids(axes: Axes, frame: pd.DataFrame) -> None:
         axes.errorbar(table.index, table["mean"], table["std"].fillna(0), marker="o", capsize=3, label=centroid)
     axes.set_title("centroid of the …")
     axes.set_xlabel("K")
+    axes.set_xticks(sorted(frame["views"].unique()))
     axes.set_ylabel(METRICS["knn"])
 
 
@@ -239,7 +263,7 @@ def _scaled(axes: Axes, frame: pd.DataFrame) -> None:
     axes.set_ylabel("kNN accuracy above λ_s = 0, points")
     for (n, d), part in frame.groupby(["batch", "dimensions"]):
         means = part.groupby("singular")["knn"].mean()
-        if 0.0 not in means.index or len(means) < 2:
+        if 0.0 not in means.index or len(means) < 3:  # one weight has no peak
             continue
         gains = means[means.index > 0] - means[0.0]
         axes.plot([w * math.sqrt(n * min(n, d)) for w in gains.index], gains, marker="o", label=f"n = {n}, d = {d}")
