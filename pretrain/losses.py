@@ -9,7 +9,9 @@ reading of that; each docstring says which part is which.
 "The file" below is a public file of two loss classes whose terms and names fit the predecessor's abstract ("BMWReg":
 multi-view centroid, Brownian, whitening). Neither author, repository nor date could be established: it is evidence,
 no authority. Its vectors are normalised projections, without a predictor; its weights are 0.1; no class of it has a
-singular value term. "Measured" is the small ablation of results/records/pretrain, 195 steps on CIFAR-10, no more.
+singular value term. "Measured" is two ablations on CIFAR-10, no more: results/records/pretrain (ResNet-18, 195 steps)
+and results/ablation (a quarter of its channels, 1,953 steps; where no number of seeds is said it is one, and one seed
+moves by up to 3 points of kNN with the processor alone).
 
 Throughout, z are online predictions and t target projections, [K, n, d]: K views of n images, as unit vectors of d
 dimensions. Every term is a mean over images and over views. Half types are widened to float32 first.
@@ -33,7 +35,8 @@ def multiview_centroid_loss(z: Tensor, t: Tensor, centroid: Centroid = "others")
     of all views, each online view drawn to it; its second is half of "pair", 1 − cos of the two centroids. Our
     reading: "others" by default, because with K = 2 it is half of BYOL's symmetric loss (Grill et al. 2020, eq. 2,
     which sums its two directions), the case that the paper's ablation names. "all" equals 2 − 2·‖z̄‖·cos(z̄, c) with
-    the mean z̄ of the online views: unlike "pair" it also rewards views that agree. Not measured yet.
+    the mean z̄ of the online views: unlike "pair" it also rewards views that agree. Measured (kNN %, K = 2, λ_s 0.004,
+    λ_b 0.5): "others" 38.0 and 40.2, "all" 35.9, "pair" 29.4, which is less than BYOL's 31 to 33.
 
     Args:
         z, t: [K, n, d] unit vectors; gradients reach `t` too, so pass a detached target.
@@ -67,8 +70,10 @@ def singular_value_loss(
     one view's n×d matrix of unit rows. As Σσ_j² = n is fixed, the sum is largest, √(n·min(n, d)), exactly when all
     σ_j are equal. The alternative "covariance", ‖C − I‖²_F / d with C = (d/n)·ZᵀZ, has the same optimum where n ≥ d.
     Divided by −min(n, d) the nuclear form is SVMax's (mean singular value, maximised); nothing links the two papers.
-    Measured: +5.4 ± 0.6 points of kNN at K = 2 with λ_s = 0.016; the best weight lies where λ_s·√(n·d) is about 2; the
-    covariance form helps at 0.04 and not at 0.004, one seed.
+    Measured: +5.4 ± 0.6 points of kNN at K = 2 with λ_s = 0.016 after 195 steps. After 1,953, with the Brownian force
+    too: +8.3 [+3.9, +12.7] over BYOL (three seeds, 95 %), and +7.3 [+5.4, +9.2] with λ_s = 0.004. The best weight lies
+    where λ_s·√(n·d) is about 2 (0.016 there; 0.032 is less); the covariance form helps at 0.04 and not at 0.004. The
+    effective rank rises with λ_s throughout, the accuracy does not.
 
     Args:
         z: [K, n, d] unit vectors.
@@ -97,8 +102,9 @@ def brownian_loss(z: Tensor, per: Direction = "view", generator: torch.Generator
     gradient). Our reading: g_ik uniform on the sphere, drawn for every embedding ("a random motion of each"), so value
     and gradient are zero on average and what is left is diffusion, equal in all directions. One step of 0.5 in 128
     dimensions, simulated: a shared direction multiplies the length of every link by 0.895, independent ones multiply
-    0.32 by 2.16 and 1.34 by 1.01: neither stretches long links more than short ones. Measured: nothing alone, about
-    +1 ± 0.2 points on top of the singular force at K = 2 and nothing at K = 4; shared directions nothing either.
+    0.32 by 2.16 and 1.34 by 1.01: neither stretches long links more than short ones. Measured after 195 steps: nothing
+    alone, about +1 ± 0.2 points on top of the singular force at K = 2, nothing at K = 4. After 1,953 steps, on top of
+    λ_s 0.004: 38.0 % kNN with it, 37.7 without, 39.6 with shared directions: no difference that one seed could show.
 
     Args:
         z: [K, n, d] unit vectors.
