@@ -169,7 +169,8 @@ class Undertaking:
         """Of runs that take about as long: whether there are features already decides it."""
         if extracted is None:
             extracted = run.images in self._extracted
-        return f"{run.kind} on features" if run.images and extracted else run.kind
+        where = run.kind if self.device is not None else f"{run.kind} on a cluster"
+        return f"{where} on features" if run.images and extracted else where
 
     def _expected(self, run: Planned, extracted: bool) -> float | None:
         took = self.facts.seconds(self._kind(run, extracted))
