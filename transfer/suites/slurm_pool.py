@@ -146,7 +146,6 @@ class SlurmPool:
 
     def _look(self) -> list[Ended]:
         found = queued(self.runs, self.scheduler)
-        self._warned.clear()
         self._take_over(found)
         gathered = {job.run for job in self._gathered}
         ended = []
@@ -195,6 +194,8 @@ class SlurmPool:
                     watched[job.run].slot = Slot(f"job {number}_{place}" if len(part) > 1 else f"job {number}")
                     watched[job.run].waits = "queued just now"
                 name = self._new(folder)
+            (folder / name).rmdir()  # the one that was not needed
+        self._warned.clear()
 
     def _new(self, folder: Path) -> str:
         name = self.scheduler.prefix + uuid.uuid4().hex[:12]
