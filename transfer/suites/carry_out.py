@@ -13,7 +13,7 @@ from transfer.checkpoints.speed import speed
 from transfer.runtime.errors import UserError
 from transfer.suites.facts import Facts
 from transfer.suites.plan import Planned, Standing, forget_ended, note_ended, read_ended, record_time, standing
-from transfer.suites.pool import Ended, Pool, Started, last_words
+from transfer.suites.pool import Ended, Pool, Started, why_ended
 from transfer.suites.processes import in_a_process
 from transfer.suites.view import Estimate, View
 
@@ -143,10 +143,7 @@ class Undertaking:
             _kept(self.facts.save)
             return Standing("failed", CHANGED)
         else:
-            said = last_words(ended.log)
-            reason = (
-                said if said.startswith("error: ") else f"it ended with status {ended.status}; its last words:\n{said}"
-            )
+            reason = why_ended(ended.log, ended.status)
         if ended.status > 0 or ended.over_limit:  # who was killed is simply to do
             _kept(note_ended, self.runs, run, reason)
         return Standing("failed", reason)

@@ -115,3 +115,9 @@ def last_words(log: Path) -> str:
     errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     shown = lines[errors[-1] :] if errors else lines[-SHOWN:]
     return "\n".join("".join(letter for letter in line if letter.isprintable()) for line in shown[: 2 * SHOWN])
+
+
+def why_ended(log: Path, status: int) -> str:
+    """Of a run that has left no record: the error that it has said, else its exit status and last words."""
+    said = last_words(log)
+    return said if said.startswith("error: ") else f"it ended with status {status}; its last words:\n{said}"

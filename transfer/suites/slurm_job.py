@@ -23,7 +23,7 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
 from transfer.suites.plan import Planned, note_ended, standing
-from transfer.suites.pool import last_words
+from transfer.suites.pool import why_ended
 from transfer.suites.work import Job, kill_tree, work
 
 ASK = (signal.SIGTERM, signal.SIGUSR1)
@@ -125,9 +125,7 @@ class ClusterJob:
             time.sleep(0.5)
         if found.state != "waiting":  # its record says it
             return
-        said = last_words(self.job.log)
-        reason = said if said.startswith("error: ") else f"it ended with status {status}; its last words:\n{said}"
-        note_ended(self.runs, self.run, reason)
+        note_ended(self.runs, self.run, why_ended(self.job.log, status))
 
 
 def _queue_again() -> None:
