@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from detection.score.coco_ap import CocoApOptions
 from detection.score.voc_ap import VocApOptions
-from transfer.checkpoints.architectures import STAGES
+from transfer.checkpoints.families.resnet import STAGES
 from transfer.protocol import OURS, Decided, fixed, flatten, stated
 from transfer.runtime.errors import EngineError
 

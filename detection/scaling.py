@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from detection.recipe import DetectorRecipe
-from transfer.checkpoints.architectures import gmacs_by_stage
+from transfer.checkpoints.families.resnet import gmacs_by_stage
 from transfer.runtime.provenance import Difference
 
 

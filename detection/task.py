@@ -37,8 +37,8 @@ from detection.recipe import (
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
-from transfer.checkpoints.architectures import STAGES, gmacs_by_stage
 from transfer.checkpoints.cpu_time import refuse_if_endless
+from transfer.checkpoints.families.resnet import STAGES, gmacs_by_stage
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json

@@ -15,13 +15,14 @@ LONGEST = 600  # lines
 # Room → what its files may import, beside each other. A room that is named within another is a room of its own.
 MAY_IMPORT = {
     "transfer/runtime": (),
-    "transfer/checkpoints": ("transfer/runtime",),
-    "transfer/checkpoints/formats": ("transfer/checkpoints", "transfer/runtime"),
+    "transfer/checkpoints/families": ("transfer/runtime",),
+    "transfer/checkpoints": ("transfer/checkpoints/families", "transfer/runtime"),
+    "transfer/checkpoints/formats": ("transfer/checkpoints", "transfer/checkpoints/families", "transfer/runtime"),
     "transfer/datasets": ("transfer/runtime",),
     "transfer/classification/probes": ("transfer/runtime",),
     "transfer/classification": (
-        *("transfer/classification/probes", "transfer/checkpoints", "transfer/datasets", "transfer/runtime"),
-        *("transfer/task.py", "transfer/protocol.py", "transfer/record.py"),
+        *("transfer/classification/probes", "transfer/checkpoints", "transfer/checkpoints/families"),
+        *("transfer/datasets", "transfer/runtime", "transfer/task.py", "transfer/protocol.py", "transfer/record.py"),
     ),
     "transfer/tasks": (
         *("transfer/classification", "transfer/classification/probes", "transfer/checkpoints", "transfer/datasets"),
@@ -33,12 +34,13 @@ MAY_IMPORT = {
     ),
     # Recipes find the formats by name, so the readers import the registry and nothing of the formats themselves.
     "transfer": (
-        *("transfer/checkpoints", "transfer/checkpoints/formats/__init__.py", "transfer/datasets", "transfer/runtime"),
-        "transfer/suites",
+        *("transfer/checkpoints", "transfer/checkpoints/formats/__init__.py", "transfer/checkpoints/families"),
+        *("transfer/datasets", "transfer/runtime", "transfer/suites"),
     ),
     "detection": (
         *("transfer/checkpoints", "transfer/datasets", "transfer/runtime", "transfer/task.py", "transfer/protocol.py"),
         "transfer/checkpoints/formats",  # an engine places tensors under its library's names
+        "transfer/checkpoints/families",
     ),
     "segmentation": ("detection", "transfer/runtime", "transfer/task.py", "transfer/protocol.py"),
     "finegrained": (

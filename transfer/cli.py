@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from transfer.authors import AUTO, advice, protocol_of_all
-from transfer.checkpoints.architectures import ARCHITECTURES, architecture
+from transfer.checkpoints.families import families, family_of, offered
 from transfer.protocol import flatten, recipe_differences
 from transfer.runtime.command import Debug
 from transfer.runtime.conditions import THREADS, settle
@@ -174,7 +174,7 @@ class CommandLine:
             task_name=self.name,
             task=self.task,
             protocol=self.protocol,
-            recipe=self.recipe,
+            recipe=self.task.suited(self.recipe, backbone.arch),
             backbone=backbone,
             label=label,
             engine=engine,
@@ -354,10 +354,11 @@ def read_one(name: str, options: RunOptions) -> Backbone:
             allow_half=options.allow_half,
         )
     _, arch, *seed = name.split(":")
-    if arch not in ARCHITECTURES or len(seed) > 1 or not all(part.isdecimal() for part in seed):
+    known = any(family.knows(arch) for family in families().values())
+    if not known or len(seed) > 1 or not all(part.isdecimal() for part in seed):
         raise CheckpointError(
             f"{name!r} is no random backbone",
-            todo=f"random:ARCH or random:ARCH:SEED, ARCH one of {', '.join(ARCHITECTURES)}",
+            todo=f"random:ARCH or random:ARCH:SEED, ARCH one of {', '.join(offered())}",
         )
     return random_backbone(arch, int(seed[0]) if seed else 0)
 
@@ -481,7 +482,7 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
         raise UserError(f"--gpus {gpus} --batch {options.batch}", todo="give 1 or more")
     if options.memory is not None and options.memory <= 0:
         raise UserError(f"--memory {options.memory:g}", todo="give the GB of a GPU")
-    architecture(options.arch)
+    family_of(options.arch)
     published = task.protocols[protocol]
     hardware = Hardware("cuda", gpus, options.memory, options.arch)
     recipe, why = task.scale(published, hardware, options.batch)

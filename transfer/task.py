@@ -87,6 +87,7 @@ class Task(ABC):
 
     Attributes:
         title: one line for `python -m transfer tasks`.
+        families: protocol → families of backbones that it was published for; ResNets where nothing is said.
         version: raised whenever the same options would give other numbers; part of the run id.
         primary: the metric that tables and plots show first.
         published: name → protocol; the first is the default.
@@ -102,6 +103,7 @@ class Task(ABC):
     primary: str
     published: Mapping[str, Protocol[Any]]
     presets: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: int = 1
 
     data_options: ClassVar[type]
@@ -163,6 +165,20 @@ class Task(ABC):
             batch: that was typed, if one was; what else is typed is applied afterwards and never rescaled.
         """
         return recipe, ""
+
+    def suited(self, recipe: Any, arch: str) -> Any:
+        """The recipe as it is carried out on a backbone of this architecture; on ResNets always as it is.
+
+        Protocols name features of ResNets. Of another family those that stand for them are taken; where the protocol
+        was not published for it, that is a departure that the record shows.
+        """
+        return recipe
+
+    def covers(self, protocol: str, arch: str) -> bool:
+        """Whether the protocol was published for the family of this architecture."""
+        from transfer.checkpoints.families import family_of
+
+        return family_of(arch).name in self.families.get(protocol, ("resnet",))
 
     def work(self, recipe: Any, images: Mapping[str, int], arch: str) -> float | None:
         """10⁹ multiply–accumulates of the networks in a whole run; None: not known.
@@ -280,7 +296,10 @@ class Run:
     @property
     def differences(self) -> tuple[Difference, ...]:
         """From what was published: of the data, then of the recipe."""
-        return (*self.data.differences, *recipe_differences(self.task.protocols[self.protocol], self.recipe))
+        published = self.task.protocols[self.protocol]
+        if self.task.covers(self.protocol, self.backbone.arch):
+            published = self.task.suited(published, self.backbone.arch)
+        return (*self.data.differences, *recipe_differences(published, self.recipe))
 
 
 def task_names() -> list[str]:

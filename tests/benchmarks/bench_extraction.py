@@ -99,8 +99,8 @@ def main() -> None:
     view = WholeView(options.side, options.side)
     pixels = torch.stack([as_tensor(image) for image in memory.images])
     batches = list(to_network(pixels, backbone.input, device).split(options.batch))
-    model = backbone.as_torchvision().to(device)
-    fast = backbone.as_torchvision().to(device).to(memory_format=torch.channels_last)
+    model = backbone.network().to(device)
+    fast = backbone.network().to(device).to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         number = count()
 

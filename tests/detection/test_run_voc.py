@@ -7,7 +7,7 @@ import torch
 from voc_runs import records, script, tiny
 
 from transfer.__main__ import main
-from transfer.checkpoints.torchvision_resnet import build_resnet
+from transfer.checkpoints.families.resnet import build_resnet
 from transfer.cli import _peek
 from transfer.record import read_record
 

@@ -53,7 +53,7 @@ def test_extraction_beside_the_bare_forward_pass(device, pick, tmp_path, measure
     backbone = random_backbone(pick("resnet50", "resnet18"), 0)
     side, batch = pick(224, 64), pick(256, 8)
     images = noise(pick(4096, 32), side)
-    model = backbone.as_torchvision().to(device).to(memory_format=torch.channels_last).eval()
+    model = backbone.network().to(device).to(memory_format=torch.channels_last).eval()
     pixels = torch.stack([as_tensor(images.images.read(index)) for index in range(batch)])
     ready = to_network(pixels, backbone.input, device)
 

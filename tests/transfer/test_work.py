@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer.checkpoints.torchvision_resnet import build_resnet
+from transfer.checkpoints.families.resnet import build_resnet
 from transfer.classification.sgd.data import Deal, Order
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.task import load_task, task_names

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import torch
 
-from transfer.checkpoints.architectures import expected_shapes, is_optional
+from transfer.checkpoints.families import family_of, is_optional
 from transfer.runtime.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -68,10 +68,10 @@ class Lint:
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A ResNet's weights under torchvision's names, complete and finite, with everything needed to feed it.
+    """A network's weights under the names of its family, complete and finite, with everything needed to feed it.
 
     Attributes:
-        arch: one of `transfer.checkpoints.architectures.ARCHITECTURES`.
+        arch: an architecture of one of `transfer.checkpoints.families`.
         state: name → float32 tensor (int64 for `num_batches_tracked`) on the CPU. Read-only mapping.
         input: what the weights expect as pixels.
         source: file, hash, format, branch.
@@ -128,21 +128,20 @@ class Backbone:
         """Notes and lints as sentences, for logs and records."""
         return (*self.notes, *(f"{lint.code}: {lint.text}" for lint in self.lints))
 
-    def as_torchvision(self) -> torch.nn.Module:
-        """A torchvision ResNet without classifier that holds these weights, in eval mode."""
-        from transfer.checkpoints.torchvision_resnet import build_resnet
-
+    def network(self) -> torch.nn.Module:
+        """The family's module without classifier that holds these weights, in eval mode; for ResNets torchvision's."""
+        family = family_of(self.arch)
         with torch.device("meta"):  # drawing weights that are then overwritten takes most of the time
-            model: torch.nn.Module = build_resnet(self.arch, stride_in_1x1=self.stride_in_1x1)
+            model = family.build(self.arch, stride_in_1x1=self.stride_in_1x1)
         model = model.to_empty(device="cpu")
-        counted = {name: torch.zeros((), dtype=torch.int64) for name in expected_shapes(self.arch) if is_optional(name)}
+        counted = {name: torch.zeros((), dtype=torch.int64) for name in family.shapes(self.arch) if is_optional(name)}
         model.load_state_dict(counted | dict(self.state))
         return model.eval()
 
 
 def check_names(arch: str, state: Mapping[str, torch.Tensor], path: str) -> None:
-    """Raise `CheckpointError` unless `state` has exactly the names and shapes of a ResNet of this `arch`."""
-    wanted = expected_shapes(arch)
+    """Raise `CheckpointError` unless `state` has exactly the names and shapes of this `arch`."""
+    wanted = family_of(arch).shapes(arch)
     missing = [name for name in wanted if name not in state and not is_optional(name)]
     extra = [name for name in state if name not in wanted]
     reshaped = [
@@ -165,7 +164,7 @@ def check_names(arch: str, state: Mapping[str, torch.Tensor], path: str) -> None
 
 
 def check_complete(arch: str, state: Mapping[str, torch.Tensor], path: str) -> None:
-    """Raise `CheckpointError` unless `state` fills a ResNet of this `arch` exactly with finite numbers."""
+    """Raise `CheckpointError` unless `state` fills a network of this `arch` exactly with finite numbers."""
     check_names(arch, state, path)
     for name, tensor in state.items():
         if is_optional(name):
@@ -189,15 +188,13 @@ def check_complete(arch: str, state: Mapping[str, torch.Tensor], path: str) -> N
 
 
 def random_backbone(arch: str, seed: int) -> Backbone:
-    """torchvision's random initialisation of `arch` under `seed`: the baseline that every table needs.
+    """The random initialisation of `arch` by its own module under `seed`: the baseline that every table needs.
 
     Its hash is taken over the weights, so equal (arch, seed, torch) give equal run ids.
     """
-    from transfer.checkpoints.torchvision_resnet import build_resnet
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        state = build_resnet(arch).state_dict()
+        state = family_of(arch).build(arch).state_dict()
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(name.encode() + tensor.numpy().tobytes())

@@ -6,14 +6,13 @@ from there into the footnotes of tables.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 
 import torch
 
-from transfer.checkpoints.architectures import STAGES
 from transfer.checkpoints.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, InputSpec, Lint
+from transfer.checkpoints.families import family_of
 
 # What a name may say of a file that holds nothing but tensors.
 _TOLD_BY_NAME: tuple[tuple[str, str], ...] = (
@@ -46,8 +45,7 @@ def lints_of(backbone: Backbone) -> tuple[Lint, ...]:
         *_input(backbone.input),
         *_geometry(backbone),
         *_classifier(backbone),
-        *_statistics(backbone.state),
-        *_initialisation(backbone.state),
+        *(Lint(code, text) for code, text in family_of(backbone.arch).lints(backbone.arch, backbone.state)),
         *_constant(backbone.state),
     )
 
@@ -93,68 +91,6 @@ def _classifier(backbone: Backbone) -> Iterator[Lint]:
             )
 
 
-def _statistics(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
-    """Batch norms that have never seen a batch, or whose statistics were folded into scale and shift."""
-    # 2e-5: affine layers are stored with the variance 1 − eps, so that eps cancels
-    untouched = all(
-        bool(((tensor - float(name.endswith("var"))).abs() < 2e-5).all())
-        for name, tensor in state.items()
-        if name.endswith(("running_mean", "running_var"))
-    )
-    if not untouched:
-        return
-    if _fresh_norms(state, ""):
-        yield Lint(
-            "statistics", "all batch norms have mean 0, variance 1, scale 1 and shift 0: an untrained or stripped file"
-        )
-    else:
-        yield Lint(
-            "statistics",
-            "all batch norms have mean 0 and variance 1 beside trained scales: their statistics were folded in "
-            "(Caffe's affine layers) or lost; protocols that train batch norm start from the wrong statistics",
-        )
-
-
-def _fresh_norms(state: Mapping[str, torch.Tensor], start: str) -> bool:
-    """True if every norm under `start` has a shift of exactly 0 and a scale of exactly 1 (or 0: zero-init residual)."""
-    norms = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
-    return all(
-        bool((state[f"{norm}bias"] == 0).all())
-        and (bool((state[f"{norm}weight"] == 1).all()) or bool((state[f"{norm}weight"] == 0).all()))
-        for norm in norms
-        if norm.startswith(start)
-    )
-
-
-def _initialisation(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
-    """Stages whose weights look drawn by torchvision's constructor: Kaiming-normal by fan-out, norms at 1 and 0."""
-    parts = {"conv1": ["conv1.weight"], **{stage: _convolutions(state, f"{stage}.") for stage in STAGES}}
-    fresh = [
-        part
-        for part, names in parts.items()
-        if _fresh_norms(state, "bn1." if part == "conv1" else f"{part}.")
-        and all(_kaiming_normal(state[name]) for name in names)
-    ]
-    if fresh:
-        what = "the whole network" if len(fresh) == len(parts) else " and ".join(fresh)
-        yield Lint(
-            "initialisation", f"looks like torchvision's random initialisation, not like trained weights: {what}"
-        )
-
-
-def _convolutions(state: Mapping[str, torch.Tensor], start: str) -> list[str]:
-    return [name for name, tensor in state.items() if name.startswith(start) and tensor.ndim == 4]
-
-
-def _kaiming_normal(weight: torch.Tensor) -> bool:
-    """True if mean and variance are those of N(0, 2 / fan_out) within five standard errors (torchvision: resnet.py)."""
-    count, fan_out = weight.numel(), weight.shape[0] * weight.shape[2] * weight.shape[3]
-    variance = 2 / fan_out
-    mean_off = abs(float(weight.mean())) / math.sqrt(variance / count)
-    variance_off = abs(float(weight.var()) / variance - 1) / math.sqrt(2 / count)
-    return mean_off < 5 and variance_off < 5
-
-
 def _constant(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
     convolutions = ((name, tensor.aminmax()) for name, tensor in state.items() if tensor.ndim == 4)
     names = [name for name, (low, high) in convolutions if low == high]
@@ -183,13 +119,14 @@ def compare_channels(backbone: Backbone, reference: Backbone) -> tuple[Lint, ...
         backbone: the file in question.
         reference: another file whose channel order is known.
     """
-    ours, theirs = backbone.state["conv1.weight"], reference.state["conv1.weight"]
+    stem, other = family_of(backbone.arch).stem, family_of(reference.arch).stem
+    ours, theirs, name = backbone.state[stem], reference.state[other], stem.removesuffix(".weight")
     if ours.shape != theirs.shape:
-        return (Lint("channels", f"conv1 is {tuple(ours.shape)}, the reference's {tuple(theirs.shape)}: no relative"),)
+        return (Lint("channels", f"{name} is {tuple(ours.shape)}, the reference's {tuple(theirs.shape)}: no relative"),)
     straight, reversed_ = (_mean_cosine(planes, theirs) for planes in (ours, ours.flip(1)))
     numbers = f"mean cosine of the filters {straight:.2f} as they are, {reversed_:.2f} with the planes reversed"
     if max(straight, reversed_) < 0.5:
-        return (Lint("channels", f"conv1 is no relative of the reference's ({numbers}): its order cannot be told"),)
+        return (Lint("channels", f"{name} is no relative of the reference's ({numbers}): its order cannot be told"),)
     alike = straight >= reversed_
     if alike == (backbone.input.channels == reference.input.channels):
         return ()
@@ -197,7 +134,7 @@ def compare_channels(backbone: Backbone, reference: Backbone) -> tuple[Lint, ...
     return (
         Lint(
             "channels",
-            f"conv1 looks {order} next to the reference ({numbers}), and this file is read as "
+            f"{name} looks {order} next to the reference ({numbers}), and this file is read as "
             f"{backbone.input.channels}: red and blue are probably exchanged",
         ),
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from transfer.checkpoints.architectures import ARCHITECTURES, SUPPORTED, closest_architecture, is_optional, lookalike
 from transfer.checkpoints.backbone import Backbone, Dropped, Source, check_names
 from transfer.checkpoints.container import Contents, read_contents
+from transfer.checkpoints.families import families, family_of_names, is_optional
 from transfer.checkpoints.formats import all_formats, choose, recognised
 from transfer.checkpoints.formats.prefix import NAME as PREFIX
 from transfer.checkpoints.formats.prefix import options, take
@@ -43,7 +43,7 @@ def read_backbone(
         A complete backbone in float32 whose tensors own their memory.
 
     Raises:
-        CheckpointError: the file cannot be read, is not recognised, or does not fill a supported ResNet exactly.
+        CheckpointError: the file cannot be read, is not recognised, or does not fill a supported network exactly.
     """
     path = Path(path)
     contents = read_contents(path)
@@ -61,9 +61,7 @@ def backbone_from(
 ) -> Backbone:
     """The second half of `read_backbone`, for contents that have been read."""
     form, extracted = extract_from(contents, path, format=format, branch=branch, prefix=prefix)
-    _refuse_relatives(extracted.state, path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in extracted.state.items()}
-    arch = _named_architecture(extracted.arch, path) or closest_architecture(shapes)
+    arch = _architecture(extracted, path)
     check_names(arch, extracted.state, str(path))  # before anything is copied
     state, notes = settle(extracted.state, path, allow_half=allow_half)
     taken, asked = _as_asked(contents, form, extracted.branch, format)
@@ -173,16 +171,21 @@ def _as_in_the_file(found: Extracted, plain: Unwrapped) -> Extracted:
     return dataclasses.replace(found, dropped=dropped, notes=notes)
 
 
-def _named_architecture(arch: str | None, path: Path) -> str | None:
-    if arch is not None and arch not in ARCHITECTURES:
-        raise CheckpointError(f"{path} says it is a {arch[:60]}", todo=SUPPORTED)
-    return arch
-
-
-def _refuse_relatives(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    relative = lookalike({name: tuple(tensor.shape) for name, tensor in state.items()})
+def _architecture(extracted: Extracted, path: Path) -> str:
+    """The one that the file names, or the nearest of the family whose names its tensors have."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in extracted.state.items()}
+    family = family_of_names(shapes)
+    relative = family.lookalike(shapes)
     if relative is not None:
-        raise CheckpointError(f"{path} looks like {relative}", todo=SUPPORTED)
+        raise CheckpointError(f"{path} looks like {relative}", todo=family.supported)
+    if extracted.arch is None:
+        try:
+            return family.nearest(shapes, extracted.facts)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error.what}", found=error.found, todo=error.todo) from error
+    if not any(each.knows(extracted.arch) for each in families().values()):
+        raise CheckpointError(f"{path} says it is a {extracted.arch[:60]}", todo=family.supported)
+    return extracted.arch
 
 
 def settle(

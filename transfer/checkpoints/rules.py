@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from transfer.checkpoints.architectures import is_optional
 from transfer.checkpoints.backbone import Backbone, Dropped, InputSpec, Lint
+from transfer.checkpoints.families import Facts, is_optional
 from transfer.runtime.errors import CheckpointError
 
 Tree = Mapping[str, Any]
@@ -49,12 +49,13 @@ class Extracted:
     """A backbone as a format found it: not yet checked, values as stored in the file.
 
     Attributes:
-        state: torchvision name → tensor, or whatever the file holds under that name.
+        state: name in the family's module → tensor, or whatever the file holds under that name.
         dropped: groups of the file's other entries, each with the reason why it may be left out.
         branch: the network that was taken where a file holds several, otherwise "only".
         input: how pixels must be presented.
         stride_in_1x1, same_padding: see `Backbone`.
         arch: the architecture, where the file itself names it.
+        facts: what this layout says of the architecture beside shapes, see `transfer.checkpoints.families`.
         notes: what a reader should know.
         lints: what this release is known to be mistaken for, or cannot say of itself.
     """
@@ -66,6 +67,7 @@ class Extracted:
     stride_in_1x1: bool = False
     same_padding: bool = False
     arch: str | None = None
+    facts: Facts = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lints: tuple[Lint, ...] = ()
 

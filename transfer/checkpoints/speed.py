@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transfer.checkpoints.architectures import gmacs_by_stage
+from transfer.checkpoints.families.resnet import gmacs_by_stage
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
 from transfer.runtime.provenance import processor_name, utc_now
@@ -111,7 +111,7 @@ def _whole(entry: Any) -> bool:
 def _measured(device: str, threads: int) -> float:
     import torch
 
-    from transfer.checkpoints.torchvision_resnet import build_resnet
+    from transfer.checkpoints.families.resnet import build_resnet
 
     before, seconds = torch.get_num_threads(), []
     torch.set_num_threads(threads)

@@ -1,14 +1,15 @@
 """Weights that silently did not arrive: the most expensive mistake of this field, made impossible here.
 
 `verify` is given the very network that will compute, after its last cast, move and wrapper and before its first step.
-It compares every backbone tensor inside it with the Backbone, and the output of every stage with torchvision's for the
-same raw image. Only what has passed trains, or makes features.
+It compares every backbone tensor inside it with the Backbone, and the output of every stage with that of the family's
+own module (torchvision's for a ResNet; block by block for a transformer) for the same raw image. Only what has passed
+trains, or makes features.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from transfer.checkpoints.architectures import STAGES, is_optional
-from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.backbone import Backbone, InputSpec
+from transfer.checkpoints.families import family_of, is_optional
 from transfer.runtime.errors import EngineError, TrainingError
 
 STAGE_TOLERANCE = 1e-4  # in full float32
@@ -33,13 +34,13 @@ Placed = tuple[torch.Tensor, str]
 
 @dataclass(frozen=True)
 class Verification:
-    """Proof that a network holds the checkpoint's weights and computes with them as torchvision does.
+    """Proof that a network holds the checkpoint's weights and computes with them as the family's module does.
 
     Attributes:
         tensors: backbone tensors found in the network and compared, all equal bit for bit.
         expected: tensors that the Backbone has (without `num_batches_tracked`).
         by_part: the same counts by place, for example {"backbone": 215, "roi_heads.res5": 50}.
-        stage_error: largest absolute difference to torchvision's stage output relative to max(1, |output|), eval mode,
+        stage_error: largest absolute difference to that module's stage output relative to max(1, |output|), eval mode,
             full float32, the same raw image pushed through the network's own normalisation.
         weights: `Backbone.weights`, the sha256 of these tensors.
         device: where the network lay.
@@ -62,7 +63,7 @@ class Verification:
         worst = max(self.stage_error.values())
         return (
             f"verified: {self.tensors} of {self.expected} tensors equal ({parts}); "
-            f"stage outputs within {worst:.1e} of torchvision's on {self.device}"
+            f"stage outputs within {worst:.1e} of the reference network's on {self.device}"
             + (f", {max(self.rounding.values()):.1e} in {self.precision}" if self.rounding else "")
         )
 
@@ -82,24 +83,27 @@ def probe_image(height: int = 96, width: int = 160) -> NDArray[np.uint8]:
 
 
 @torch.no_grad()
-def torchvision_stages(backbone: Backbone, image: NDArray[np.uint8], model: Any = None) -> dict[str, torch.Tensor]:
-    """Stage name → output [1, C, H, W] of torchvision's ResNet in eval mode for an RGB uint8 image [H, W, 3].
+def reference_stages(
+    backbone: Backbone, image: NDArray[np.uint8], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Stage name → output of the family's module in eval mode for an RGB uint8 image [H, W, 3].
 
-    `model` saves building it again: what `backbone.as_torchvision()` returned.
+    [1, C, H', W'] of convolutional networks, [1, tokens, C] of transformers. `model` saves building it again: what
+    `backbone.network()` returned.
     """
-    spec = backbone.input
+    if model is None:
+        model = backbone.network()
+    family = family_of(backbone.arch)
+    with stages_seen({stage: model.get_submodule(stage) for stage in family.stages(backbone.arch)}) as seen:
+        family.outputs(model, normalised(image, backbone.input), family.poolings(backbone.arch)[:1])
+    return seen
+
+
+def normalised(image: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
+    """RGB uint8 [H, W, 3] → [1, 3, H, W] as the weights expect it."""
     pixels = image if spec.channels == "RGB" else image[..., ::-1]
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() * (spec.value_range / 255.0)
-    x = (x - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
-    if model is None:
-        with torch.random.fork_rng(devices=[]):  # building it draws weights that are then overwritten
-            model = backbone.as_torchvision()
-    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
-    outputs = {}
-    for stage in STAGES:
-        x = getattr(model, stage)(x)
-        outputs[stage] = x
-    return outputs
+    return (x - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
 
 
 def own_precision(device: torch.device | str, amp: str = "off") -> str:
@@ -123,19 +127,21 @@ def verify(
     *,
     precision: str = "fp32",
     own: Callable[[NDArray[np.uint8]], Mapping[str, torch.Tensor]] | None = None,
+    also: Sequence[tuple[int, int]] = (),
 ) -> Verification:
     """Compare what is inside the network that will compute with the Backbone.
 
     Args:
         backbone: what should be there.
         engine: its name, for messages.
-        placed: torchvision name → (tensor inside the engine's model, part of the model it sits in).
+        placed: name in the family's module → (tensor inside the engine's model, part of the model it sits in).
         stages: maps an RGB uint8 image [H, W, 3] to the network's stage outputs (eval mode, through its own channel
-            order and normalisation, where its weights lie), each [1, C, H', W'], for all of `STAGES`. It is called
-            with TF32 off: in full float32 a stage may be off by `STAGE_TOLERANCE`.
+            order and normalisation, where its weights lie), for all of `Family.stages`. It is called with TF32 off: in
+            full float32 a stage may be off by `STAGE_TOLERANCE`.
         precision: what `own_precision` says; in another one than "fp32" the stages are computed once more as they will
             be, and may be off by `ROUNDING`.
         own: as `stages`, in that precision; `stages` itself if it follows PyTorch's switches (TF32).
+        also: (height, width) of further images to compare at, beside the size that the family proves at.
 
     Raises:
         EngineError: a tensor is absent or differs, or a stage output is further away than that.
@@ -156,15 +162,20 @@ def verify(
             todo="this is a fault of the conversion, not of the checkpoint: please report it with "
             "the output of `python -m transfer inspect FILE`",
         )
-    image = probe_image()
-    reference = torchvision_stages(backbone, image)
-    with torch.no_grad():
-        with _full_precision():
-            errors = _stage_errors(engine, reference, stages(image), STAGE_TOLERANCE, "float32")
-        rounding = {}
-        if precision != "fp32":
-            computed = (own or stages)(image)
-            rounding = _stage_errors(engine, reference, computed, ROUNDING[precision], precision)
+    errors: dict[str, float] = {}
+    rounding: dict[str, float] = {}
+    usual = family_of(backbone.arch).proof_sides(backbone.arch)
+    for sides in dict.fromkeys((usual, *also)):
+        image = probe_image(*sides)
+        reference = reference_stages(backbone, image)
+        shown = {stage: stage if sides == usual else f"{stage} at {sides[0]} × {sides[1]}" for stage in reference}
+        with torch.no_grad():
+            with _full_precision():
+                found = _stage_errors(engine, reference, stages(image), STAGE_TOLERANCE, "float32")
+            errors |= {shown[stage]: error for stage, error in found.items()}
+            if precision != "fp32":
+                found = _stage_errors(engine, reference, (own or stages)(image), ROUNDING[precision], precision)
+                rounding |= {shown[stage]: error for stage, error in found.items()}
     return Verification(
         tensors=len(wanted),
         expected=len(wanted),
@@ -208,11 +219,11 @@ def _stage_errors(
     precision: str,
 ) -> dict[str, float]:
     errors: dict[str, float] = {}
-    for stage in STAGES:
+    for stage in reference:
         ours, theirs = reference[stage], computed[stage].float().cpu()
         if ours.shape != theirs.shape:
             raise EngineError(
-                f"{engine}: {stage} has another shape than torchvision's",
+                f"{engine}: {stage} has another shape than in the reference network",
                 found=f"{tuple(theirs.shape)} instead of {tuple(ours.shape)} for the image of the proof",
             )
         if not bool(ours.isfinite().all()):
@@ -225,7 +236,7 @@ def _stage_errors(
     bad = {stage: error for stage, error in errors.items() if not error <= tolerance}
     if bad:
         raise EngineError(
-            f"{engine} computes something else than torchvision with the same weights: nothing was trained",
+            f"{engine} computes something else than the reference network with the same weights: nothing was trained",
             found=", ".join(f"{stage} differs by {error:.2g}" for stage, error in bad.items())
             + f" in {precision}, of {tolerance:g} allowed",
             todo="channel order, normalisation or the position of the stride do not match this checkpoint"
@@ -247,33 +258,34 @@ def _some(label: str, names: list[str]) -> str:
 # A `Verification` as plain values, with a word on what was "proved" when: what checkpoints, caches and records keep.
 Proof = dict[str, Any]
 UNPROVED: Proof = {"proved": "nothing: the training began under a version that kept no proof of its network"}
-LAYERS = ("conv1", "bn1", "relu", "maxpool", *STAGES)  # of a ResNet, in the order in which it computes
 
 
 def prove(
     backbone: Backbone,
     part: str,
-    layers: Mapping[str, nn.Module],
+    network: nn.Module,
     compute: Callable[[Tensor, bool], object],
     device: torch.device,
     bf16: bool = False,
+    also: Sequence[tuple[int, int]] = (),
 ) -> Verification:
     """Compare a network's own tensors and stage outputs with the Backbone's; its modes must be those of evaluation.
 
     Args:
         part: what the network is, for the record and messages: "trunk", "network".
-        layers: name in `LAYERS` → the modules that compute.
-        compute: uint8 RGB [1, 3, h, w] and whether bf16 may be used; calls the layers, by the way of every image.
+        network: the module that computes, with the submodules of the family's; a classifier may stand at its end.
+        compute: uint8 RGB [1, 3, h, w] and whether bf16 may be used; calls the network, by the way of every image.
         device: where it computes.
         bf16: whether it computes in bf16.
 
     Raises:
         EngineError: it is not the checkpoint's.
     """
-    placed = {f"{name}.{key}": (t, part) for name, layer in layers.items() for key, t in layer.state_dict().items()}
+    placed = {name: (tensor, part) for name, tensor in network.state_dict().items()}
+    watched = {stage: network.get_submodule(stage) for stage in family_of(backbone.arch).stages(backbone.arch)}
 
     def stages(image: NDArray[np.uint8], lower: bool) -> Mapping[str, Tensor]:
-        with stages_seen({stage: layers[stage] for stage in STAGES}) as seen:
+        with stages_seen(watched) as seen:
             compute(torch.from_numpy(image).permute(2, 0, 1)[None], lower)
         return seen
 
@@ -284,6 +296,7 @@ def prove(
         lambda image: stages(image, False),
         precision=own_precision(device, "bf16" if bf16 else "off"),
         own=lambda image: stages(image, bf16),
+        also=also,
     )
 
 

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.verify import Proof, joined, plain
 from transfer.classification.feature_cache import DIGEST, Rows, Store, key
-from transfer.classification.trunk import POOLINGS, Trunk, demand_map, width
+from transfer.classification.trunk import Trunk
 from transfer.classification.views import Precision, WholeView
 from transfer.datasets.labels.labelled import Images, LabelledImages
 from transfer.runtime.conditions import observed
@@ -193,9 +194,14 @@ def _opened(
     held: ExitStack,
 ) -> dict[Kind, Store]:
     """The locked and checked folder of each kind: this run's own first, then those of `beside` that can be filled."""
+    family = family_of(backbone.arch)
     if not own:
-        raise UserError("no pooling is given", todo=f"choose at least one of {', '.join(POOLINGS)}")
-    widths = {kind: width(backbone.arch, kind[1]) for kind in own}
+        names = family.poolings(backbone.arch)
+        raise UserError("no pooling is given", todo=f"choose at least one of {', '.join(names)}")
+    for view, pooling in own:
+        family.demand_pooling(backbone.arch, pooling)
+        family.demand(backbone.arch, (pooling,), view.crop, view.crop)
+    widths = {kind: family.width(backbone.arch, kind[1]) for kind in own}
     what = shared()
 
     def folder(kind: Kind, wide: int) -> Store:
@@ -210,8 +216,9 @@ def _opened(
     for kind in dict.fromkeys(beside):
         try:
             kind[0].check()
-            wide = width(backbone.arch, kind[1])
-            demand_map((kind[1],), kind[0].crop, kind[0].crop)
+            family.demand_pooling(backbone.arch, kind[1])
+            wide = family.width(backbone.arch, kind[1])
+            family.demand(backbone.arch, (kind[1],), kind[0].crop, kind[0].crop)
             store = folder(kind, wide)
             if kind in stores or store.done.exists():  # whoever wants it looks whether it is whole
                 continue
@@ -333,6 +340,8 @@ class _Extraction:
 
     def vouch(self, trunk: Trunk) -> None:
         """Prove the network that is about to compute, and keep the proof beside the features."""
+        for view, _ in self.stores:
+            trunk.seen_at(view.crop, view.crop)
         proof = plain(trunk.proof, COMPUTED)
         for kind, store in list(self.stores.items()):
             if not store.complete:

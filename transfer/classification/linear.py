@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.checkpoints.architectures import stage_channels
+from transfer.checkpoints.families import family_of
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.task import ClassificationTask, demand_sgd, fitted_and_held_out, gmacs_of, held_out
 from transfer.classification.views import Frozen, Precision
@@ -73,7 +73,7 @@ class LinearSgdRecipe:
 
         if self.head == "linear":
             return None
-        return Norm(stage_channels(arch)["layer4"], self.head == "batchnorm", self.head_eps, self.head_momentum)
+        return Norm(family_of(arch).channels(arch), self.head == "batchnorm", self.head_eps, self.head_momentum)
 
     def grid(self) -> list[Head]:
         """Every classifier of the search; a single one as published."""

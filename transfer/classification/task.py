@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.checkpoints.architectures import gmacs_by_stage
 from transfer.checkpoints.cpu_time import refuse_if_endless
+from transfer.checkpoints.families import family_of
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.datasets.labels.catalogue import ClassificationData, data_differences, entry_of, load
 from transfer.datasets.labels.duplicates import duplicates, note
@@ -127,19 +127,31 @@ class ClassificationTask(Task):
             refuse_on_cpu(run, "features of all images")
         self.demand(run)
 
+    def suited(self, recipe: Any, arch: str) -> Any:
+        """Its poolings are those that stand for them in the family. See `Task`."""
+        family = family_of(arch)
+        changed: dict[str, Any] = {}
+        for name in ("pooling", "poolings"):
+            value = getattr(recipe, name, None)
+            if isinstance(value, str):
+                changed[name] = family.pooling(arch, value)
+            elif value is not None:
+                changed[name] = tuple(dict.fromkeys(family.pooling(arch, each) for each in value))
+        return dataclasses.replace(recipe, **changed) if changed else recipe
+
     def work(self, recipe: Any, images: Mapping[str, int], arch: str) -> float | None:
         """Of a recipe with one view of each image: what their features take. See `Task`."""
         view = getattr(recipe, "view", None)
         return None if view is None else sum(images.values()) * gmacs_of(arch, view.crop)
 
     def run(self, run: Run) -> TaskOutcome:
-        """`measure`, and what every record says of images and architecture: all protocols here are of a ResNet-50."""
+        """`measure`, and what every record says of images and architecture: most protocols here are of a ResNet-50."""
         outcome, loaded, arch = self.measure(run), run.data, run.backbone.arch
         return dataclasses.replace(
             outcome,
             details={**outcome.details, "duplicates": loaded.duplicates},
             notes=(*loaded.notes(), *outcome.notes),
-            differences=() if arch == "resnet50" else (("architecture", "resnet50", arch),),
+            differences=_architecture(arch, self.covers(run.protocol, arch)),
         )
 
     def demand(self, run: Run) -> None:
@@ -152,6 +164,12 @@ class ClassificationTask(Task):
     @abstractmethod
     def measure(self, run: Run) -> TaskOutcome:
         """The protocol itself: extract or train, choose where it chooses, report on test."""
+
+
+def _architecture(arch: str, covered: bool) -> tuple[Difference, ...]:
+    """Another ResNet than the published one, or a family that the protocol was not published for."""
+    same = arch == "resnet50" or (covered and family_of(arch).name != "resnet")
+    return () if same else (("architecture", "resnet50", arch),)
 
 
 def _on_both_sides(splits: ImageSplits) -> tuple[int, tuple[str, ...]]:
@@ -169,7 +187,7 @@ def _on_both_sides(splits: ImageSplits) -> tuple[int, tuple[str, ...]]:
 
 def gmacs_of(arch: str, crop: int) -> float:
     """10⁹ multiply–accumulates of a forward pass of one image."""
-    return sum(gmacs_by_stage(arch).values()) * (crop / 224) ** 2
+    return family_of(arch).gmacs(arch, crop)
 
 
 def fitted_and_held_out(images: Mapping[str, int], share: float) -> tuple[int, int]:

@@ -1,77 +1,28 @@
-"""A frozen backbone as a function from pixels to feature vectors, and the published ways to pool its last map."""
+"""A frozen backbone as a function from pixels to feature vectors, which its family pools in the published ways."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import get_args
+from collections.abc import Collection, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.verify import LAYERS, Seal, Verification, prove
+from transfer.checkpoints.families import family_of
+from transfer.checkpoints.verify import Seal, Verification, prove
 from transfer.classification.views import Precision, to_network
 from transfer.runtime.errors import UserError
 
-WINDOW, MAP = 6, 7  # of "grid": side of the averaged window, and of the map of a crop of 193 to 224 pixels
-STRIDE = 32  # of the last map
-
-
-def _average(maps: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(maps, 1).flatten(1)
-
-
-def _maximum(maps: Tensor) -> Tensor:
-    return maps.amax((2, 3))
-
-
-def _grid(maps: Tensor) -> Tensor:
-    return F.avg_pool2d(maps, WINDOW, stride=1).flatten(1)
-
-
-# Name → (how, features per channel). "avg" is the input of torchvision's classifier. "grid" is VISSL's pooling of res5
-# for SVMs on VOC07, AvgPool2d(6, stride 1), flattened channel by channel (facebookresearch/vissl:
-# configs/config/benchmark/linear_image_classification/voc07/eval_resnet_8gpu_transfer_voc07_svm.yaml).
-POOLINGS: Mapping[str, tuple[Callable[[Tensor], Tensor], int]] = {
-    "avg": (_average, 1),
-    "max": (_maximum, 1),
-    "grid": (_grid, (MAP - WINDOW + 1) ** 2),
-}
-
-
-def width(arch: str, pooling: str) -> int:
-    """Features that `pooling` makes of an image: C = 2048 for "avg" and "max" of a ResNet-50, 4 C for "grid".
-
-    Raises:
-        CheckpointError: no such architecture.
-        UserError: no such pooling.
-    """
-    if pooling not in POOLINGS:
-        raise UserError(f"unknown pooling {pooling!r}", todo=f"choose one of {', '.join(POOLINGS)}")
-    return stage_channels(arch)["layer4"] * POOLINGS[pooling][1]
-
-
-def demand_map(poolings: Collection[str], height: int, width: int) -> None:
-    """Raise `UserError` if one of the poolings cannot be made of a crop of so many pixels: "grid" takes a 7 × 7 map."""
-    sides = -(-height // STRIDE), -(-width // STRIDE)
-    if "grid" in poolings and sides != (MAP, MAP):
-        raise UserError(
-            f'the pooling "grid" averages {WINDOW} × {WINDOW} windows of a {MAP} × {MAP} map',
-            found="a map of {} × {}, of a crop of {} × {} pixels".format(*sides, height, width),
-            todo="use a crop of 224, or the pooling avg",
-        )
-
 
 class Trunk(nn.Module):
-    """A `Backbone` up to the end of layer4, poolings behind it; frozen, and in evaluation mode whatever is asked.
+    """A `Backbone` with poolings behind it; frozen, and in evaluation mode whatever is asked.
 
     It computes nothing before it is proved to be the checkpoint's network, nor after a change without a new proof.
 
     Args:
         backbone: the weights, and what they expect as pixels.
-        poolings: names of `POOLINGS`, at least one.
+        poolings: names of `Family.poolings`, at least one.
         device: where it computes.
         precision: "bf16" computes the network under autocast; pooling and outputs are float32 in both. "fp32" is
             PyTorch's: on recent GPUs its convolutions use TF32 unless `torch.backends.cudnn.allow_tf32` is off.
@@ -84,19 +35,23 @@ class Trunk(nn.Module):
         self, backbone: Backbone, poolings: Sequence[str], device: torch.device, precision: Precision = "fp32"
     ) -> None:
         super().__init__()
+        self.family = family_of(backbone.arch)
         if not poolings:
-            raise UserError("no pooling is given", todo=f"choose at least one of {', '.join(POOLINGS)}")
-        self.widths = {pooling: width(backbone.arch, pooling) for pooling in poolings}
+            names = self.family.poolings(backbone.arch)
+            raise UserError("no pooling is given", todo=f"choose at least one of {', '.join(names)}")
+        for pooling in poolings:
+            self.family.demand_pooling(backbone.arch, pooling)
+        self.widths = {pooling: self.family.width(backbone.arch, pooling) for pooling in poolings}
         if precision not in get_args(Precision):
             raise UserError(f"unknown precision {precision!r}", todo=f"choose one of {', '.join(get_args(Precision))}")
         self.backbone, self.device, self.bf16 = backbone, device, precision == "bf16"
         self._proved: tuple[Verification, Seal] | None = None
+        self._sizes: tuple[tuple[int, int], ...] = ()  # of images seen, beside the one that the family proves at
         with torch.random.fork_rng(devices=[]):  # building it draws weights that are then overwritten
-            net = backbone.as_torchvision()
-        self.layers = nn.Sequential(*(net.get_submodule(name) for name in LAYERS))
+            self.network = backbone.network()
         self.requires_grad_(False).eval()
         self.to(device)
-        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
 
     def train(self, mode: bool = True) -> Trunk:
         """Stays in evaluation mode, also inside a model that trains: the statistics are the checkpoint's."""
@@ -111,16 +66,24 @@ class Trunk(nn.Module):
         """
         if self._proved is None or not self._proved[1].holds(self):
             self._proved = None
-            layers = dict(zip(LAYERS, self.layers, strict=True))
-            found = prove(self.backbone, "trunk", layers, self._maps, self.device, self.bf16)
+            found = prove(self.backbone, "trunk", self.network, self._outputs, self.device, self.bf16, self._sizes)
             self._proved = found, Seal(self)
         return self._proved[0]
 
-    def _maps(self, pixels: Tensor, bf16: bool) -> Tensor:
+    def seen_at(self, height: int, width: int) -> None:
+        """The images will have so many pixels: the proof is to speak of that size too, where that makes a difference.
+
+        A convolution computes the same whatever the size; a table of positions is resized to it.
+        """
+        if self.family.depends_on_size(self.backbone.arch) and (height, width) not in self._sizes:
+            usual = self.family.proof_sides(self.backbone.arch)
+            if (height, width) != usual:
+                self._sizes, self._proved = (*self._sizes, (height, width)), None
+
+    def _outputs(self, pixels: Tensor, bf16: bool, poolings: Collection[str] = ()) -> Any:
         images = to_network(pixels, self.backbone.input, self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            maps: Tensor = self.layers(images)
-        return maps.float()
+            return self.family.outputs(self.network, images, tuple(poolings or self.widths))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor, poolings: Collection[str] = ()) -> dict[str, Tensor]:
@@ -128,10 +91,10 @@ class Trunk(nn.Module):
 
         Raises:
             EngineError: this is not the checkpoint's network.
-            UserError: "grid" of a crop whose last map is not 7 × 7.
+            UserError: a pooling that cannot be made of images of this size.
         """
+        names = tuple(poolings or self.widths)
+        self.family.demand(self.backbone.arch, names, *pixels.shape[2:])
+        self.seen_at(*pixels.shape[2:])
         _ = self.proof
-        names = poolings or tuple(self.widths)
-        demand_map(names, *pixels.shape[2:])
-        maps = self._maps(pixels, self.bf16)
-        return {pooling: POOLINGS[pooling][0](maps) for pooling in names}
+        return self.family.features(self.network, self._outputs(pixels, self.bf16, names), names)

@@ -134,11 +134,11 @@ def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts:
         fingerprints = dict(facts.fingerprints(typed))
     except UserError as error:
         problem = str(error)
-    recipe, version = dataclasses.asdict(typed.recipe), typed.task.version
-    kind = record.content_hash([line.task, version, engine, recipe, fingerprints, typed.device, common.processes])
+    version = typed.task.version
+    whole = dataclasses.asdict(typed.recipe)
+    kind = record.content_hash([line.task, version, engine, whole, fingerprints, typed.device, common.processes])
     counts = {split: int(found["images"]) for split, found in fingerprints.items()}
-    frozen = typed.task.frozen(typed.recipe)
-    seen = record.content_hash([fingerprints]) if frozen else ""
+    seen = record.content_hash([fingerprints]) if typed.task.frozen(typed.recipe) else ""
     each = zip(common.checkpoints, labels, weights, strict=True)
     for (name, label, facts_of), seed in itertools.product(each, seeds):
         words = (line.task, name, *line.words, *common.words, "--labels", label, "--seeds", str(seed))
@@ -148,13 +148,15 @@ def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts:
             yield Planned(line.task, label, seed, words, problem=problem)
             continue
         sha256, branch = facts_of.sha256, facts_of.branch
+        suited = typed.task.suited(typed.recipe, facts_of.arch)
+        recipe = dataclasses.asdict(suited)
         yield Planned(
             *(line.task, label, seed, words),
             id=record.run_id(line.task, version, sha256, branch, engine, recipe, fingerprints, seed),
             kind=f"{kind}-{facts_of.arch}",
             images=f"{seen}-{sha256}-{branch}" if seen else "",
-            work=typed.task.work(typed.recipe, counts, facts_of.arch),
-            frozen=frozen,
+            work=typed.task.work(suited, counts, facts_of.arch),
+            frozen=typed.task.frozen(suited),
         )
 
 

@@ -122,6 +122,7 @@ TASK = Knn(
     title="Weighted k nearest neighbours on frozen features (ImageNet, or any labelled images)",
     primary=f"top1_k{PRIMARY}",
     published={"dino": DINO},
+    families={"dino": ("resnet", "vit")},  # eval_knn.py: the output of the network, which is the CLS token's
     presets={
         "cpu": (
             "two CPU cores: images at 128 pixels instead of 224",

@@ -23,8 +23,8 @@ from detection.recipe import (
     RetinaNet,
     demand_buildable,
 )
-from transfer.checkpoints.architectures import architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families.resnet import architecture, stage_channels
 from transfer.datasets.boxes.detection import DetectionDataset
 
 BACKBONE_FILE = "backbone.pkl"

@@ -16,8 +16,8 @@ from torch import nn
 
 from detection.engines.detectron2.heads import EXTRA_NORM
 from detection.engines.detectron2.logs import log_levels
-from transfer.checkpoints.architectures import STAGES, is_optional
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families.resnet import STAGES, is_optional
 from transfer.checkpoints.formats.detectron2 import detectron2_name
 from transfer.checkpoints.formats.detectron2 import write as write_detectron2
 from transfer.checkpoints.verify import Placed, Verification, in_precision, own_precision, verify

@@ -14,7 +14,7 @@ import torchvision
 from detection.engines import mmcv_ops
 from detection.engines.detector import DetectionJob, Detector
 from detection.engines.engine import DetectionEngine
-from transfer.checkpoints.architectures import architecture
+from transfer.checkpoints.families.resnet import architecture
 
 
 class MMDetection(DetectionEngine):

@@ -20,8 +20,8 @@ from torch import nn
 from detection.engines.mmdet.parts import register
 from detection.engines.mmdet.watched import watch
 from detection.engines.plan import seed_for_iteration
-from transfer.checkpoints.architectures import STAGES, expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families.resnet import STAGES, expected_shapes, is_optional
 from transfer.checkpoints.verify import Placed, Verification, in_precision, own_precision, stages_seen, verify
 
 BLOCKS = (BasicBlock, Bottleneck)  # of ResNeXt, too

@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from detection.engines.mmdet.trunk import SYNCHRONISED
-from transfer.checkpoints.architectures import STAGES, architecture, stage_channels
+from transfer.checkpoints.families.resnet import STAGES, architecture, stage_channels
 from transfer.runtime.batch_norm import NaiveSyncBatchNorm
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from detection.engines.mmdet import trunk
 from detection.recipe import C4, MaskRcnnC4, MaskRcnnFPN, Masks, Regions, RegionsFPN
-from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families.resnet import stage_channels
 from transfer.checkpoints.formats.mmdet import style_of
 
 FC_CHANNELS = 1024  # Detectron2: ROI_BOX_HEAD.FC_DIM in Base-RCNN-FPN.yaml

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from detection.recipe import FCOS, LEVELS, Dense, DetectorRecipe, Pyramid
-from transfer.checkpoints.architectures import STAGES, architecture, stage_channels
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families.resnet import STAGES, architecture, stage_channels
 from transfer.checkpoints.formats.mmdet import style_of
 
 SYNCHRONISED = "NaiveSyncBN"

@@ -10,8 +10,8 @@ import pytest
 from detection.engines.choose import choose_engine, load_engine
 from detection.engines.detector import DetectionJob
 from detection.recipe import DetectorRecipe, FasterRcnnC4, FasterRcnnFPN
-from transfer.checkpoints.architectures import ARCHITECTURES, architecture, expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone, random_backbone
+from transfer.checkpoints.families.resnet import ARCHITECTURES, architecture, expected_shapes, is_optional
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionDataset
 from transfer.runtime.errors import EngineError, UserError

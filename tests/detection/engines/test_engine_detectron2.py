@@ -15,8 +15,8 @@ from detectron2_toy import FAMILIES, TINY, TINY_C4
 from PIL import Image
 
 from detection.engines.detector import DetectionJob
-from transfer.checkpoints.architectures import is_optional
 from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
+from transfer.checkpoints.families.resnet import is_optional
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage
 from transfer.datasets.boxes.masks import Mask
 from transfer.datasets.boxes.pixels import read_pixels
@@ -151,14 +151,14 @@ def test_one_perturbed_tensor_below_the_pyramid_is_refused(
 def test_swapped_channel_order_is_refused(built: tuple[Any, Path], r18: Backbone) -> None:
     model, _ = built
     model.input_format = "BGR"
-    with pytest.raises(EngineError, match="something else than torchvision"):
+    with pytest.raises(EngineError, match="something else than the reference network"):
         verify_model(model, r18)
 
 
 def test_wrong_normalisation_is_refused(built: tuple[Any, Path], r18: Backbone) -> None:
     model, _ = built
     model.pixel_std.fill_(1.0)
-    with pytest.raises(EngineError, match="something else than torchvision"):
+    with pytest.raises(EngineError, match="something else than the reference network"):
         verify_model(model, r18)
 
 

@@ -121,7 +121,7 @@ def test_a_renamed_tensor_is_refused_by_name():
 def test_swapped_channels_are_refused():
     config = build_config(TINY, BACKBONE, CLASSES)
     config.model.data_preprocessor.bgr_to_rgb = False
-    with pytest.raises(EngineError, match="something else than torchvision"):
+    with pytest.raises(EngineError, match="something else than the reference network"):
         verify_detector(build_detector(config, BACKBONE, 0), BACKBONE)
 
 
@@ -129,7 +129,7 @@ def test_a_wrong_stride_is_refused():
     backbone = random_backbone("resnet50", 0)
     config = build_config(TINY, backbone, CLASSES)
     config.model.backbone.style = "caffe"
-    with pytest.raises(EngineError, match="something else than torchvision"):
+    with pytest.raises(EngineError, match="something else than the reference network"):
         verify_detector(build_detector(config, backbone, 0), backbone)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from transfer.checkpoints.architectures import is_optional
+from transfer.checkpoints.families.resnet import is_optional
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")

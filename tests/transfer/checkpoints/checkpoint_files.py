@@ -17,11 +17,10 @@ import pytest
 import torch
 import torchvision
 
-from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.container import Contents
+from transfer.checkpoints.families.resnet import build_resnet, stage_channels
 from transfer.checkpoints.read import backbone_from, read_backbone
-from transfer.checkpoints.torchvision_resnet import build_resnet
 from transfer.runtime.errors import CheckpointError
 
 State = dict[str, torch.Tensor]

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer" / "checkpoints")]
 
 from releases import Release, all_refusals, all_releases  # noqa: E402 - found by the line above
 
-from transfer.checkpoints.architectures import ARCHITECTURES  # noqa: E402
+from transfer.checkpoints.families.resnet import ARCHITECTURES  # noqa: E402
 
 PAGE = ROOT / "docs" / "checkpoints.md"
 README = ROOT / "README.md"

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from transfer.checkpoints.architectures import (
+from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
+from transfer.checkpoints.families.resnet import (
     ARCHITECTURES,
+    build_resnet,
     closest_architecture,
     expected_shapes,
     gmacs_by_stage,
     stage_channels,
 )
-from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
-from transfer.checkpoints.torchvision_resnet import build_resnet
 from transfer.runtime.errors import CheckpointError
 
 SOURCE = Source("weights.pth", "0" * 64, "test")
@@ -70,7 +70,7 @@ def test_missing_renamed_reshaped_and_nan_are_named(name):
 def test_batch_counters_are_the_only_optional_tensors():
     tensors = {name: value for name, value in state().items() if not name.endswith("num_batches_tracked")}
     backbone = make(tensors)
-    torch.testing.assert_close(backbone.as_torchvision().layer1[0].conv1.weight, tensors["layer1.0.conv1.weight"])
+    torch.testing.assert_close(backbone.network().layer1[0].conv1.weight, tensors["layer1.0.conv1.weight"])
 
 
 def test_other_dtypes_are_refused():
@@ -97,7 +97,7 @@ def test_forward_equals_the_source_model():
     backbone = Backbone("resnet34", model.state_dict(), InputSpec(), SOURCE)
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.as_torchvision()(x), model(x), rtol=0, atol=0)
+        torch.testing.assert_close(backbone.network()(x), model(x), rtol=0, atol=0)
 
 
 def test_input_in_255():

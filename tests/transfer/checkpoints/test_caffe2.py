@@ -47,8 +47,8 @@ def made(which: str, path: Path) -> tuple[files.Tree, Backbone]:
 def test_a_folded_norm_computes_the_affine_formula(which, tmp_path):
     tree, backbone = made(which, tmp_path)
     blobs = tree.get("blobs", tree)
-    network = backbone.as_torchvision().double()
-    formula = backbone.as_torchvision().double()
+    network = backbone.network().double()
+    formula = backbone.network().double()
     for name, module in list(formula.named_modules()):
         if isinstance(module, torch.nn.BatchNorm2d):
             scale, shift = (torch.from_numpy(blobs[blob(f"{name}.{kind}")]) for kind in ("weight", "bias"))
@@ -144,7 +144,7 @@ def test_stride_is_where_detectron2_has_it(which, tmp_path):
     images = torch.rand(1, 3, 96, 64)
     with torch.no_grad():
         theirs = model(images)["res5"].mean((2, 3))
-        ours = backbone.as_torchvision()(images)
+        ours = backbone.network()(images)
         swapped = files.torchvision_model(
             "resnet50", files.cheap_state("resnet50") | dict(backbone.state), stride_in_1x1=not backbone.stride_in_1x1
         )(images)

@@ -20,8 +20,8 @@ import pytest
 import torch
 from releases import Release, all_releases
 
-from transfer.checkpoints.architectures import expected_shapes, is_optional
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families.resnet import expected_shapes, is_optional
 from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.errors import CheckpointError

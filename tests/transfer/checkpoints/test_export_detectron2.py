@@ -11,8 +11,8 @@ import pytest
 import torch
 from checkpoint_files import in_memory
 
-from transfer.checkpoints.architectures import ARCHITECTURES, expected_shapes, is_optional
 from transfer.checkpoints.backbone import random_backbone
+from transfer.checkpoints.families.resnet import ARCHITECTURES, expected_shapes, is_optional
 from transfer.checkpoints.formats.detectron2 import content, detectron2_name, torchvision_name, write
 from transfer.runtime.errors import CheckpointError
 

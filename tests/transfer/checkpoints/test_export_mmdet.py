@@ -6,8 +6,8 @@ import pytest
 import torch
 from checkpoint_files import in_memory
 
-from transfer.checkpoints.architectures import is_optional
 from transfer.checkpoints.backbone import Backbone, InputSpec, Source, random_backbone
+from transfer.checkpoints.families.resnet import is_optional
 from transfer.checkpoints.formats.mmdet import content
 from transfer.runtime.errors import CheckpointError
 

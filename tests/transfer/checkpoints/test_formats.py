@@ -156,7 +156,7 @@ def test_conversion_keeps_every_bit_and_the_input(arch, to, tmp_path):
         model.fc = torch.nn.Identity()
         images = torch.rand(2, 3, 32, 32)
         with torch.no_grad():
-            assert torch.equal(model.eval()(images), back.as_torchvision()(images))
+            assert torch.equal(model.eval()(images), back.network()(images))
 
 
 def test_torchvision_target_is_a_bare_state_dict_for_torchvision(tmp_path):

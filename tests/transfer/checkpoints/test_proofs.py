@@ -31,7 +31,7 @@ ONE_PAIR = ["--lrs", "0.01", "--decays", "0"]
 
 def damage(network: nn.Module) -> None:
     """The smallest change of one of eleven million numbers, in the first convolution of layer3."""
-    wanted = ("layers.6.0.conv1.weight", "layer3.0.conv1.weight")  # of a trunk, of a network to be fine-tuned
+    wanted = ("network.layer3.0.conv1.weight", "layer3.0.conv1.weight")  # of a trunk, of a network to be fine-tuned
     (weight,) = [parameter for name, parameter in network.named_parameters() if name.endswith(wanted)]
     with torch.no_grad():
         weight[3, 2, 1, 0] = torch.nextafter(weight[3, 2, 1, 0], torch.tensor(9.0))
@@ -144,20 +144,20 @@ def with_half(trunk: Trunk) -> None:
 
 
 def with_data(trunk: Trunk) -> None:
-    parameter = trunk.get_parameter("layers.0.weight")
+    parameter = trunk.get_parameter("network.conv1.weight")
     parameter.data = parameter.data * 1.001
 
 
 def with_statistics(trunk: Trunk) -> None:
-    trunk.get_buffer("layers.1.running_mean").add_(1e-6)
+    trunk.get_buffer("network.bn1.running_mean").add_(1e-6)
 
 
 def with_another_layer(trunk: Trunk) -> None:
-    trunk.layers[7] = random_backbone("resnet18", 1).as_torchvision().get_submodule("layer4")
+    trunk.network.layer4 = random_backbone("resnet18", 1).network().get_submodule("layer4")
 
 
 def with_training_mode(trunk: Trunk) -> None:
-    trunk.layers.train()
+    trunk.network.train()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,8 @@ def test_the_stages_are_computed_by_the_trunk_in_its_own_precision() -> None:
 
 def test_a_stride_in_another_place_is_seen_although_all_tensors_agree() -> None:
     trunk = Trunk(R18, ("avg",), CPU)
-    trunk.layers[5][0].conv1.stride, trunk.layers[5][0].conv2.stride = (1, 1), (2, 2)
+    block = trunk.network.layer2[0]
+    block.conv1.stride, block.conv2.stride = (1, 1), (2, 2)
     with pytest.raises(EngineError, match="computes something else"):
         trunk(pixels())
 

@@ -15,9 +15,9 @@ from checkpoint_files import as_tensors, in_memory
 from releases import Refusal, Release, all_refusals, all_releases
 
 from transfer.__main__ import main
-from transfer.checkpoints.architectures import architecture, is_optional
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import ASSUMED
+from transfer.checkpoints.families.resnet import architecture, is_optional
 from transfer.checkpoints.formats import all_formats, opinions
 from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
@@ -284,7 +284,7 @@ def test_forward_equals_the_network_that_was_saved(which):
     model = files.torchvision_model(release.archs[0], release.reads(state), stride_in_1x1=release.stride_in_1x1)
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(model(images), backbone.as_torchvision()(images))
+        assert torch.equal(model(images), backbone.network()(images))
 
 
 def of_all_that_targets_see() -> list[str]:
@@ -305,7 +305,7 @@ def test_round_trip_to_every_target(which, tmp_path):
     original = read_backbone(path)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        wanted = original.as_torchvision()(images)
+        wanted = original.network()(images)
     for to in TARGETS:
         out = tmp_path / f"out_{to}{TARGETS[to].suffix}"
         wide = to == "timm" and architecture(release.archs[0]).width != 1
@@ -319,7 +319,7 @@ def test_round_trip_to_every_target(which, tmp_path):
         assert (back.stride_in_1x1, back.same_padding) == (original.stride_in_1x1, original.same_padding)
         assert back.input.in_255() == original.input.in_255()
         with torch.no_grad():
-            assert torch.equal(back.as_torchvision()(images), wanted), to
+            assert torch.equal(back.network()(images), wanted), to
 
 
 @refusals

@@ -104,14 +104,14 @@ class SmallBackbone:
     arch, input = "resnet18", InputSpec()
     source, weights = Source("random:small", "0" * 64, "random"), "1" * 64
 
-    def as_torchvision(self) -> nn.Module:
+    def network(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             return SmallNetwork().eval()
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        return dict(self.as_torchvision().state_dict())
+        return dict(self.network().state_dict())
 
 
 SMALL = SmallBackbone()

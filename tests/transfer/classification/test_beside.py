@@ -122,6 +122,7 @@ class Fussy:
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk, self.backbone, self.device, self.proof = trunk, trunk.backbone, trunk.device, trunk.proof
+        self.seen_at = trunk.seen_at
 
     def __call__(self, pixels: torch.Tensor, poolings: list[str]) -> dict[str, torch.Tensor]:
         if pixels.shape[-1] == 40:

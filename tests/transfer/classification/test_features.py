@@ -143,7 +143,7 @@ def test_values_are_those_of_torchvision(backbone: Backbone, tmp_path: Path) -> 
     found = extracted(backbone, pictures, tmp_path, "avg", "max")
     seen = torch.stack([VIEW(pictures.read(index)) for index in range(COUNT)])
     with torch.no_grad():
-        wanted = backbone.as_torchvision()(to_network(seen, backbone.input, CPU)).numpy()
+        wanted = backbone.network()(to_network(seen, backbone.input, CPU)).numpy()
     np.testing.assert_allclose(found.arrays["avg"], wanted, rtol=1e-4, atol=1e-5)
     assert (found.arrays["max"] >= found.arrays["avg"]).all()
     array, places = found.rows("avg")

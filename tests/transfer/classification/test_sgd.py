@@ -72,7 +72,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_linear_fit_is_torchs_on_the_same_crops(backbone: Backbone | SmallBackbone, tmp_path: Path) -> None:
     data, recipe, head = coloured(13), replace(LINEAR, per_epoch=False), Head(0.2, 1e-3, "avg")
     fit = fit_linear(backbone, data, recipe, [head], seed=7, folder=tmp_path)
-    network = backbone.as_torchvision()
+    network = backbone.network()
     start = torch.randn(3, 512, generator=torch.Generator().manual_seed(7)) * 0.01
     linear = nn.Linear(512, 3)
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_fine_tuning_in_two_parts_is_two_processes_of_ddp(backbone: Backbone | S
     """Two models see half a batch each, gradients are averaged, the first's running statistics are kept."""
     data, recipe = coloured(9), replace(FINE_TUNING, epochs=2, batch=4, weight_decay=1e-3)
     fit = fine_tune(backbone, data, recipe, seed=3, folder=tmp_path)
-    models = [backbone.as_torchvision().train() for _ in range(2)]
+    models = [backbone.network().train() for _ in range(2)]
     optimizers = []
     for model in models:
         model.fc = nn.Linear(512, 3)

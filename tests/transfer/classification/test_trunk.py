@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from transfer.checkpoints.backbone import Backbone, InputSpec, random_backbone
-from transfer.classification.trunk import POOLINGS, Trunk, width
+from transfer.checkpoints.families.resnet import FAMILY, POOLINGS
+from transfer.classification.trunk import Trunk
 from transfer.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def last_map(backbone: Backbone, images: Tensor) -> np.ndarray:
     planes = images.numpy().astype(np.float64) / 255 * spec.value_range
     planes = planes[:, ::-1] if spec.channels == "BGR" else planes
     normal = (planes - np.reshape(spec.mean, (3, 1, 1))) / np.reshape(spec.std, (3, 1, 1))
-    model = backbone.as_torchvision()
+    model = backbone.network()
     model.get_submodule("layer4").register_forward_hook(lambda *given: found.append(given[2]))
     with torch.no_grad():
         model(torch.from_numpy(normal.astype(np.float32)))
@@ -60,7 +61,7 @@ def test_poolings_are_those_of_torchvisions_last_map(backbone: Backbone, spec: I
 def test_avg_is_what_torchvisions_classifier_gets(backbone: Backbone) -> None:
     from transfer.classification.views import to_network
 
-    model = backbone.as_torchvision().to(memory_format=torch.channels_last)
+    model = backbone.network().to(memory_format=torch.channels_last)
     with torch.no_grad():
         wanted = model(to_network(pixels(64), backbone.input, CPU))  # its `fc` is the identity
     assert torch.equal(Trunk(backbone, ("avg",), CPU)(pixels(64))["avg"], wanted)
@@ -70,10 +71,10 @@ def test_avg_is_what_torchvisions_classifier_gets(backbone: Backbone) -> None:
 def test_width(arch: str) -> None:
     found = Trunk(random_backbone(arch, 0), ("avg", "max"), CPU)(pixels(32, 1))
     assert {pooling: features.shape[1] for pooling, features in found.items()} == {
-        pooling: width(arch, pooling) for pooling in ("avg", "max")
+        pooling: FAMILY.width(arch, pooling) for pooling in ("avg", "max")
     }
-    assert width("resnet50w2", "max") == 4096
-    assert width("resnet50", "grid") == 8192  # VISSL: eval_mlp dims [8192, 1000] behind res5
+    assert FAMILY.width("resnet50w2", "max") == 4096
+    assert FAMILY.width("resnet50", "grid") == 8192  # VISSL: eval_mlp dims [8192, 1000] behind res5
 
 
 @pytest.mark.parametrize("side", [160, 256])

@@ -213,7 +213,7 @@ def test_the_loss_is_the_mean_over_images_and_classes_and_difficult_is_absent() 
 def test_fine_tuning_is_a_plain_loop_in_torch(tmp_path: Path) -> None:
     data, recipe = several(), replace(FINE_TUNING, crop=40)
     fit = tune(tmp_path)
-    model = SMALL.as_torchvision().train()
+    model = SMALL.network().train()
     model.fc = nn.Linear(512, 3)
     with torch.no_grad():
         model.fc.weight.copy_(torch.randn(3, 512, generator=torch.Generator().manual_seed(5)) * 0.01)

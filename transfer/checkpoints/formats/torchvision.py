@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from transfer.checkpoints.architectures import architecture
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.declared import explained_names
+from transfer.checkpoints.families.resnet import architecture
 from transfer.checkpoints.rules import (
     Drop,
     Extracted,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transfer.checkpoints.architectures import stage_channels
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.verify import LAYERS, UNPROVED, Proof, kept, plain, prove
+from transfer.checkpoints.families import family_of
+from transfer.checkpoints.verify import UNPROVED, Proof, kept, plain, prove
 from transfer.classification.sgd.bank import INITIAL_SCALE, Bank
 from transfer.classification.sgd.data import Batch
 from transfer.classification.sgd.recipe import SgdRecipe
@@ -66,13 +66,13 @@ class FineTuned(nn.Module):
         self.backbone, self.device = backbone, device
         self.proof: Proof | None = None
         self.left_out: tuple[str, ...] = ()  # names of training images that could not be read
-        self.network = backbone.as_torchvision()
-        head = nn.Linear(stage_channels(backbone.arch)["layer4"], classes)
+        self.network = backbone.network()
+        head = nn.Linear(family_of(backbone.arch).channels(backbone.arch), classes)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * INITIAL_SCALE)
             head.bias.zero_()
-        self.network.fc = head
+        self.network.set_submodule(family_of(backbone.arch).classifier, head)
         self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
@@ -85,8 +85,7 @@ class FineTuned(nn.Module):
         if self.proof is None:
             training = self.training
             self.eval()
-            layers = {name: self.network.get_submodule(name) for name in LAYERS}
-            found = prove(self.backbone, "network", layers, lambda pixels, _: self._logits(pixels), self.device)
+            found = prove(self.backbone, "network", self.network, lambda pixels, _: self._logits(pixels), self.device)
             self.proof = plain(found, TRAINED)
             self.train(training)
         return self.proof
@@ -153,8 +152,9 @@ class FineTuner:
         self.model, self.world = model.train(), world
         self.rates = (recipe.lr, recipe.lr_backbone)
         named = list(model.network.named_parameters())
-        head = [parameter for name, parameter in named if name.startswith("fc.")]
-        rest = [parameter for name, parameter in named if not name.startswith("fc.")]
+        start = family_of(model.backbone.arch).classifier + "."
+        head = [parameter for name, parameter in named if name.startswith(start)]
+        rest = [parameter for name, parameter in named if not name.startswith(start)]
         self.optimizer = torch.optim.SGD(
             [{"params": head, "lr": recipe.lr}, {"params": rest, "lr": recipe.lr_backbone}],
             lr=recipe.lr,

@@ -15,8 +15,8 @@ from typing import Any
 
 from checkpoint_files import State, Tree, without_fc
 
-from transfer.checkpoints.architectures import is_optional
 from transfer.checkpoints.backbone import InputSpec
+from transfer.checkpoints.families.resnet import is_optional
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from checkpoint_files import State, Tree, without_fc
 
 from releases import Refusal, Release
-from transfer.checkpoints.architectures import is_optional
+from transfer.checkpoints.families.resnet import is_optional
 
 FIELDS = ("online_params", "target_params", "online_state", "target_state", "opt_state")
 KINDS = {"weight": "scale", "bias": "offset", "running_mean": "mean_ema", "running_var": "var_ema"}
