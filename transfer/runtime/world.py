@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -173,6 +174,10 @@ def world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    # Optimisers import torch._dynamo and with it this module, whose functions take the group of that moment for their
+    # defaults: imported once processes have joined, it keeps the group alive behind its end, and gloo's threads with
+    # it. One of them that lets go of a tensor while Python ends has ended finished runs by SIGABRT (PyTorch 2.11).
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), size), device
