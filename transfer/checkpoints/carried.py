@@ -8,6 +8,7 @@ from reprlib import repr as brief
 from typing import Any
 
 from transfer.checkpoints.backbone import Backbone, InputSpec
+from transfer.checkpoints.families import family_of
 from transfer.runtime.errors import CheckpointError
 
 # Engines' configs write std with six decimals: less would be a division by zero.
@@ -23,11 +24,13 @@ ASSUMED = (
 
 def carry(backbone: Backbone) -> dict[str, Any]:
     """What a converted file must say beside its tensors, as plain values."""
-    return {
+    said = {
         "input": asdict(backbone.input),
         "stride_in_1x1": backbone.stride_in_1x1,
         "same_padding": backbone.same_padding,
     }
+    # of a ResNet the tensors say it all
+    return said if family_of(backbone.arch).name == "resnet" else said | {"arch": backbone.arch}
 
 
 def carried(values: object) -> dict[str, Any]:
@@ -44,7 +47,11 @@ def carried(values: object) -> dict[str, Any]:
     facts = {"stride_in_1x1": values.get("stride_in_1x1"), "same_padding": values.get("same_padding", False)}
     if any(type(flag) is not bool for flag in facts.values()):
         raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
-    return {"input": input_from_dict(values.get("input")), **facts}
+    arch = values.get("arch")
+    if arch is not None and not isinstance(arch, str):
+        raise CheckpointError(f"has an unusable entry {CARRIED!r}", found=brief(values), todo="convert it again")
+    said = {"arch": arch} if arch else {}
+    return {"input": input_from_dict(values.get("input")), **facts, **said}
 
 
 def input_from_dict(values: object) -> InputSpec:

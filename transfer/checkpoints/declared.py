@@ -8,7 +8,6 @@ lists these, and everything that it does not list is an error.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from transfer.checkpoints.backbone import Dropped, InputSpec, Lint
+from transfer.checkpoints.families import families
 from transfer.checkpoints.rules import (
     TRAINING_STATE,
     Drop,
@@ -56,8 +56,6 @@ USUAL_HEADS = {
     "queue_ptr": "position in the queue of negatives",
 }
 
-_OF_A_BACKBONE = re.compile(r"(?:conv1|bn1|layer[1-4]\.\d+)\.")
-
 
 @dataclass(frozen=True)
 class Network:
@@ -89,8 +87,10 @@ class Release:
         needs: prefixes or whole names of which the state dict must have at least one; empty if the networks' own
             prefixes are telling enough.
         lacks: prefixes or whole names of which the state dict must have none.
-        marker: how the backbone's names continue after the prefix, in the file's own spelling.
-        rename: a backbone's name in the file, without prefixes → torchvision's; None if it is no backbone's name.
+        markers: how the backbone's names continue after the prefix, in the file's own spelling; one of them is enough.
+        rename: a backbone's name in the file, without prefixes → the family's; None if it is no backbone's name. A part
+            of a tensor that files keep in several is named `name#0`, `name#1`, … in the order in which they are joined.
+        facts: what the layout says of the architecture beside shapes, see `transfer.checkpoints.families`.
         general: see `Format`.
         input, same_padding, stride_in_1x1: see `Backbone`.
         notes, lints: see `Extracted`.
@@ -106,8 +106,9 @@ class Release:
     outer: tuple[str, ...] = OUTER
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
-    marker: str = "layer1."
+    markers: tuple[str, ...] = ("layer1.",)
     rename: Callable[[str], str | None] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     general: int = 0
     input: InputSpec = field(default_factory=InputSpec)
     same_padding: bool = False
@@ -160,6 +161,23 @@ def one_of(name: str, *layouts: Format) -> Format:
     return Format(name, tuple(branches), recognise, read, explained, layouts[0].general)
 
 
+# What a classifier is called behind a network of any family; ConvNeXt's `head.norm` belongs to the network.
+CLASSIFIERS = {
+    **dict.fromkeys(("fc.", "head.weight", "head.bias"), "classifier or projection head, behind the backbone"),
+    "head.fc.": "classifier, behind the backbone",
+}
+
+
+def with_entries(format: Format, *entries: str) -> Format:
+    """`format` for those files alone that have these entries at the top, whatever is in them."""
+
+    def recognise(tree: Tree) -> Match | Mismatch:
+        missing = [entry for entry in entries if entry not in tree]
+        return Mismatch(f"no entry {' or '.join(missing)}") if missing else format.recognise(tree)
+
+    return dataclasses.replace(format, recognise=recognise)
+
+
 def signed(format: Format, names: Sequence[str], signature: Callable[[Tree], bool] = lambda tree: False) -> Format:
     """`format` for those files alone that say that this toolkit wrote them.
 
@@ -192,7 +210,7 @@ def sequential(name: str) -> str | None:
 def renamed(
     state: Mapping[str, torch.Tensor], rename: Callable[[str], str | None], shown: str = ""
 ) -> dict[str, torch.Tensor]:
-    """The state dict under torchvision's names.
+    """The state dict under the family's names, of parts joined.
 
     Args:
         state: name in the file → tensor.
@@ -200,25 +218,44 @@ def renamed(
         shown: written before a name in messages.
 
     Raises:
-        CheckpointError: a name is no backbone's, or two names mean the same tensor.
+        CheckpointError: a name is no backbone's, two names mean the same tensor, or parts do not fit each other.
     """
     found: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         target = rename(name)
         if target is None or target in found:
-            why = "is no tensor of a ResNet's backbone" if target is None else f"is a second {target}"
+            why = "is no tensor of the backbone" if target is None else f"is a second {target}"
             raise CheckpointError(
                 f"holds a tensor that {why}", found=shown + name, todo="force another --format if this is another file"
             )
         found[target] = tensor
-    return found
+    return _joined(found)
+
+
+def _joined(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`name#0`, `name#1`, … in a row along their first dimension; a tensor that lacks a part is left out."""
+    parts: dict[str, dict[int, torch.Tensor]] = {}
+    for name in [name for name in state if "#" in name]:
+        target, _, place = name.partition("#")
+        parts.setdefault(target, {})[int(place)] = state.pop(name)
+    wanted = max((len(each) for each in parts.values()), default=0)
+    for target, each in parts.items():
+        if sorted(each) == list(range(wanted)):
+            shapes = [tuple(each[place].shape) for place in range(wanted)]
+            if len(set(shapes)) > 1:
+                raise CheckpointError(
+                    f"keeps {target} in parts that do not fit each other",
+                    found=" and ".join(map(str, shapes)),
+                    todo="check that the file is whole",
+                )
+            state[target] = torch.cat([each[place] for place in range(wanted)])
+    return state
 
 
 def _matches(release: Release, tree: Tree) -> Match | Mismatch:
     places = _places(release, tree)
     if not places:
-        starts = " or ".join(dict.fromkeys(f"{n.prefix}{release.marker}" for n in release.networks.values()))
-        return Mismatch(f"no name begins with {starts} (under {_keys(release)})")
+        return Mismatch(f"no name begins with {_starts(release)} (under {_keys(release)})")
     place = next(iter(places.values()))
     if release.needs and not _any_begins(place, release.needs):
         return Mismatch(f"no name begins with {' or '.join(release.needs)}")
@@ -229,9 +266,10 @@ def _matches(release: Release, tree: Tree) -> Match | Mismatch:
 
 
 def explained_names(names: Iterable[object], prefix: str, rename: Callable[[str], str | None] | None = None) -> int:
-    """How many of `names` are a ResNet's tensors behind `prefix`."""
+    """How many of `names` are a network's tensors behind `prefix`, of whichever family."""
     rests = [name.removeprefix(prefix) for name in names if isinstance(name, str) and name.startswith(prefix)]
-    return sum(bool(_OF_A_BACKBONE.match((rename(rest) or "") if rename else rest)) for rest in rests)
+    own = [(rename(rest) or "") if rename else rest for rest in rests]
+    return max(sum(family.owns(name) for name in own) for family in families().values())
 
 
 def _explained(release: Release, tree: Tree) -> int:
@@ -277,6 +315,7 @@ def _extract(release: Release, tree: Tree, branch: str | None) -> Extracted:
         input=release.input,
         stride_in_1x1=release.stride_in_1x1,
         same_padding=release.same_padding,
+        facts=release.facts,
         notes=release.notes,
         lints=release.lints + _lint_of_branch(release, taken, branch),
     )
@@ -297,18 +336,26 @@ def _places(release: Release, tree: Tree) -> dict[str, _Place]:
         keys: Sequence[str | None] = release.keys if network.key is None else (network.key,)
         for key in keys:
             weights = tree if key is None else weights_under(tree, key)
-            outer = next((o for o in release.outer if has_prefix(weights, o + network.prefix + release.marker)), None)
+            outer = next((each for each in release.outer if _holds(weights, release, each + network.prefix)), None)
             if weights is not None and outer is not None and branch not in found:
                 found[branch] = _Place(key, weights, outer)
     return found
+
+
+def _holds(weights: Mapping[str, Any] | None, release: Release, prefix: str) -> bool:
+    return any(has_prefix(weights, prefix + marker) for marker in release.markers)
+
+
+def _starts(release: Release) -> str:
+    starts = [network.prefix + marker for network in release.networks.values() for marker in release.markers]
+    return " or ".join(dict.fromkeys(starts))
 
 
 def _branch(release: Release, places: Mapping[str, _Place], branch: str | None) -> str:
     if not places:
         raise CheckpointError(
             f"has no tensors where the format {release.name} keeps them",
-            found=f"nothing under {_keys(release)} that begins with "
-            + " or ".join(f"{network.prefix}{release.marker}" for network in release.networks.values()),
+            found=f"nothing under {_keys(release)} that begins with {_starts(release)}",
             todo="leave out --format to have the format recognised, or choose another one or another --branch",
         )
     if branch is None or len(release.networks) == 1:  # a format without branches: `read` refuses what was typed
@@ -343,7 +390,8 @@ def _rest(release: Release, tree: Tree, place: _Place, taken: str) -> tuple[Drop
         if isinstance(inside, Mapping):
             dropped += everything(inside, other_network(name, taken), where=f"{key}.")
     others = [key for key in release.heads if key in tree and holds_tensors(tree[key])]
-    dropped += as_dropped({release.heads[key]: [key] for key in others})
+    reasons = dict.fromkeys(release.heads[key] for key in others)
+    dropped += as_dropped({why: [key for key in others if release.heads[key] == why] for why in reasons})
     return dropped + beside(tree, [place.key, *alone, *others])
 
 

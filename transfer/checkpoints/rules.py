@@ -22,7 +22,7 @@ Tree = Mapping[str, Any]
 # What training loops keep beside the weights. They may hold tensors (momentum, random states) and none is a weight.
 TRAINING_STATE = frozenset(
     (
-        *("optimizer", "optimizers", "optim", "optim_state_dict", "optimizer_state_dict", "optimizer_states"),
+        *("optimizer", "optimizers", "optim", "opt", "optim_state_dict", "optimizer_state_dict", "optimizer_states"),
         *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict"),
         *("scaler", "grad_scaler", "amp", "criterion", "progress"),
         *("rng", "rng_state", "cuda_rng_state", "torch_rng_state", "random_state"),
@@ -78,12 +78,14 @@ class Target:
 
     Attributes:
         write: puts a backbone into a file, whole or not at all; raises `CheckpointError` where the program builds no
-            such ResNet.
+            such network.
         suffix: the ending that the program goes by; ".pth" if it does not look.
+        families: of the backbones that it can be written for.
     """
 
     write: Callable[[Backbone, Path], None]
     suffix: str = ".pth"
+    families: tuple[str, ...] = ("resnet",)
 
 
 @dataclass(frozen=True)

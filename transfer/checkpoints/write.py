@@ -12,14 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.formats import all_formats
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.rules import Target
 from transfer.checkpoints.safetensors_files import bytes_of
 from transfer.runtime.errors import CheckpointError
 
-TARGETS: Mapping[str, Target] = {to: target for form in all_formats().values() for to, target in form.targets.items()}
-FORMATS: Mapping[str, str] = {to: form.name for form in all_formats().values() for to in form.targets}  # it writes in
+# What --to names → family of backbones → how it is written, and the format that reads it back
+WRITERS: Mapping[str, Mapping[str, tuple[Target, str]]] = {
+    to: {
+        family: (target, form.name)
+        for form in all_formats().values()
+        for name, target in form.targets.items()
+        for family in target.families
+        if name == to
+    }
+    for to in dict.fromkeys(to for form in all_formats().values() for to in form.targets)
+}
+TARGETS: Mapping[str, Target] = {to: next(iter(writers.values()))[0] for to, writers in WRITERS.items()}
 
 
 def convert(
@@ -47,12 +58,13 @@ def convert(
     path, out = Path(path), Path(out)
     _check_target(path, to, out)
     backbone = read_backbone(path, format=format, branch=branch, prefix=prefix, allow_half=allow_half)
-    TARGETS[to].write(backbone, out)
+    target, reader = _writer(backbone, to)
+    target.write(backbone, out)
     wanted = _Fingerprint.of(backbone)
     remarks = backbone.remarks()
     dropped = sum(len(group.names) for group in backbone.dropped)
     del backbone  # so that the file read back takes its place in memory
-    written = read_backbone(out, format=FORMATS[to])
+    written = read_backbone(out, format=reader)
     if _Fingerprint.of(written) != wanted:
         out.unlink()
         raise CheckpointError(f"{out} did not read back as it was written, and was removed", todo="check the disk")
@@ -63,6 +75,17 @@ def convert(
         *(f"note: {remark}" for remark in remarks),
     ]
     return "\n".join(lines)
+
+
+def _writer(backbone: Backbone, to: str) -> tuple[Target, str]:
+    family = family_of(backbone.arch).name
+    if family not in WRITERS[to]:
+        can = [name for name, writers in WRITERS.items() if family in writers]
+        raise CheckpointError(
+            f"{backbone.source.path} is a {backbone.arch}, and {to} has no such network that it could be written for",
+            todo=f"choose --to {' or --to '.join(can)}",
+        )
+    return WRITERS[to][family]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torchvision
 
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.container import Contents
-from transfer.checkpoints.families.resnet import build_resnet, stage_channels
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.read import backbone_from, read_backbone
 from transfer.runtime.errors import CheckpointError
 
@@ -28,11 +28,12 @@ Tree = dict[str, Any]
 
 
 def _with_classifier(arch: str) -> torch.nn.Module:
-    """torchvision's model, or for what torchvision does not have, the project's with a classifier."""
+    """torchvision's model, or for what torchvision does not have, the family's with a classifier called `fc`."""
     if arch in torchvision.models.list_models():
         return torchvision.models.get_model(arch, weights=None)
-    model = build_resnet(arch)
-    model.fc = torch.nn.Linear(stage_channels(arch)["layer4"], 1000)
+    family = family_of(arch)
+    model = family.build(arch)
+    model.fc = torch.nn.Linear(family.channels(arch), 1000)
     return model
 
 
@@ -60,6 +61,8 @@ def real_state(arch: str, seed: int = 0) -> State:
     torch.manual_seed(seed)
     state = _with_classifier(arch).state_dict()
     for name, tensor in state.items():
+        if family_of(arch).name != "resnet" and (name.endswith(("bias", "gamma")) or "norm" in name):
+            tensor.copy_(torch.rand(tensor.shape) + 0.5 * name.endswith("weight") - 0.25)
         if name.endswith("running_mean"):
             tensor.normal_(0, 0.1)
         elif name.endswith("running_var"):
@@ -73,7 +76,7 @@ def torchvision_model(arch: str, state: Mapping[str, torch.Tensor], *, stride_in
     """torchvision's network with these weights and without its classifier, in eval mode; Caffe's strides if asked."""
     model = _with_classifier(arch)
     model.load_state_dict(state)
-    model.fc = torch.nn.Identity()
+    model.fc = torch.nn.Identity()  # what is no ResNet does not call it
     for stage in (model.layer2, model.layer3, model.layer4) if stride_in_1x1 else ():
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return model.eval()

@@ -36,9 +36,9 @@ def test_a_branch_of_a_single_network_is_refused():
 
 def test_no_format_shows_keys_reasons_and_the_option():
     with pytest.raises(CheckpointError) as caught:
-        choose({"blocks.0.attn.qkv.weight": torch.zeros(3), "cls_token": torch.zeros(1)})
+        choose({"resblocks.0.attn.in_proj_weight": torch.zeros(3), "class_embedding": torch.zeros(1)})
     text = str(caught.value)
-    assert "blocks.0.attn.qkv.weight" in text
+    assert "resblocks.0.attn.in_proj_weight" in text
     assert "--format" in text
     assert "no format knows a single one of the 2 tensors" in text
 

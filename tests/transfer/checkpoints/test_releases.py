@@ -17,12 +17,13 @@ from releases import Refusal, Release, all_refusals, all_releases
 from transfer.__main__ import main
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import ASSUMED
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.resnet import architecture, is_optional
 from transfer.checkpoints.formats import all_formats, opinions
 from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.checkpoints.rules import Match
-from transfer.checkpoints.write import TARGETS, convert
+from transfer.checkpoints.write import TARGETS, WRITERS, convert
 from transfer.runtime.errors import CheckpointError
 
 torch.set_num_threads(1)
@@ -142,7 +143,8 @@ def test_other_branches_are_taken_when_asked_for(which):
     for branch in release.others:
         other = in_memory(tree, branch=branch)
         assert other.source.branch == branch
-        assert float(other.state["bn1.weight"][0]) == 2.0  # what the generators put into the slow copy
+        some = next(tensor for tensor in other.state.values() if tensor.is_floating_point())
+        assert float(some.flatten()[0]) == 2.0  # what the generators put into the slow copy
         assert other.state.keys() == in_memory(tree).state.keys()
     with pytest.raises(CheckpointError, match="no branch 'nonsense'"):
         in_memory(tree, branch="nonsense")
@@ -229,8 +231,8 @@ def test_the_state_dict_alone_gives_the_same_network_or_nothing(which):
     alone = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
     if len(alone) < len(weights):
         pytest.skip("its weights are no flat state dict")
-    if release.format == "msbreg":
-        with pytest.raises(CheckpointError, match="none of the known"):
+    if not release.alone:
+        with pytest.raises(CheckpointError):
             in_memory(alone)
         return
     backbone = in_memory(alone)
@@ -250,7 +252,7 @@ def test_a_spoilt_key_is_refused_by_name(which):
     tree = release.build(files.cheap_state(release.archs[0]))
     chance = random.Random(which)
     for how in HOW:
-        for name in ["conv1.weight", *chance.sample(tensor_names(release), 2)]:
+        for name in [family_of(release.archs[0]).stem, *chance.sample(tensor_names(release), 2)]:
             demand_refusal(release, tree, name, how)
 
 
@@ -282,9 +284,15 @@ def test_forward_equals_the_network_that_was_saved(which):
     state = files.real_state(release.archs[0], seed=1)
     backbone = in_memory(release.build(state))
     model = files.torchvision_model(release.archs[0], release.reads(state), stride_in_1x1=release.stride_in_1x1)
-    images = torch.rand(1, 3, 32, 32)
+    images = torch.rand(1, 3, *sides(release.archs[0]))
     with torch.no_grad():
         assert torch.equal(model(images), backbone.network()(images))
+
+
+def sides(arch: str) -> tuple[int, int]:
+    """A size of images that a network takes, small where it can be."""
+    family = family_of(arch)
+    return family.proof_sides(arch) if family.depends_on_size(arch) else (64, 64)
 
 
 def of_all_that_targets_see() -> list[str]:
@@ -303,12 +311,17 @@ def test_round_trip_to_every_target(which, tmp_path):
     state = files.real_state(release.archs[0], seed=2)
     path = files.write(release.build(state), tmp_path / "file.bin", release.container)
     original = read_backbone(path)
-    images = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, *sides(release.archs[0]))
     with torch.no_grad():
         wanted = original.network()(images)
     for to in TARGETS:
         out = tmp_path / f"out_{to}{TARGETS[to].suffix}"
-        wide = to == "timm" and architecture(release.archs[0]).width != 1
+        if family_of(release.archs[0]).name not in WRITERS[to]:
+            with pytest.raises(CheckpointError, match="no such network"):
+                convert(path, to, out)
+            continue
+        resnet = family_of(release.archs[0]).name == "resnet"
+        wide = to == "timm" and resnet and architecture(release.archs[0]).width != 1
         if wide or (release.stride_in_1x1 and to in ("torchvision", "timm")):
             with pytest.raises(CheckpointError, match="no model" if wide else "1×1"):
                 convert(path, to, out)
@@ -316,6 +329,7 @@ def test_round_trip_to_every_target(which, tmp_path):
         convert(path, to, out)
         back = read_backbone(out)
         assert same(back, dict(original.state)), to
+        assert back.arch == original.arch
         assert (back.stride_in_1x1, back.same_padding) == (original.stride_in_1x1, original.same_padding)
         assert back.input.in_255() == original.input.in_255()
         with torch.no_grad():

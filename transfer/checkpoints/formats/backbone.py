@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, Network, Release, prefixed
+from transfer.checkpoints.declared import CLASSIFIERS, LIGHTNING, USUAL_HEADS, Network, Release, prefixed
+from transfer.checkpoints.families import markers
 from transfer.checkpoints.rules import Extracted, Tree, refuse_unknown
 
-_OF_A_RESNET = re.compile(r"\.layer[1-4]\.\d+\.(?:conv|bn)\d\.")
+_OF_A_NETWORK = re.compile(r"\.layer[1-4]\.\d+\.(?:conv|bn)\d\.|(?:^|\.)blocks\.\d+\.norm1\.")
 
 
 _DECLARED = prefixed(
@@ -22,7 +23,8 @@ _DECLARED = prefixed(
         title="a backbone under `backbone.`, toolkit unknown",
         networks={"only": Network("backbone.")},
         heads=USUAL_HEADS | LIGHTNING,
-        behind={"fc.": "classifier or projection head, behind the backbone"},
+        behind=CLASSIFIERS,
+        markers=markers(),
         general=2,
         notes=(
             "nothing in the file says which toolkit wrote it; the network called `backbone.` was taken, the only one "
@@ -33,9 +35,9 @@ _DECLARED = prefixed(
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
-    """As declared; and no head may hold a ResNet of its own, which could be the one that was evaluated."""
+    """As declared; and no head may hold a network of its own, which could be the one that was evaluated."""
     found = _DECLARED.read(tree, branch)
-    refuse_unknown([name for group in found.dropped for name in group.names if _OF_A_RESNET.search(name)])
+    refuse_unknown([name for group in found.dropped for name in group.names if _OF_A_NETWORK.search(name)])
     return found
 
 

@@ -38,7 +38,7 @@ TRAINING = Release(
         "predictor.": "predictor, behind the projector",
     },
     keys=("model", None),
-    marker="4.",
+    markers=("4.",),
     rename=sequential,
 )
 FORMAT = one_of(NAME, prefixed(RELEASED), prefixed(TRAINING))

@@ -78,7 +78,7 @@ def _layouts(child_indices: bool) -> tuple[Release, ...]:
             lacks=lacks,
             heads=_HEADS,
             outer=("",),
-            marker="4.0." if child_indices else "layer1.",
+            markers=("4.0.",) if child_indices else ("layer1.",),
             rename=sequential if child_indices else None,
         )
 

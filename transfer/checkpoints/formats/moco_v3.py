@@ -1,10 +1,14 @@
-"""MoCo v3 pretraining checkpoints with a ResNet.
+"""MoCo v3 pretraining checkpoints, of ResNets and of vision transformers.
 
 Layout: `{"epoch", "arch", "state_dict", "optimizer", "scaler"}`; `module.base_encoder.` is trained by gradient,
-`module.momentum_encoder.` is its moving average, both torchvision ResNets whose `fc` is a two-layer projector;
+`module.momentum_encoder.` is its moving average. A ResNet's projector is called `fc.`, a ViT's `head.`;
 `module.predictor.` lies behind the base's projector. Linear evaluation takes the base encoder
 (facebookresearch/moco-v3: main_moco.py, moco/builder.py, main_lincls.py). The released `linear-*.pth.tar` are plain
-ResNets under `module.`.
+networks under `module.`.
+
+Its ViT-S has **12 heads** of 32 channels, where DeiT's and timm's has 6 of 64 (vits.py, vit_small): the tensors are the
+same and another function is computed. ViTs whose patches are cut by several convolutions (`vit_conv_*`) are refused.
+Positions are a fixed table of sines and cosines, columns' half behind rows', stored in the file.
 """
 
 from transfer.checkpoints.declared import Network, Release, prefixed
@@ -14,8 +18,10 @@ FORMAT = prefixed(
         name="moco_v3",
         title="MoCo v3",
         networks={"base": Network("base_encoder."), "momentum": Network("momentum_encoder.")},
-        behind={"fc.": "projector, behind the backbone"},
+        behind={"fc.": "projector, behind the backbone", "head.": "projector, behind the backbone"},
         heads={"predictor.": "predictor, behind the projector"},
         needs=("base_encoder.",),  # others call an average momentum_encoder, too
+        markers=("layer1.", "blocks.0.norm1."),
+        facts={"heads": 12},
     )
 )

@@ -41,7 +41,7 @@ _WHOLE = Release(
         "_iteration": "counter of iterations",
     },
     keys=("network", None),
-    marker="1.",
+    markers=("1.",),
     rename=torchvision_name,
 )
 _EXTRACTOR = Release(
@@ -49,7 +49,7 @@ _EXTRACTOR = Release(
     title="OBoW, feature extractor",
     networks={"only": Network("_feature_blocks.")},
     keys=("network", None),
-    marker="1.",
+    markers=("1.",),
     rename=torchvision_name,
 )
 _TORCHVISION = Release(

@@ -13,7 +13,8 @@ of linear evaluation itself hold `backbone.` and `classifier.` alone. The data s
 which is refused by its shape; STL-10, which keeps the 7×7 stem, is not told from ImageNet.
 """
 
-from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, signed
+from transfer.checkpoints.declared import CLASSIFIERS, LIGHTNING, Network, Release, one_of, prefixed, signed
+from transfer.checkpoints.families import markers
 
 _ONLINE = "online classifier, trained on detached features"
 _HEADS = {
@@ -43,7 +44,17 @@ _HEADS = {
 def _layouts(online: str, momentum: str) -> tuple[Release, ...]:
     def release(title: str, classifier: str, needs: tuple[str, ...], networks: dict[str, Network]) -> Release:
         heads = {"classifier.": classifier} | _HEADS
-        return Release("solo_learn", title, networks, needs=needs, heads=heads, outer=("",), general=1)
+        return Release(
+            "solo_learn",
+            title,
+            networks,
+            needs=needs,
+            heads=heads,
+            behind=CLASSIFIERS,
+            outer=("",),
+            markers=markers(),
+            general=1,
+        )
 
     both = {"online": Network(online), "momentum": Network(momentum)}
     one = {"only": Network(online)}

@@ -48,7 +48,7 @@ def _layouts(transformers: bool) -> tuple[Release, ...]:
             heads=_HEADS,
             behind={} if transformers else {"fc.": "classifier, behind the backbone"},
             outer=("",),
-            marker="encoder.stages." if transformers else "layer1.",
+            markers=("encoder.stages.",) if transformers else ("layer1.",),
             rename=torchvision_name if transformers else None,
             general=-1,
         )

@@ -20,11 +20,12 @@ from __future__ import annotations
 import dataclasses
 from reprlib import repr as brief
 
-from transfer.checkpoints.declared import OUTER, Network, Release, one_of, prefixed
+from transfer.checkpoints.declared import CLASSIFIERS, OUTER, Network, Release, one_of, prefixed
+from transfer.checkpoints.families import markers
 from transfer.checkpoints.rules import Extracted, Format, Match, Mismatch, Tree, has_prefix, weights_under
 from transfer.runtime.errors import CheckpointError
 
-_BEHIND = {"fc.": "classifier, behind the backbone"}
+_BEHIND = CLASSIFIERS
 _TASK = "what timm's training task keeps beside the model"
 _NOTE = "the script's `args`, where another normalisation may have been set, are not read"
 
@@ -38,6 +39,8 @@ def _trainer(average: str, model: str) -> Format:
             behind=_BEHIND,
             heads={"task_state": _TASK, "task_state_ema": _TASK},
             keys=(),
+            markers=markers(),
+            facts={"positions": "antialias"},
             notes=(_NOTE,),
         )
     )
@@ -50,7 +53,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
     """The trainer's entries: `version` beside `arch`, or an average beside the model."""
     signed = type(tree.get("version")) is int and isinstance(tree.get("arch"), str)
     averages = [weights_under(tree, key) for key in ("state_dict_ema", "model_ema")]
-    if signed or any(has_prefix(average, f"{outer}layer1.") for average in averages for outer in OUTER):
+    if signed or any(has_prefix(each, outer + marker) for each in averages for outer in OUTER for marker in markers()):
         return _TRAINER.recognise(tree)
     return Mismatch("no `version` beside `arch`, no average")
 

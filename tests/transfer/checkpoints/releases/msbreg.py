@@ -34,6 +34,7 @@ RELEASES = {
     "msbreg": Release(
         title="MSBReg (this project)",
         format="msbreg",
+        alone=False,
         build=build,
         place=("online",),
         key="encoder.{}".format,

@@ -1,0 +1,31 @@
+"""I-JEPA's training checkpoints.
+
+Layout: `{"encoder", "predictor", "target_encoder", "opt", "scaler", "epoch", …}`; both encoders are ViTs under timm's
+names, with `module.` before them and without a CLS token (facebookresearch/ijepa: src/train.py,
+src/models/vision_transformer.py). The paper evaluates the average of the target encoder's patches (arXiv 2301.08243,
+app. A.2). timm's and transformers' own conversions take `encoder`: files of theirs are another network.
+
+Its code resizes positions as if the first of them were a CLS token's, so only the training size is its authors'; at
+other sizes the table is resized to the grid, bicubic.
+"""
+
+from transfer.checkpoints.declared import Network, Release, prefixed, with_entries
+
+FORMAT = with_entries(
+    prefixed(
+        Release(
+            name="ijepa",
+            title="I-JEPA, encoder and target encoder",
+            networks={"target": Network("", "target_encoder"), "online": Network("", "encoder")},
+            heads={"predictor": "predictor of masked blocks, behind the encoder"},
+            keys=(),
+            markers=("blocks.0.norm1.",),
+            notes=(
+                "the authors' code resizes positions rightly at the training size alone; at others the table is "
+                "resized to the grid, bicubic",
+            ),
+        )
+    ),
+    "predictor",
+    "target_encoder",
+)

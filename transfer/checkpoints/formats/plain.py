@@ -1,0 +1,163 @@
+"""A plain ViT, ConvNeXt or Swin under timm's names, bare or under "state_dict" and the like, perhaps with a classifier.
+
+Covers timm's own files, the released backbones of DINO (facebookresearch/dino: hubconf.py), extracted ones of iBOT, and
+what `python -m transfer convert --to timm` and `--to safetensors` write. Such a file says nothing of mean and std
+(timm's BEiT and augreg weights were trained with .5), of the number of heads (MoCo v3's ViT-S has 12), of eps, or of
+how positions are resized: a converted file carries that, of others it is assumed and noted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transfer.checkpoints.backbone import Backbone
+from transfer.checkpoints.carried import CARRIED, carried, carry
+from transfer.checkpoints.declared import CLASSIFIERS, explained_names, renamed
+from transfer.checkpoints.families import families, markers
+from transfer.checkpoints.formats.ibot import timm_name
+from transfer.checkpoints.rules import (
+    TRAINING_STATE,
+    Drop,
+    Extracted,
+    Format,
+    Match,
+    Mismatch,
+    Target,
+    Tree,
+    beside,
+    has_prefix,
+    separate,
+    weights_under,
+)
+from transfer.checkpoints.safetensors_files import write_safetensors
+from transfer.runtime.errors import CheckpointError
+from transfer.runtime.files import save_torch, write_atomically
+
+NAME = "plain"
+PARTS = "cls_token_and_position"  # of what is carried: the two terms of timm's sum
+KEYS = ("state_dict", "model", "model_state_dict", "net", "module", "teacher")
+_MARKERS = tuple(marker for marker in markers() if marker not in families()["resnet"].markers)
+ASSUMED = (
+    "the file cannot say how its pixels were normalised, how many heads it has, the eps of its norms and how positions "
+    "are resized: assumed are RGB with ImageNet's mean and std, the usual heads of its size, 1e-6, and timm's rule "
+    "(bicubic, antialiased), which matters at other sizes than the training's"
+)
+
+
+def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
+    """(weights, key or None for the top, prefix), or None if there is no such network in `tree`."""
+    for key in (None, *KEYS):
+        weights = tree if key is None else weights_under(tree, key)
+        for prefix in ("", "module."):
+            if weights is not None and any(has_prefix(weights, prefix + marker) for marker in _MARKERS):
+                return weights, key, prefix
+    return None
+
+
+def recognise(tree: Tree) -> Match | Mismatch:
+    """A name that begins as a first block's under timm's names, at the top or under one of `KEYS`."""
+    located = _locate(tree)
+    if located is None:
+        return Mismatch(f"no name begins with {' or '.join(_MARKERS)}, at the top or under {', '.join(KEYS)}")
+    return Match("plain network under timm's names" + (f", in {located[1]!r}" if located[1] else ""))
+
+
+def read(tree: Tree, branch: str | None) -> Extracted:
+    """Drop the classifier, keep the rest."""
+    weights, key, prefix = _locate(tree) or (tree, None, "")
+    if key is None:
+        weights = _without_training_state(weights)
+    state, dropped = separate(weights, prefix, [Drop(prefix + start, reason) for start, reason in CLASSIFIERS.items()])
+    state = renamed(state, timm_name, prefix)
+    if key is not None:
+        dropped += beside(tree, [key])
+    metadata = getattr(weights, "_metadata", None)
+    said = metadata.get(CARRIED) if isinstance(metadata, Mapping) else None
+    facts = carried(said)
+    if isinstance(said, Mapping) and PARTS in said:
+        state = _apart(state, said[PARTS])
+    if "arch" not in facts:
+        facts |= {"notes": (ASSUMED,), "facts": {"positions": "antialias"}}
+    return Extracted(state, dropped, **facts)
+
+
+def _without_training_state(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not any(name in TRAINING_STATE for name in weights):
+        return weights  # as it is: its _metadata may carry facts
+    return {name: value for name, value in weights.items() if name not in TRAINING_STATE}
+
+
+def explained(tree: Tree) -> int:
+    """Tensors under timm's names, at the place that has most of them."""
+    places = [tree, *filter(None, (weights_under(tree, key) for key in KEYS))]
+    return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
+
+
+def to_timm(backbone: Backbone) -> tuple[OrderedDict[str, torch.Tensor], dict[str, Any]]:
+    """(timm's state dict, what it cannot say).
+
+    timm adds the CLS token's position into the token itself where there are registers (vision_transformer.py,
+    checkpoint_filter_fn). A sum cannot be taken apart again, so its two parts are kept beside it.
+    """
+    state, said = OrderedDict(backbone.state), carry(backbone)
+    if "reg_token" in state and "cls_token" in state:
+        token, table = state["cls_token"], state["pos_embed"]
+        state["cls_token"], state["pos_embed"] = token + table[:, :1], table[:, 1:].contiguous()
+        said[PARTS] = {"cls_token": token.flatten().tolist(), "position": table[0, 0].tolist()}
+    return state, said
+
+
+def _apart(state: dict[str, torch.Tensor], parts: object) -> dict[str, torch.Tensor]:
+    """A CLS token and its position out of timm's sum of them.
+
+    Raises:
+        CheckpointError: the parts do not give the sum that the file holds.
+    """
+    token, table = state.get("cls_token"), state.get("pos_embed")
+    known = [parts.get(name) for name in ("cls_token", "position")] if isinstance(parts, Mapping) else []
+    sound = all(isinstance(values, list) and all(type(value) is float for value in values) for values in known)
+    if token is None or table is None or not known or not sound:
+        raise CheckpointError(f"has an unusable entry {CARRIED!r}", todo="convert it again")
+    own, position = (torch.tensor(values, dtype=torch.float32).view(1, 1, -1) for values in known)
+    if own.shape != token.shape or position.shape != token.shape or not torch.equal(own + position, token):
+        raise CheckpointError(
+            "holds a CLS token that is not the sum of the token and the position it was converted from",
+            found="cls_token",
+            todo="convert it again",
+        )
+    return state | {"cls_token": own, "pos_embed": torch.cat([position, table], 1)}
+
+
+def write(backbone: Backbone, path: Path) -> None:
+    """Write the backbone as timm's state dict in a torch file, whole or not at all."""
+    state, said = to_timm(backbone)
+    state._metadata = {CARRIED: said}  # type: ignore[attr-defined]
+    save_torch(state, path)
+
+
+def write_plain(backbone: Backbone, path: Path) -> None:
+    """Write the backbone's own names as safetensors, for any program, whole or not at all."""
+    metadata = {CARRIED: json.dumps(carry(backbone))}
+    write_atomically(path, lambda file: write_safetensors(backbone.state, metadata, file))
+
+
+_FAMILIES = tuple(name for name in families() if name != "resnet")
+FORMAT = Format(
+    NAME,
+    (),
+    recognise,
+    read,
+    explained,
+    general=2,
+    targets={
+        "timm": Target(write, families=_FAMILIES),
+        "safetensors": Target(write_plain, ".safetensors", families=_FAMILIES),
+    },
+    told_by_name=True,
+)
