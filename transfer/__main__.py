@@ -29,7 +29,7 @@ HELP = """usage: python -m transfer VERB …
 
 verbs:
   inspect FILE                      what a checkpoint is: format, architecture, tensors used and dropped
-  convert FILE --to WHOM -o OUT     write it for torchvision, timm, detectron2, mmdet or as safetensors
+  convert FILE --to WHOM -o OUT     write it for torchvision, timm, huggingface, detectron2, mmdet or as safetensors
   formats                           list the checkpoint formats that are read, and their branches
   tasks [NAME …]                    list all tasks, or the protocols and presets of some
   data [NAME …]                     list the classification sets: which are there, how to get the others
@@ -77,7 +77,7 @@ class Inspect(_OfFile):
 class Convert(_OfFile):
     """Write a checkpoint's backbone for another library."""
 
-    to: Literal["torchvision", "timm", "detectron2", "mmdet", "safetensors"]
+    to: Literal["torchvision", "timm", "huggingface", "detectron2", "mmdet", "safetensors"]
     """whose layout to write."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """the file to write (-o)."""

@@ -111,7 +111,7 @@ def test_under_a_typed_prefix_every_tensor_counts(how):
 
 
 def test_a_prefix_that_is_not_there_lists_those_that_are():
-    with pytest.raises(CheckpointError, match=r"no ResNet under the prefix 'encoder'") as caught:
+    with pytest.raises(CheckpointError, match=r"no network under the prefix 'encoder'") as caught:
         in_memory({"state_dict": files.under("net.", BACKBONE)}, prefix="encoder")
     assert "--prefix net." in str(caught.value)
     with pytest.raises(CheckpointError, match="leave out --format and --branch"):

@@ -99,6 +99,7 @@ def test_every_tensor_of_the_file_is_used_or_dropped_with_a_reason(which):
     entries = [release.entry(tree, name) for name in stored]
     used = {id(mapping[key]) for mapping, key in entries}
     assert len(used) == len(stored)
+    used |= {id(release.weights(tree)[key]) for name in stored for key in release.parts(name)}
     dropped = {name for group in backbone.dropped for name in group.names}
     for path, value in tensors_in(tree):
         parts = {".".join(path[i:j]) for i in range(len(path)) for j in range(i + 1, len(path) + 1)}

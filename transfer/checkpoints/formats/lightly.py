@@ -16,6 +16,10 @@ Examples (examples/pytorch_lightning/*.py): the same names, but `backbone.` is `
 children, numbered 0 (`conv1`), 1 (`bn1`), 4 to 7 (the stages); the moving average is `backbone_momentum.`. The DINO
 example has `student_backbone.` and `teacher_backbone.` and no `backbone.`; it evaluates nothing, and the teacher is
 taken, as DINO's authors and lightly's benchmark do.
+
+Vision transformers (benchmarks/imagenet/vitb16/*.py, lightly/models/modules/masked_vision_transformer_timm.py): the
+backbone wraps timm's ViT, `backbone.vit.`, with a `backbone.mask_token` beside it. DINO's `backbone.vit.` is the
+teacher, beside `student_backbone.vit.`; DINOv2's teacher is `teacher_backbone.vit.`; MAE has `decoder.` beside it.
 """
 
 from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, sequential
@@ -38,6 +42,14 @@ _HEADS = {
             ("head.", "DINO's head"),
         )
     },
+    **{
+        f"{whose}backbone.mask_token": "stands for masked patches in pretraining, unused in evaluation"
+        for whose in ("", "student_", "teacher_")
+    },
+    "decoder.": "decoder, which reconstructs pixels",
+    "mask_token": "stands for masked patches in pretraining, unused in evaluation",
+    "teacher_head.": "heads of the teacher",
+    "student_head.": "heads of the student",
     "projection_head_momentum.": "projection head of the momentum network",
     "projection_head_global.": "DenseCL's global projection head",
     "projection_head_local.": "DenseCL's local projection head",
@@ -90,4 +102,26 @@ def _layouts(child_indices: bool) -> tuple[Release, ...]:
     )
 
 
-FORMAT = one_of("lightly", *(prefixed(layout) for indices in (False, True) for layout in _layouts(indices)))
+def _transformers() -> tuple[Release, ...]:
+    def release(title: str, networks: dict[str, Network], needs: tuple[str, ...] = ()) -> Release:
+        return Release(
+            name="lightly",
+            title=f"lightly, {title}",
+            networks=networks,
+            needs=needs,
+            heads=_HEADS,
+            outer=("",),
+            markers=("blocks.0.norm1.",),
+            facts={"positions": "antialias"},  # timm's, dynamic_img_size
+        )
+
+    student = Network("student_backbone.vit.")
+    return (
+        release("DINO with a ViT", {"teacher": Network("backbone.vit."), "student": student}, ("student_backbone.",)),
+        release("DINOv2", {"teacher": Network("teacher_backbone.vit."), "student": student}),
+        release("MAE and others with a ViT", {"only": Network("backbone.vit.")}),
+    )
+
+
+_RESNETS = (layout for indices in (False, True) for layout in _layouts(indices))
+FORMAT = one_of("lightly", *map(prefixed, (*_RESNETS, *_transformers())))

@@ -14,6 +14,10 @@ tools/model_converters/extract_backbone_weights.py takes; `neck.`, `head.`, queu
 - MMPretrain's supervised models: `head.fc.` is the classifier. With EMAHook, `state_dict` holds the averaged weights
   and `ema_state_dict` the others (mmengine/hooks/ema_hook.py swaps them when it saves).
 
+MMPretrain's vision transformers (mmpretrain/models/backbones/vision_transformer.py) call patches
+`patch_embed.projection`, blocks `layers.N` with `ln1`, `ln2` and `ffn.layers`, layer scales `attn.gamma1` and
+`ffn.gamma2`, and the final norm `ln1`. Positions are resized to the grid, bicubic (models/utils/embed.py).
+
 Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep stems (V1c, V1d) and Sobel input
 (DeepCluster, ODC of 0.x) are refused by their tensors. Configurations feed RGB with ImageNet's mean and std.
 """
@@ -21,6 +25,7 @@ Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed, signed
@@ -32,6 +37,7 @@ _AVERAGES = tuple(f"{n}.{m}" for n in ("encoder_k", "target_net", "momentum_enco
 
 _HEADS = {
     "head.fc.": "classifier, behind the backbone",
+    "head.layers.": "classifier, behind the backbone",
     "head.": "head of the pretraining task, behind the backbone",
     "neck.": "neck (projector), behind the backbone",
     "inter_neck_q.": "InterCLR's second neck, behind the backbone",
@@ -58,7 +64,16 @@ _HEADS = {
 
 # What says that a file is OpenMMLab's, where `meta` does not.
 _SIGNS = (
-    *("data_preprocessor.", "neck.", "sobel_layer.", "memory_bank.", "loss_weight", "head.predictor.", "head.fc."),
+    *(
+        "data_preprocessor.",
+        "neck.",
+        "sobel_layer.",
+        "memory_bank.",
+        "loss_weight",
+        "head.predictor.",
+        "head.fc.",
+        "head.layers.head.",
+    ),
     *(f"{network}0." for network in (*_AVERAGES, *_TWINS)),
 )
 
@@ -70,8 +85,39 @@ def _signature(tree: Tree) -> bool:
     return any(key.startswith(("mm", "openselfsup")) and key.endswith("_version") for key in keys)
 
 
+_VIT = re.compile(r"layers\.(\d+)\.(.+)\.(weight|bias)")
+_IN_BLOCK = {
+    "ln1": "norm1.{}",
+    "ln2": "norm2.{}",
+    "attn.qkv": "attn.qkv.{}",
+    "attn.proj": "attn.proj.{}",
+    "ffn.layers.0.0": "mlp.fc1.{}",
+    "ffn.layers.1": "mlp.fc2.{}",
+    "ffn.w12": "mlp.fc1.{}",
+    "ffn.w3": "mlp.fc2.{}",
+}
+_SCALES = {"attn.gamma1": "ls1.gamma", "ffn.gamma2": "ls2.gamma"}
+
+
+def timm_name(name: str) -> str | None:
+    """`layers.3.ffn.layers.0.0.bias` → `blocks.3.mlp.fc1.bias`; names of a ResNet are left as they are."""
+    found = _VIT.fullmatch(name)
+    if found is not None:
+        target = _SCALES.get(found[2]) if found[3] == "weight" else None
+        target = target or _IN_BLOCK.get(found[2], "").format(found[3])
+        return f"blocks.{int(found[1])}.{target}" if target else None
+    if name.startswith("layers."):
+        return None
+    if name.startswith("ln1."):
+        return f"norm.{name.removeprefix('ln1.')}"
+    return name.replace("patch_embed.projection.", "patch_embed.proj.")
+
+
 def _layout(title: str, networks: dict[str, Network], needs: tuple[str, ...]) -> Format:
-    return prefixed(Release("mmselfsup", title, networks, needs=needs, heads=_HEADS, outer=("",)))
+    markers = ("layer1.", "layers.0.ln1.")
+    return prefixed(
+        Release("mmselfsup", title, networks, needs=needs, heads=_HEADS, outer=("",), markers=markers, rename=timm_name)
+    )
 
 
 _DECLARED = one_of(

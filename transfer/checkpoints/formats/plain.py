@@ -73,7 +73,8 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     weights, key, prefix = _locate(tree) or (tree, None, "")
     if key is None:
         weights = _without_training_state(weights)
-    state, dropped = separate(weights, prefix, [Drop(prefix + start, reason) for start, reason in CLASSIFIERS.items()])
+    left = CLASSIFIERS | dict.fromkeys(("masked_embed", "mask_token"), "stands for masked patches in pretraining")
+    state, dropped = separate(weights, prefix, [Drop(prefix + start, reason) for start, reason in left.items()])
     state = renamed(state, timm_name, prefix)
     if key is not None:
         dropped += beside(tree, [key])

@@ -1,10 +1,10 @@
-"""One complete ResNet behind any prefix, in a file that no other format recognises; --prefix chooses one of several.
+"""One complete network behind any prefix, in a file that no other format recognises; --prefix chooses one of several.
 
 Layout: anybody's: `model.`, `net.`, `resnet.`, `module.module.`, a key of a dict, or several of these. The names behind
-the prefix are torchvision's, or those of `nn.Sequential(*resnet.children())`, or transformers'. This is the general
-rule, asked last. By itself it takes a network only if there is one, with its `fc.` at most and no other
-tensor in the file; of several, it takes the one that is the average of another (`AveragedModel`). Otherwise
-`--prefix` has to say which, and everything else is listed as dropped.
+the prefix are torchvision's, or those of `nn.Sequential(*resnet.children())`, or transformers' of a ResNet, or timm's
+of another family. This is the general rule, asked last. By itself it takes a network only if there is one, with its
+classifier at most and no other tensor in the file; of several, it takes the one that is the average of another
+(`AveragedModel`). Otherwise `--prefix` has to say which, and everything else is listed as dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 
 from transfer.checkpoints.backbone import Dropped
 from transfer.checkpoints.carried import ASSUMED
-from transfer.checkpoints.declared import LIGHTNING, USUAL_HEADS, renamed, sequential
+from transfer.checkpoints.declared import CLASSIFIERS, LIGHTNING, USUAL_HEADS, renamed, sequential
+from transfer.checkpoints.families import families
 from transfer.checkpoints.formats.huggingface import torchvision_name as huggingface_name
 from transfer.checkpoints.rules import (
     TRAINING_STATE,
@@ -38,12 +39,13 @@ from transfer.checkpoints.wrappers import MAX_DEPTH, Averaged
 from transfer.runtime.errors import CheckpointError
 
 NAME = "prefix"
-_FC = "classifier or projection head, behind the backbone"
-# How a ResNet's first block is called, and what makes torchvision's name of a name.
+TIMMS = tuple(marker for family in families().values() if family.name != "resnet" for marker in family.markers)
+# How a network's first block is called, and what makes its family's name of a name.
 _SPELLINGS: tuple[tuple[re.Pattern[str], Callable[[str], str | None] | None], ...] = (
     (re.compile(r"((?:.*\.)?)layer1\.0\.(?:conv1|bn1)\."), None),
     (re.compile(r"((?:.*\.)?)4\.0\.(?:conv1|bn1)\."), sequential),
     (re.compile(r"((?:.*\.)?)encoder\.stages\.0\.layers\.0\.layer\."), huggingface_name),
+    *((re.compile(rf"((?:.*\.)?)(?<!\d\.){re.escape(marker)}"), None) for marker in TIMMS),
 )
 
 
@@ -89,8 +91,8 @@ def take(tree: Tree, prefix: str) -> Extracted:
     fitting = [one for one in found if one.whole == asked] or [one for one in found if one.prefix == asked]
     if len(fitting) != 1:
         raise CheckpointError(
-            f"has {'several ResNets' if fitting else 'no ResNet'} under the prefix {prefix!r}",
-            found=f"{_listed(fitting or found)}" if found else "no ResNet's names anywhere in the file",
+            f"has {'several networks' if fitting else 'no network'} under the prefix {prefix!r}",
+            found=f"{_listed(fitting or found)}" if found else "no names of a known network anywhere in the file",
             todo=_options(fitting or found) if found else "leave out --prefix to see what the file holds",
         )
     one = fitting[0]
@@ -113,12 +115,12 @@ def recognise(tree: Tree) -> Match | Mismatch:
     if one is None:
         if found:
             return Mismatch(f"several networks: {_listed(found)}; {_options(found)}")
-        return Mismatch("no name that ends as those of a ResNet's first block (layer1.0.conv1.weight)")
+        return Mismatch("no name that ends as those of a first block (layer1.0.conv1.weight, blocks.0.norm1.weight)")
     try:
         _extract(tree, one, found)
     except CheckpointError as error:
-        return Mismatch(f"a ResNet under {one.shown}, but the file {error.what} ({error.found}); {_options([one])}")
-    return Match(f"a ResNet under `{one.shown}`, nothing else in the file")
+        return Mismatch(f"a network under {one.shown}, but the file {error.what} ({error.found}); {_options([one])}")
+    return Match(f"a network under `{one.shown}`, nothing else in the file")
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
@@ -127,7 +129,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     one = _only(found)
     if one is None:
         raise CheckpointError(
-            "has several networks" if found else "has no tensors that are named as a ResNet's",
+            "has several networks" if found else "has no tensors that are named as a known network's",
             found=_listed(found) if found else "no name that ends as layer1.0.conv1.weight does",
             todo=_options(found) if found else "leave out --format to have the format recognised",
         )
@@ -146,7 +148,7 @@ def _extract(tree: Tree, one: Candidate, found: list[Candidate]) -> Extracted:
         one.weights,
         one.prefix,
         [
-            Drop(f"{one.prefix}fc.", _FC),
+            *(Drop(one.prefix + start, reason) for start, reason in CLASSIFIERS.items()),
             *(Drop(other.prefix, _other(one)) for other in others if other.weights is one.weights),
         ],
         where=where,

@@ -14,7 +14,8 @@ reader.
 
 from collections.abc import Mapping
 
-from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, signed
+from transfer.checkpoints.declared import CLASSIFIERS, LIGHTNING, Network, Release, one_of, prefixed, signed
+from transfer.checkpoints.families import markers
 from transfer.checkpoints.formats.huggingface import torchvision_name
 from transfer.checkpoints.rules import Tree
 
@@ -46,9 +47,10 @@ def _layouts(transformers: bool) -> tuple[Release, ...]:
             title=title,
             networks=networks,
             heads=_HEADS,
-            behind={} if transformers else {"fc.": "classifier, behind the backbone"},
+            behind={} if transformers else CLASSIFIERS,
             outer=("",),
-            markers=("encoder.stages.",) if transformers else ("layer1.",),
+            markers=("encoder.stages.",) if transformers else markers(),
+            facts={"positions": "antialias"},
             rename=torchvision_name if transformers else None,
             general=-1,
         )

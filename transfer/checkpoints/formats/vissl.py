@@ -17,8 +17,9 @@ ImageNet's mean and std (configs/config/model_zoo, configs/config/pretrain: SimC
 belong to the loss, which is saved twice, at the top and in `classy_state_dict`: `moco_encoder.`, `momentum_teacher.`,
 `momentum_encoder.`, then `trunk.` and `heads.` (vissl/hooks/moco_hooks.py, hook_utils.py, swav_momentum_hooks.py).
 
-The zoo's DeepCluster v2 and its SwAV RN50-w5 are files of facebookresearch/swav and have that layout. RegNets and
-transformers have other names in the trunk and are not recognised.
+The zoo's DeepCluster v2 and its SwAV RN50-w5 are files of facebookresearch/swav and have that layout. Vision
+transformers have timm's names in the trunk (vissl/models/trunks/vision_transformer.py); RegNets and XCiTs have others
+and are not recognised.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ NAME = "vissl"
 TASK = "classy_state_dict"
 BRANCHES = ("online", "ema", "momentum")
 _BLOCKS = ("_feature_blocks.", "base_model._feature_blocks.")
+_TRANSFORMERS = ("", "base_model.")
+_STARTS = (*((blocks, "layer1.") for blocks in _BLOCKS), *((start, "blocks.0.norm1.") for start in _TRANSFORMERS))
 _SLOW = tuple(
     f"{name}.{module}"
     for name in ("moco_encoder", "momentum_encoder", "momentum_teacher")
@@ -81,27 +84,25 @@ def _inside(tree: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 def _places(tree: Tree) -> dict[str, _Place]:
     """Branch → place of each network in the file."""
     wanted: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
-        "online": [((TASK, "base_model", "model", "trunk"), _BLOCKS)],
-        "ema": [((TASK, "ema_model", "model", "trunk"), _BLOCKS)],
-        "momentum": [
-            (keys, tuple(f"{slow}trunk.{blocks}" for slow in _SLOW for blocks in _BLOCKS))
-            for keys in (("loss",), (TASK, "loss"))
-        ],
+        "online": [((TASK, "base_model", "model", "trunk"), ("",))],
+        "ema": [((TASK, "ema_model", "model", "trunk"), ("",))],
+        "momentum": [(keys, tuple(f"{slow}trunk." for slow in _SLOW)) for keys in (("loss",), (TASK, "loss"))],
     }
     found: dict[str, _Place] = {}
     for branch, places in wanted.items():
-        for keys, prefixes in places:
+        for keys, outer in places:
             weights = _inside(tree, *keys)
-            prefix = next((prefix for prefix in prefixes if has_prefix(weights, f"{prefix}layer1.")), None)
+            starts = [(each + start, marker) for each in outer for start, marker in _STARTS]
+            prefix = next((start for start, marker in starts if has_prefix(weights, start + marker)), None)
             if prefix is not None:
                 found.setdefault(branch, _Place(weights, keys, prefix))
     return found
 
 
 def recognise(tree: Tree) -> Match | Mismatch:
-    """`classy_state_dict` holds a trunk whose names begin with `_feature_blocks.layer1.`."""
+    """`classy_state_dict` holds a trunk whose names begin with `_feature_blocks.layer1.`, or are timm's of a ViT."""
     if "online" not in _places(tree):
-        return Mismatch(f"no trunk with _feature_blocks.layer1. in {TASK}")
+        return Mismatch(f"no trunk with _feature_blocks.layer1. or blocks.0.norm1. in {TASK}")
     heads = _inside(tree, TASK, "base_model", "model", "heads")
     return Match(f"VISSL training checkpoint, {len({key_name(name).split('.')[0] for name in heads})} head(s)")
 
@@ -120,10 +121,12 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     slow = place.prefix.partition("trunk.")[0] if taken == "momentum" else ""
     where = ".".join(place.keys) + "."
     rules = [Drop(f"{slow}heads.", "heads, behind the backbone")] if slow else []
+    rules.append(Drop(f"{place.prefix}masked_embed", "stands for masked patches in pretraining, unused in evaluation"))
     network = {name: value for name, value in place.weights.items() if key_name(name).startswith(slow)}
     state, dropped = separate(network, place.prefix, rules, where=where)
     dropped += everything({n: v for n, v in place.weights.items() if n not in network}, _STATE["loss"], where=where)
-    return Extracted(state, dropped + _around(tree, place.keys, taken), taken)
+    # vision_transformer.py resizes positions as DINO's, of whose code it is
+    return Extracted(state, dropped + _around(tree, place.keys, taken), taken, facts={"positions": "offset"})
 
 
 def _around(tree: Tree, taken: tuple[str, ...], branch: str) -> tuple[Dropped, ...]:

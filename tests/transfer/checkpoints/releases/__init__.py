@@ -40,6 +40,7 @@ class Release:
         real: what real file of this release was read, "" if none was.
         reads: state as saved → what the file can give of it, where it says less or in another form.
         derived: true for tensors that the file lacks and the format works out.
+        parts: name → further keys whose tensors are joined behind that of `key`.
         alone: whether its state dict is recognised when it is saved again without what stood beside it.
         find: (tree, torchvision name) → (mapping, key), for files that keep every tensor in a mapping of its own.
     """
@@ -62,6 +63,7 @@ class Release:
     real: str = ""
     reads: Callable[[State], State] = dict
     derived: Callable[[str], bool] = lambda name: False
+    parts: Callable[[str], tuple[str, ...]] = lambda name: ()
     alone: bool = True
     find: Callable[[Tree, str], tuple[dict[str, Any], str]] | None = None
 
