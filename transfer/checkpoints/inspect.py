@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transfer.checkpoints.backbone import Backbone, Lint
 from transfer.checkpoints.container import Contents, read_contents
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.formats import all_formats, first_keys, opinions, reasons
 from transfer.checkpoints.lints import compare_channels
 from transfer.checkpoints.read import backbone_from, read_backbone
@@ -96,7 +97,9 @@ def _backbone(backbone: Backbone) -> list[str]:
         lines.append(_line("dropped", f"{len(group.names)}: {group.reason} ({shown})"))
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
     lines.append(_line("input", f"{spec.channels}, 0 to {spec.value_range:g}, mean {mean}, std {std}"))
-    lines.append(_line("stride", f"a stage's stride sits in {stride}"))
+    if family_of(backbone.arch).name == "resnet":
+        lines.append(_line("stride", f"a stage's stride sits in {stride}"))
+    lines += [_line(label, text) for label, text in family_of(backbone.arch).facts(backbone.arch).items()]
     lines += [_line("note", note) for note in backbone.notes]
     return lines + [_line("lint", f"{lint.code}: {lint.text}") for lint in backbone.lints]
 

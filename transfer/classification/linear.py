@@ -73,7 +73,7 @@ class LinearSgdRecipe:
 
         if self.head == "linear":
             return None
-        return Norm(family_of(arch).channels(arch), self.head == "batchnorm", self.head_eps, self.head_momentum)
+        return Norm(family_of(arch).map_channels(arch), self.head == "batchnorm", self.head_eps, self.head_momentum)
 
     def grid(self) -> list[Head]:
         """Every classifier of the search; a single one as published."""
@@ -324,7 +324,13 @@ def _edges(recipe: LinearSgdRecipe, head: Head) -> tuple[str, ...]:
     return tuple(said)
 
 
-def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[LinearSgdRecipe]], version: int) -> Task:
+def linear_task(
+    dataset: str,
+    title: str,
+    protocols: Mapping[str, Protocol[LinearSgdRecipe]],
+    version: int,
+    families: Mapping[str, tuple[str, ...]] | None = None,
+) -> Task:
     """The linear task of a set of `transfer.datasets.labels.catalogue`; its file declares it as `TASK`."""
     first = next(iter(protocols.values())).recipe
     line, small = CPU_SEARCH
@@ -336,4 +342,5 @@ def linear_task(dataset: str, title: str, protocols: Mapping[str, Protocol[Linea
         published=protocols,
         presets={"cpu": (line, small)},
         version=version,
+        families=families or {},
     )

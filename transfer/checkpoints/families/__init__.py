@@ -108,6 +108,10 @@ class Family(ABC):
     def channels(self, arch: str) -> int:
         """Channels of the last map or of a token."""
 
+    def map_channels(self, arch: str) -> int:
+        """Channels of the map that poolings are made of, position by position; 0: they are made of tokens."""
+        return self.channels(arch)
+
     @abstractmethod
     def width(self, arch: str, pooling: str) -> int:
         """Numbers that a pooling makes of an image."""
@@ -127,6 +131,10 @@ class Family(ABC):
     @abstractmethod
     def features(self, network: nn.Module, outputs: Any, poolings: Sequence[str]) -> dict[str, Tensor]:
         """Pooling → float32 [n, width], in float32 arithmetic."""
+
+    def facts(self, arch: str) -> dict[str, str]:
+        """What `inspect` says of an architecture that no shape shows: label → text."""
+        return {}
 
     def lints(self, arch: str, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
         """(code, text) of what explains the classic mistakes of this family, see `transfer.checkpoints.lints`."""

@@ -406,6 +406,10 @@ class VisionTransformers(Family):
         """See `Family`."""
         return vit_of(arch).width
 
+    def map_channels(self, arch: str) -> int:
+        """See `Family`."""
+        return 0
+
     def width(self, arch: str, pooling: str) -> int:
         """See `Family`."""
         return vit_of(arch).width * sum(count for _, count in _parts(pooling))
@@ -443,6 +447,21 @@ class VisionTransformers(Family):
         return {
             name: torch.cat([part(which, count, name.endswith("-raw")) for which, count in _parts(name)], 1)
             for name in poolings
+        }
+
+    def facts(self, arch: str) -> dict[str, str]:
+        """See `Family`."""
+        vit = vit_of(arch)
+        rules = {
+            "size": "to the grid, bicubic",
+            "offset": "by the factor (side + 0.1) / grid, bicubic",
+            "antialias": "to the grid, bicubic and antialiased",
+        }
+        norm = {"tokens": "of all tokens", "pooled": "of the average of patches", "none": "not in the file"}[vit.norm]
+        return {
+            "attention": f"{vit.heads} heads of {vit.width // vit.heads} channels",
+            "norms": f"eps {vit.eps:g}; the final one {norm}",
+            "positions": f"{vit.grid} × {vit.grid} for {vit.image} pixels; for others resized {rules[vit.positions]}",
         }
 
     def lints(self, arch: str, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,8 @@ class Norm:
     afterwards the running ones. Weight decay leaves it alone (there: regularize_bn False).
 
     Attributes:
-        channels: of the pooled map.
+        channels: of the pooled map, each normalised over its positions; 0: the features are of no map, and each of
+            their numbers is normalised by itself.
         affine: whether each classifier has a scale and a shift for every channel.
         eps: added to the variance.
         momentum: of the running statistics.
@@ -115,6 +116,8 @@ class _Group:
         count, self.classes = len(places), len(first)
         self.weight = first.to(device).repeat(count, 1)
         self.bias = torch.zeros(len(self.weight), device=device)
+        if norm is not None and not norm.channels:
+            norm = replace(norm, channels=self.weight.shape[1])
         self.parameters = {"weight": self.weight, "bias": self.bias}
         self.statistics = None if norm is None else _Statistics(norm, device)
         if norm is not None and norm.affine:
@@ -178,7 +181,7 @@ class _Group:
                 tensor.view(len(self.lr), -1) for tensor in (self.parameters[name], self.velocities[name], gradient)
             )
             decay = self.decay if name in ("weight", "bias") else torch.zeros_like(self.decay)
-            if rule.trust:
+            if rule.trust and (rule.vectors or name == "weight"):
                 slope = _adapted(slope, rows, decay, rule.trust)
             elif name in ("weight", "bias"):
                 slope.addcmul_(rows, decay)
@@ -205,11 +208,13 @@ class Rule:
         momentum: of torch.optim.SGD, without dampening.
         nesterov: whether the momentum looks ahead.
         trust: LARS's coefficient; 0: plain SGD.
+        vectors: whether LARS adapts biases, scales and shifts, too.
     """
 
     momentum: float
     nesterov: bool
     trust: float = 0.0
+    vectors: bool = True
 
 
 class Bank:
@@ -356,7 +361,8 @@ def _check_heads(heads: Sequence[Head], widths: Mapping[str, int]) -> None:
 
 def rule_of(schedule: SgdSchedule) -> Rule:
     """Of a protocol."""
-    return Rule(schedule.momentum, schedule.nesterov, schedule.trust if schedule.optimizer == "lars" else 0.0)
+    trust = schedule.trust if schedule.optimizer == "lars" else 0.0
+    return Rule(schedule.momentum, schedule.nesterov, trust, schedule.lars_of_vectors)
 
 
 Rows = Tensor | NDArray[Any]

@@ -90,6 +90,11 @@ class SgdSchedule:
         done = step // per_epoch / self.epochs if self.per_epoch else step / self.total_steps(images)
         return (1 + math.cos(math.pi * done)) / 2
 
+    @property
+    def lars_of_vectors(self) -> bool:
+        """Whether LARS adapts biases too, as NVIDIA/apex's LARC does."""
+        return True
+
 
 def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The images' order in an epoch: a permutation that depends on nothing else."""
@@ -153,3 +158,50 @@ class SgdRecipe(SgdSchedule):
     def evaluation_view(self) -> WholeView:
         """Resize and central crop."""
         return WholeView(self.resize, self.crop, interpolation=self.interpolation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSgdRecipe(SgdRecipe):
+    """SGD as the linear protocols of vision transformers have it.
+
+    A class of its own, because the values of a recipe name its runs: those of ResNets keep their names.
+
+    Attributes:
+        warmup_epochs: over which the rate rises from 0, step by step, before the cosine (facebookresearch/mae:
+            util/lr_sched.py).
+        adapt_biases: whether LARS adapts them; not in facebookresearch/mae: util/lars.py.
+        test_interpolation: of resizing in evaluation.
+    """
+
+    warmup_epochs: int = 0
+    adapt_biases: bool = True
+    test_interpolation: Interpolation = "bicubic"
+
+    def check(self) -> None:
+        """See `SgdSchedule.check`."""
+        super().check()
+        if not 0 <= self.warmup_epochs < max(1, self.epochs) or (self.warmup_epochs and self.per_epoch):
+            raise UserError(
+                "this cannot be trained",
+                found=f"warmup_epochs {self.warmup_epochs} of {self.epochs} epochs, per_epoch {self.per_epoch}",
+                todo="give fewer than the epochs, and a schedule of steps",
+            )
+
+    def share(self, step: int, images: int) -> float:
+        """See `SgdSchedule.share`; the cosine begins behind the warm-up."""
+        if not self.warmup_epochs:
+            return super().share(step, images)
+        epoch = step / self.epoch_steps(images)
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return (1 + math.cos(math.pi * done)) / 2
+
+    @property
+    def lars_of_vectors(self) -> bool:
+        """See `SgdSchedule`."""
+        return self.adapt_biases
+
+    def evaluation_view(self) -> WholeView:
+        """Resize and central crop."""
+        return WholeView(self.resize, self.crop, interpolation=self.test_interpolation)
