@@ -224,7 +224,8 @@ def _module() -> type[Any]:
                 mlp_ratio=vit.hidden * (2 if vit.swiglu else 1) / vit.width, init_values=1e-5 if vit.scale else None,
                 global_pool="token" if vit.cls and vit.norm != "pooled" else "avg", fc_norm=vit.norm == "pooled",
                 final_norm=vit.norm != "none", norm_layer=partial(nn.LayerNorm, eps=vit.eps), dynamic_img_size=True,
-                mlp_layer=SwiGLUPacked if vit.swiglu else Mlp,
+                # timm hands its GELU to any MLP, whatever that one's own default is
+                mlp_layer=SwiGLUPacked if vit.swiglu else Mlp, act_layer=nn.SiLU if vit.swiglu else nn.GELU,
                 **options,
             )  # fmt: skip
             self.vit = vit
