@@ -92,8 +92,7 @@ class Vit:
     def arch(self) -> str:
         """Its name."""
         sizes = {(width, depth, swiglu): name for name, (width, depth, _, _, swiglu) in SIZES.items()}
-        plain = {(width, depth): name for name, (width, depth, *_) in SIZES.items()}
-        size = sizes.get((self.width, self.depth, self.swiglu)) or plain.get((self.width, self.depth))
+        size = sizes.get((self.width, self.depth, self.swiglu)) or sizes.get((self.width, self.depth, False))
         usual = _usual(size or f"{self.width}x{self.depth}", self.patch, self.image)
         if self.swiglu and not usual.swiglu:
             usual = replace(usual, hidden=gated(self.width))
@@ -106,7 +105,7 @@ class Vit:
             "ls" if self.scale else "",
             "" if self.bias else "nobias",
             {"tokens": "", "pooled": "fcnorm", "none": "nonorm"}[self.norm],
-            f"eps{self.eps:g}" if self.eps != 1e-6 else "",
+            f"eps{self.eps:.0e}" if self.eps != 1e-6 else "",
             self.positions if self.positions != "size" else "",
         ]
         name = size or f"{self.width}x{self.depth}"
@@ -221,10 +220,13 @@ def _module() -> type[Any]:
             super().__init__(
                 img_size=vit.image, patch_size=vit.patch, num_classes=0, embed_dim=vit.width, depth=vit.depth,
                 num_heads=vit.heads, qkv_bias=vit.bias, class_token=vit.cls,
-                mlp_ratio=vit.hidden * (2 if vit.swiglu else 1) / vit.width, init_values=1e-5 if vit.scale else None,
+                # timm multiplies and cuts: half a unit more, and no rounding makes it one unit less
+                mlp_ratio=(vit.hidden * (2 if vit.swiglu else 1) + 0.5) / vit.width,
+                init_values=1e-5 if vit.scale else None,
                 global_pool="token" if vit.cls and vit.norm != "pooled" else "avg", fc_norm=vit.norm == "pooled",
                 final_norm=vit.norm != "none", norm_layer=partial(nn.LayerNorm, eps=vit.eps), dynamic_img_size=True,
-                mlp_layer=SwiGLUPacked if vit.swiglu else Mlp,
+                # timm hands its GELU to any MLP, whatever that one's own default is
+                mlp_layer=SwiGLUPacked if vit.swiglu else Mlp, act_layer=nn.SiLU if vit.swiglu else nn.GELU,
                 **options,
             )  # fmt: skip
             self.vit = vit
@@ -359,6 +361,11 @@ class VisionTransformers(Family):
                 found=f"{wide} is no multiple of {vit.heads}",
                 todo=SUPPORTED,
             )
+        if parse(vit.arch) != vit:
+            raise CheckpointError(
+                f"is a vision transformer whose norms have an eps of {vit.eps:g}",
+                todo="names of architectures have room for one digit of it, as in 1e-06",
+            )
         return vit.arch
 
     def gmacs(self, arch: str, side: int = 224) -> float:
@@ -391,12 +398,12 @@ class VisionTransformers(Family):
         return vit.image, vit.image
 
     def poolings(self, arch: str) -> tuple[str, ...]:
-        """See the class; without a norm in the file only the raw ones."""
+        """See the class; without a norm in the file only the raw ones, and of four blocks only where there are four."""
         vit = vit_of(arch)
         normed = ("cls", "patches", "cls+patches", "cls4", "cls4+patches", "patches4")
         raw = tuple(f"{name}-raw" for name in normed)
         names = {"tokens": normed + raw, "pooled": ("patches", *raw), "none": raw}[vit.norm]
-        return tuple(name for name in names if vit.cls or "cls" not in name)
+        return tuple(name for name in names if (vit.cls or "cls" not in name) and (vit.depth >= 4 or "4" not in name))
 
     def pooling(self, arch: str, name: str) -> str:
         """The CLS token, or where there is none the average of patches: the first of `poolings`."""

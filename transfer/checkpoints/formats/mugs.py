@@ -3,8 +3,8 @@
 Layout: `{"student", "teacher", "student_mem", "teacher_mem", "optimizer", "epoch", "args", …}` and the state of each
 loss under its own name; `backbone.` is a ViT under timm's names with `relation_blocks.` of its own, used in pretraining
 alone; `instance_head.`, `local_group_head.` and `group_head.` lie behind it (sail-sg/mugs: main.py, src/model.py,
-src/vision_transformer.py). The teacher is evaluated (eval/eval_knn/eval_knn.py: `--checkpoint_key teacher`). Fixed
-positions are stored, and resized as DINO's.
+src/vision_transformer.py). The teacher is evaluated (eval/eval_knn/eval_knn.py: `--checkpoint_key teacher`). Positions
+are learned, and resized as DINO's.
 """
 
 from transfer.checkpoints.declared import Network, Release, prefixed, with_entries
