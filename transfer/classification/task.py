@@ -116,6 +116,7 @@ class ClassificationTask(Task):
 
     def check(self, run: Run) -> None:
         """Refuse views and shares that make no sense, days of extraction on a CPU, and what `demand` refuses."""
+        _demand_features(run)
         if run.data is None:
             return
         view = getattr(run.recipe, "view", None)
@@ -164,6 +165,19 @@ class ClassificationTask(Task):
     @abstractmethod
     def measure(self, run: Run) -> TaskOutcome:
         """The protocol itself: extract or train, choose where it chooses, report on test."""
+
+
+def _demand_features(run: Run) -> None:
+    """Refuse poolings that the checkpoint's family has not, and crops that its networks do not take."""
+    recipe, arch = run.recipe, run.backbone.arch
+    family = family_of(arch)
+    wanted = getattr(recipe, "poolings", ()) or (getattr(recipe, "pooling", None),)
+    poolings = [pooling for pooling in wanted if pooling is not None]
+    for pooling in poolings:
+        family.demand_pooling(arch, pooling)
+    seen = getattr(recipe, "view", None) or getattr(recipe, "sgd", None)
+    if seen is not None:
+        family.demand(arch, poolings, seen.crop, seen.crop)
 
 
 def _architecture(arch: str, covered: bool) -> tuple[Difference, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from classification_runs import SMALL, TINY_SGD, run, write_images
+from classification_runs import FROZEN, SMALL, TUNED, run, write_images
 from sgd_processes import coloured, train
 from torch import Tensor, nn
 
@@ -24,9 +24,6 @@ from transfer.runtime.errors import EngineError, TrainingError
 
 CPU, RANDOM = torch.device("cpu"), "random:resnet18"
 R18 = random_backbone("resnet18", 0)
-TINY_SEMI = [*TINY_SGD, "--sgd.epochs", "1", "--sgd.processes", "1"]
-TINY_TUNE = [*TINY_SGD, "--sgd.steps", "1"]
-ONE_PAIR = ["--lrs", "0.01", "--decays", "0"]
 
 
 def damage(network: nn.Module) -> None:
@@ -61,31 +58,6 @@ def built_and_damaged(kind: type[nn.Module]) -> Callable[..., nn.Module]:
         return network
 
     return build
-
-
-ONE = [*TINY_SGD, "--sgd.epochs", "1", "--protocol", "vicreg"]  # one classifier, nothing held out
-FROZEN = {
-    "knn": ("transfer.knn", "images", [*SMALL, "--ks", "20"]),
-    "svm": ("transfer.voc07_svm", "voc", ["--costs", "1"]),
-    "low-shot": ("transfer.voc07_lowshot", "voc", ["--ks", "1", "8", "--draws", "1", "--costs", "1"]),
-    "logistic": ("transfer.voc07_logistic", "voc", ["--penalties", "1"]),
-    "linear, cached": (
-        "transfer.imagenet_linear",
-        "images",
-        [*TINY_SGD, "--sgd.epochs", "1", "--form", "cached", *ONE],
-    ),
-    "linear, crops": ("transfer.imagenet_linear", "images", [*TINY_SGD, "--sgd.epochs", "1", *ONE]),
-    "fine-grained linear": ("finegrained.own_linear", "images", [*SMALL, "--penalties", "1"]),
-}
-TUNED = {
-    "semi": ("transfer.imagenet_semi_10", "images", TINY_SEMI),
-    "fine-tuning": ("finegrained.own_finetune", "images", [*TINY_TUNE, *ONE_PAIR]),
-    "a search of fine-tunings": (
-        "finegrained.own_finetune",
-        "images",
-        [*TINY_TUNE, *ONE_PAIR, "--lrs", "0.1", "0.01", "--holdout", "0.25"],
-    ),
-}
 
 
 def refused(case: tuple[str, str, list[str]], request: pytest.FixtureRequest, runs: Path) -> None:

@@ -50,3 +50,32 @@ def run(task: str, *arguments: str, runs: Path, status: int = 0) -> list[Record]
 def details_of(record: Record) -> dict:
     """As a reader of the file gets them."""
     return json.loads(json.dumps(record.details))
+
+
+# One run of each kind of protocol: task, fixture of its images, options.
+TINY_SEMI = [*TINY_SGD, "--sgd.epochs", "1", "--sgd.processes", "1"]
+TINY_TUNE = [*TINY_SGD, "--sgd.steps", "1"]
+ONE_PAIR = ["--lrs", "0.01", "--decays", "0"]
+ONE = [*TINY_SGD, "--sgd.epochs", "1", "--protocol", "vicreg"]  # one classifier, nothing held out
+FROZEN = {
+    "knn": ("transfer.knn", "images", [*SMALL, "--ks", "20"]),
+    "svm": ("transfer.voc07_svm", "voc", ["--costs", "1"]),
+    "low-shot": ("transfer.voc07_lowshot", "voc", ["--ks", "1", "8", "--draws", "1", "--costs", "1"]),
+    "logistic": ("transfer.voc07_logistic", "voc", ["--penalties", "1"]),
+    "linear, cached": (
+        "transfer.imagenet_linear",
+        "images",
+        [*TINY_SGD, "--sgd.epochs", "1", "--form", "cached", *ONE],
+    ),
+    "linear, crops": ("transfer.imagenet_linear", "images", [*TINY_SGD, "--sgd.epochs", "1", *ONE]),
+    "fine-grained linear": ("finegrained.own_linear", "images", [*SMALL, "--penalties", "1"]),
+}
+TUNED = {
+    "semi": ("transfer.imagenet_semi_10", "images", TINY_SEMI),
+    "fine-tuning": ("finegrained.own_finetune", "images", [*TINY_TUNE, *ONE_PAIR]),
+    "a search of fine-tunings": (
+        "finegrained.own_finetune",
+        "images",
+        [*TINY_TUNE, *ONE_PAIR, "--lrs", "0.1", "0.01", "--holdout", "0.25"],
+    ),
+}

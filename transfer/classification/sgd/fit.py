@@ -108,7 +108,7 @@ def fine_tune(
             else "start one process: without TORCHRUN and torchrun",
         )
     _refuse_lone_images(recipe, len(train))
-    model = FineTuned(backbone, len(train.classes), seed, machine.device)
+    model = FineTuned(backbone, len(train.classes), seed, machine.device, recipe.crop)
     learner = FineTuner(model, recipe, world)
     config = _config("fine-tuning", backbone, train, recipe, seed)
     each = recipe.processes // world.size

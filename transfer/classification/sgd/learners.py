@@ -58,11 +58,13 @@ class FineTuned(nn.Module):
     """A backbone under a linear classifier, both trained; proved to be the checkpoint's before its first step.
 
     Attributes:
+        side: of the images that it is trained on, in pixels, if known: the proof is made at that size, too.
         proof: made by `prove`, or by the one that began the training and kept in its checkpoint; None before.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device) -> None:
+    def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device, side: int = 0) -> None:
         super().__init__()
+        self.side = side
         self.backbone, self.device = backbone, device
         self.proof: Proof | None = None
         self.left_out: tuple[str, ...] = ()  # names of training images that could not be read
@@ -85,7 +87,11 @@ class FineTuned(nn.Module):
         if self.proof is None:
             training = self.training
             self.eval()
-            found = prove(self.backbone, "network", self.network, lambda pixels, _: self._logits(pixels), self.device)
+            family, arch = family_of(self.backbone.arch), self.backbone.arch
+            also = [(self.side, self.side)] if self.side and family.depends_on_size(arch) else []
+            found = prove(
+                self.backbone, "network", self.network, lambda pixels, _: self._logits(pixels), self.device, also=also
+            )
             self.proof = plain(found, TRAINED)
             self.train(training)
         return self.proof
