@@ -151,7 +151,7 @@ class ConvNeXts(Family):
         return expected_shapes(arch)
 
     def nearest(self, shapes: Mapping[str, Shape], facts: Facts) -> str:
-        """The one that shares most tensors; with a final norm if the file has a part of one."""
+        """Of the version that most blocks are of, the one that shares most tensors; with a norm if a part is there."""
 
         def score(arch: str) -> tuple[int, int]:
             wanted = expected_shapes(arch)
@@ -159,7 +159,8 @@ class ConvNeXts(Family):
             return hits, hits - len(wanted)
 
         normed = any(name.startswith("head.norm.") for name in shapes)
-        return max((arch for arch, known in _KNOWN.items() if known.norm == normed), key=score)
+        v2 = sum(name.endswith(".mlp.grn.weight") - name.endswith(".gamma") for name in shapes) > 0
+        return max((arch for arch, known in _KNOWN.items() if (known.norm, known.v2) == (normed, v2)), key=score)
 
     def lookalike(self, shapes: Mapping[str, Shape]) -> str | None:
         """timm's variants of the stem and of the head, which are other networks."""
