@@ -234,7 +234,8 @@ RELEASES = {
     ),
     "simmim": _release(
         "SimMIM, Swin", "simmim", simmim, "model", lambda name: "encoder." + swin_name(name),
-        "microsoft/Swin-Transformer: models/simmim.py, utils_simmim.py", archs=("swin_tiny_window6_192", "swin_base_window6_192"),
+        "microsoft/Swin-Transformer: models/simmim.py, utils_simmim.py",
+        archs=("swin_tiny_window6_192", "swin_base_window6_192"),
     ),
     "esvit": _release(
         "EsViT, Swin", "esvit", esvit, "teacher", swin_name, ESVIT, alone=False, **_TEACHER,
