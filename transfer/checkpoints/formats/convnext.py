@@ -3,11 +3,11 @@
 Layouts:
 
 - `{"model"}`, in one's own runs with `model_ema`, `optimizer`, `epoch`, `scaler`, `args` (facebookresearch/ConvNeXt:
-  models/convnext.py, utils.py: save_model; facebookresearch/ConvNeXt-V2: models/convnextv2.py). `downsample_layers.0.`
-  is the stem, `stages.S.B.` a block; `norm.` lies behind the average, `head.` is the classifier. Both networks of a run
-  are evaluated (main.py); the released `*_ema.pth` hold the average, as `model`, the default here. What was trained with
-  labels has both; what FCMAE released (`convnextv2_*_1k_224_fcmae.pt`) has neither, nor do SparK's backbones
-  (`convnextS_1kpretrained_official_style.pth`, flat; keyu-tian/SparK: pretrain/main.py);
+  models/convnext.py, utils.py: save_model; facebookresearch/ConvNeXt-V2: models/convnextv2.py). Their code evaluates the
+  model and, with `--model_ema_eval`, its average, too (main.py); the released `*_ema.pth` hold an average as `model`.
+  `downsample_layers.0.` is the stem, `stages.S.B.` a block; `norm.` lies behind the average of the map, `head.` is the
+  classifier. What was trained with labels has both; what FCMAE released (`convnextv2_*_1k_224_fcmae.pt`) has neither,
+  nor do SparK's backbones (`convnextS_1kpretrained_official_style.pth`, flat; keyu-tian/SparK: pretrain/main.py);
 - FCMAE's own runs: `{"model"}` with a decoder (models/fcmae.py) and `encoder.` under the names and shapes of sparse
   layers (models/convnextv2_sparse.py; models/utils.py: MinkowskiLayerNorm). A kernel is [places, in, out] there, its
   places column by column (utils.py, remap_checkpoint_keys), the one of a depthwise convolution [places, channels];
