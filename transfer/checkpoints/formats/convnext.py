@@ -3,7 +3,7 @@
 Layouts:
 
 - `{"model"}`, in one's own runs with `model_ema`, `optimizer`, `epoch`, `scaler`, `args` (facebookresearch/ConvNeXt:
-  models/convnext.py, utils.py: save_model; facebookresearch/ConvNeXt-V2: models/convnextv2.py). Their code evaluates the
+  models/convnext.py, utils.py: save_model; facebookresearch/ConvNeXt-V2: models/convnextv2.py). They evaluate the
   model and, with `--model_ema_eval`, its average, too (main.py); the released `*_ema.pth` hold an average as `model`.
   `downsample_layers.0.` is the stem, `stages.S.B.` a block; `norm.` lies behind the average of the map, `head.` is the
   classifier. What was trained with labels has both; what FCMAE released (`convnextv2_*_1k_224_fcmae.pt`) has neither,
