@@ -29,9 +29,9 @@ Tree = dict[str, Any]
 
 def _with_classifier(arch: str) -> torch.nn.Module:
     """torchvision's model, or for what torchvision does not have, the family's with a classifier called `fc`."""
-    if arch in torchvision.models.list_models():
-        return torchvision.models.get_model(arch, weights=None)
     family = family_of(arch)
+    if family.name == "resnet" and arch in torchvision.models.list_models():
+        return torchvision.models.get_model(arch, weights=None)
     model = family.build(arch)
     model.fc = torch.nn.Linear(family.channels(arch), 1000)
     return model
@@ -61,7 +61,7 @@ def real_state(arch: str, seed: int = 0) -> State:
     torch.manual_seed(seed)
     state = _with_classifier(arch).state_dict()
     for name, tensor in state.items():
-        if family_of(arch).name != "resnet" and (name.endswith(("bias", "gamma")) or "norm" in name):
+        if family_of(arch).name != "resnet" and (name.endswith(("bias", "gamma")) or "norm" in name or ".grn." in name):
             tensor.copy_(torch.rand(tensor.shape) + 0.5 * name.endswith("weight") - 0.25)
         if name.endswith("running_mean"):
             tensor.normal_(0, 0.1)

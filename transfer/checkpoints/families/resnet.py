@@ -327,9 +327,12 @@ POOLINGS: Mapping[str, tuple[Callable[[Tensor], Tensor], int]] = {
 }
 
 
-def demand_map(poolings: Iterable[str], height: int, width: int) -> None:
-    """Raise `UserError` if one of the poolings cannot be made of a crop of so many pixels: "grid" takes a 7 × 7 map."""
-    sides = -(-height // STRIDE), -(-width // STRIDE)
+def demand_map(poolings: Iterable[str], height: int, width: int, sides: tuple[int, int] | None = None) -> None:
+    """Raise `UserError` if one of the poolings cannot be made of a crop of so many pixels: "grid" takes a 7 × 7 map.
+
+    `sides` are those of the last map; of a ResNet, which pads, the crop's divided by 32 and rounded up.
+    """
+    sides = sides or (-(-height // STRIDE), -(-width // STRIDE))
     if "grid" in poolings and sides != (MAP, MAP):
         raise UserError(
             f'the pooling "grid" averages {WINDOW} × {WINDOW} windows of a {MAP} × {MAP} map',

@@ -133,7 +133,7 @@ def _release(title: str, prefix: str) -> Release:
         heads={"classifier.": "classifier, behind the backbone"},
         keys=(None, "state_dict"),
         outer=("",),
-        markers=("encoder.stages.",),
+        markers=("encoder.stages.0.layers.",),
         rename=torchvision_name,
         lints=(
             Lint(

@@ -43,6 +43,12 @@ NAME = "plain"
 PARTS = "cls_token_and_position"  # of what is carried: the two terms of timm's sum
 KEYS = ("state_dict", "model", "model_state_dict", "net", "module", "teacher")
 _MARKERS = tuple(marker for marker in markers() if marker not in families()["resnet"].markers)
+_PIXELS = "the file cannot say how its pixels were normalised: assumed are RGB with ImageNet's mean and std"
+# Beginnings of names → what such a file cannot say
+_ASSUMED_OF: Mapping[str, str] = {
+    "stages.": _PIXELS,
+    "layers.": f"{_PIXELS}; nor the eps of its norms: assumed is 1e-5",
+}
 ASSUMED = (
     "the file cannot say how its pixels were normalised, how many heads it has, the eps of its norms and how positions "
     "are resized: assumed are RGB with ImageNet's mean and std, the usual heads of its size, 1e-6, and timm's rule "
@@ -84,7 +90,8 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     if isinstance(said, Mapping) and PARTS in said:
         state = _apart(state, said[PARTS])
     if "arch" not in facts:
-        facts |= {"notes": (ASSUMED,), "facts": {"positions": "antialias"}}
+        note = next((text for start, text in _ASSUMED_OF.items() if has_prefix(state, start)), ASSUMED)
+        facts |= {"notes": (note,), "facts": {"positions": "antialias"}}
     return Extracted(state, dropped, **facts)
 
 
