@@ -174,6 +174,11 @@ class Task(ABC):
         """
         return recipe
 
+    def data_differences(self, run: Run) -> tuple[Difference, ...]:
+        """In what data and procedure are not the published ones."""
+        found: tuple[Difference, ...] = run.data.differences
+        return found
+
     def covers(self, protocol: str, arch: str) -> bool:
         """Whether the protocol was published for the family of this architecture."""
         from transfer.checkpoints.families import family_of
@@ -299,7 +304,7 @@ class Run:
         published = self.task.protocols[self.protocol]
         if self.task.covers(self.protocol, self.backbone.arch):
             published = self.task.suited(published, self.backbone.arch)
-        return (*self.data.differences, *recipe_differences(published, self.recipe))
+        return (*self.task.data_differences(self), *recipe_differences(published, self.recipe))
 
 
 def task_names() -> list[str]:

@@ -128,11 +128,11 @@ class Backbone:
         """Notes and lints as sentences, for logs and records."""
         return (*self.notes, *(f"{lint.code}: {lint.text}" for lint in self.lints))
 
-    def network(self) -> torch.nn.Module:
+    def network(self, drop_path: float = 0.0) -> torch.nn.Module:
         """The family's module without classifier that holds these weights, in eval mode; for ResNets torchvision's."""
         family = family_of(self.arch)
         with torch.device("meta"):  # drawing weights that are then overwritten takes most of the time
-            model = family.build(self.arch, stride_in_1x1=self.stride_in_1x1)
+            model = family.build(self.arch, stride_in_1x1=self.stride_in_1x1, drop_path=drop_path)
         model = model.to_empty(device="cpu")
         counted = {name: torch.zeros((), dtype=torch.int64) for name in family.shapes(self.arch) if is_optional(name)}
         model.load_state_dict(counted | dict(self.state))

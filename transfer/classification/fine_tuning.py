@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from transfer.checkpoints.families import family_of
+from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
-from transfer.classification.task import ClassificationTask, demand_sgd, gmacs_of
+from transfer.classification.task import ClassificationTask, demand_sgd, gmacs_of, refuse_on_cpu
 from transfer.protocol import Protocol
+from transfer.runtime.errors import UserError
 from transfer.runtime.provenance import Difference
 from transfer.task import Run, Task, TaskOutcome
 
@@ -25,6 +29,17 @@ class TuningRecipe:
     sgd: SgdRecipe
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseTuningRecipe:
+    """Fine-tuning of a transformer with a rate for every block.
+
+    Attributes:
+        tuning: all of it.
+    """
+
+    tuning: LayerwiseRecipe
+
+
 _DEFAULTS = "facebookresearch/vissl: vissl/config/defaults.yaml"
 
 
@@ -33,33 +48,74 @@ class TuningTask(ClassificationTask):
 
     def demand(self, run: Run) -> None:
         """Refuse what cannot be trained, or would not end on this CPU."""
-        recipe: TuningRecipe = run.recipe
-        demand_sgd(run, recipe.sgd, passes=3)
+        recipe: TuningRecipe | LayerwiseTuningRecipe = run.recipe
+        if isinstance(recipe, TuningRecipe):
+            demand_sgd(run, recipe.sgd, passes=3)
+            return
+        recipe.tuning.check()
+        demand_transformer(run.backbone.arch)
+        seen = recipe.tuning.images_seen(len(run.data.splits.train))
+        refuse_on_cpu(run, f"{seen:,} crops of {recipe.tuning.crop} pixels, 3 passes each")
 
-    def work(self, recipe: TuningRecipe, images: Mapping[str, int], arch: str) -> float:
+    def data_differences(self, run: Run) -> tuple[Difference, ...]:
+        """The classifier's start is a departure from VISSL's; a transformer's is as published. See `Task`."""
+        found = super().data_differences(run)
+        if isinstance(run.recipe, TuningRecipe):
+            return found
+        return tuple(each for each in found if each not in self.departures)
+
+    def work(self, recipe: TuningRecipe | LayerwiseTuningRecipe, images: Mapping[str, int], arch: str) -> float:
         """Of the training, and of looking at test. See `Task`."""
-        passes = 3 * recipe.sgd.images_seen(images["train"]) + images["test"]
-        return passes * gmacs_of(arch, recipe.sgd.crop)
+        own = recipe.sgd if isinstance(recipe, TuningRecipe) else recipe.tuning
+        return (3 * own.images_seen(images["train"]) + images["test"]) * gmacs_of(arch, own.crop)
 
     def measure(self, run: Run) -> TaskOutcome:
         """Fine-tune, report on test."""
-        from transfer.classification.sgd.fit import evaluate, fine_tune
+        from transfer.classification.sgd.fit import FineTuned, evaluate, fine_tune, fine_tune_layerwise
         from transfer.classification.splits import left_out_note, report, sgd_machine, whole_rows
 
-        recipe: TuningRecipe = run.recipe
+        recipe: TuningRecipe | LayerwiseTuningRecipe = run.recipe
         splits, machine = run.data.splits, sgd_machine(run)
-        model = fine_tune(run.backbone, splits.train, recipe.sgd, seed=run.seed, folder=run.workdir, machine=machine)
-        scores = evaluate(model, splits.test, recipe.sgd.evaluation_view(), machine=machine).numpy()
+        train = splits.train
+        model: FineTuned
+        if isinstance(recipe, TuningRecipe):
+            model = fine_tune(run.backbone, train, recipe.sgd, seed=run.seed, folder=run.workdir, machine=machine)
+            view = recipe.sgd.evaluation_view()
+        else:
+            model = fine_tune_layerwise(
+                run.backbone, train, recipe.tuning, seed=run.seed, folder=run.workdir, machine=machine
+            )
+            view = recipe.tuning.evaluation_view()
+        scores = evaluate(model, splits.test, view, machine=machine).numpy()
         metrics, details = report(scores, whole_rows(splits.test))
         notes = left_out_note(splits.train.name, model.left_out)
+        fresh = [group for group in model.backbone.dropped if group not in run.backbone.dropped]
+        notes += tuple(f"left out of the checkpoint: {', '.join(group.names)}: {group.reason}" for group in fresh)
         return TaskOutcome(metrics=metrics, details=details, verification=model.prove(), notes=notes)
 
 
 CPU = "two CPU cores, small sets: 10 epochs at 96 pixels"
 
 
-def vissl_task(dataset: str, title: str, config: str, epochs: int, milestones: tuple[int, ...]) -> Task:
-    """VISSL's full fine-tuning, as a configuration file of its has it."""
+def demand_transformer(arch: str) -> None:
+    """Raise `UserError` where blocks have no rates of their own."""
+    if family_of(arch).name != "vit":
+        raise UserError(
+            "this protocol fine-tunes a vision transformer, with a learning rate for every block",
+            found=f"the checkpoint is a {arch}",
+            todo="choose another protocol, for example --protocol vissl",
+        )
+
+
+def vissl_task(
+    dataset: str,
+    title: str,
+    config: str,
+    epochs: int,
+    milestones: tuple[int, ...],
+    more: Mapping[str, Protocol[Any]] | None = None,
+) -> Task:
+    """VISSL's full fine-tuning, as a configuration file of its has it, and `more` protocols, of transformers."""
     config = f"facebookresearch/vissl: {config}"
     protocol = (
         Protocol(TuningRecipe)
@@ -87,16 +143,20 @@ def vissl_task(dataset: str, title: str, config: str, epochs: int, milestones: t
         protocol.recipe.sgd, epochs=10, milestones=(6, 8), batch=64, lr=0.025, lr_backbone=0.025, crop=96, resize=96,
         processes=2,
     )  # fmt: skip
-    return tuning_task(dataset, title, {"vissl": protocol}, small, (START_OF_CLASSIFIER,))
+    protocols: dict[str, Protocol[Any]] = {"vissl": protocol, **(more or {})}
+    return tuning_task(
+        dataset, title, protocols, small, (START_OF_CLASSIFIER,), families=dict.fromkeys(more or {}, ("vit",))
+    )
 
 
 def tuning_task(
     dataset: str,
     title: str,
-    protocols: Mapping[str, Protocol[TuningRecipe]],
+    protocols: Mapping[str, Protocol[Any]],
     small: SgdRecipe,
     departures: tuple[Difference, ...] = (),
     version: int = 1,
+    families: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Task:
     """The task of a set of `transfer.datasets.labels.catalogue`; its file declares it.
 
@@ -112,4 +172,5 @@ def tuning_task(
         presets={"cpu": (CPU, TuningRecipe(sgd=small))},
         departures=departures,
         version=version,
+        families=families or {},
     )

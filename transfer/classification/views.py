@@ -117,7 +117,11 @@ class RandomView:
                 image = T.RandomResizedCrop(self.crop, (self.smallest, 1.0), interpolation=mode)(image)
             else:
                 image = T.RandomCrop(self.crop)(T.functional.resize(image, self.resize, mode))
-            return as_tensor(T.RandomHorizontalFlip(self.flip)(image))
+            return as_tensor(self.after(T.RandomHorizontalFlip(self.flip)(image), draw))
+
+    def after(self, image: Image.Image, draw: tuple[int, ...]) -> Image.Image:
+        """What is done to the crop before the network sees it: nothing."""
+        return image
 
 
 def to_network(images: Tensor, spec: InputSpec, device: torch.device) -> Tensor:

@@ -78,11 +78,31 @@ class Family(ABC):
         """10⁹ multiply–accumulates of a forward pass of one image of `side` × `side` pixels."""
 
     @abstractmethod
-    def build(self, arch: str, *, stride_in_1x1: bool = False) -> nn.Module:
+    def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """The module, randomly initialised, without a classifier: its `state_dict()` has exactly the names of `shapes`.
 
         Called without a classifier it returns the feature vector that its authors put one on.
+
+        Args:
+            arch: one that it `knows`.
+            stride_in_1x1: of ResNets, see `Backbone`.
+            drop_path: share of images for which the last block is left out in training, rising from 0 at the first.
+
+        Raises:
+            UserError: the module has none.
         """
+
+    def layer(self, arch: str, name: str) -> int:
+        """How deep a parameter lies, for rates that fall with depth: 0 what sees the pixels, the blocks from 1 on.
+
+        Raises:
+            UserError: the family has no such rule.
+        """
+        raise UserError(
+            f"a {arch} is not fine-tuned with a rate of its own for each block",
+            found=f"no rule for {self.name}",
+            todo="choose another protocol: `python -m transfer recipe TASK` lists them",
+        )
 
     @abstractmethod
     def stages(self, arch: str) -> tuple[str, ...]:

@@ -184,7 +184,7 @@ class ConvNeXts(Family):
                 counted += math.prod(shape) * (side // (4 << stage)) ** 2
         return counted / 1e9
 
-    def build(self, arch: str, *, stride_in_1x1: bool = False) -> nn.Module:
+    def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`; called, it gives `avg`, or `avg-raw` where there is no norm."""
         from timm.models.convnext import ConvNeXt as Module
         from torch import nn
@@ -193,6 +193,7 @@ class ConvNeXts(Family):
         network: nn.Module = Module(
             num_classes=0, depths=known.blocks, dims=known.widths, use_grn=known.v2, norm_eps=1e-6,
             ls_init_value=None if known.v2 else 1e-6, conv_mlp=known.as_convolutions,
+            drop_path_rate=drop_path,
         )  # fmt: skip
         if not known.norm:
             network.set_submodule("head.norm", nn.Identity())

@@ -433,8 +433,10 @@ class ResNets(Family):
         """See `Family`."""
         return sum(gmacs_by_stage(arch).values()) * (side / 224) ** 2
 
-    def build(self, arch: str, *, stride_in_1x1: bool = False) -> nn.Module:
+    def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`."""
+        if drop_path:
+            raise UserError("torchvision's ResNet leaves no block out in training", found=f"drop path {drop_path:g}")
         network: nn.Module = build_resnet(arch, stride_in_1x1=stride_in_1x1)
         return network
 

@@ -237,7 +237,7 @@ class SwinTransformers(Family):
             counted += tokens * 2 * wide**2 if stage else 0  # merging
         return counted / 1e9
 
-    def build(self, arch: str, *, stride_in_1x1: bool = False) -> nn.Module:
+    def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`; called, it gives `avg`."""
         from timm.models.swin_transformer import SwinTransformer
         from torch import nn
@@ -245,7 +245,7 @@ class SwinTransformers(Family):
         swin = swin_of(arch)
         network: Any = SwinTransformer(
             img_size=swin.image, patch_size=PATCH, num_classes=0, embed_dim=swin.widths[0], depths=swin.blocks,
-            num_heads=tuple(wide // HEAD for wide in swin.widths), window_size=swin.window, drop_path_rate=0.0,
+            num_heads=tuple(wide // HEAD for wide in swin.widths), window_size=swin.window, drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=swin.eps),
         )  # fmt: skip
         # a network that was built without memory has no values in them either

@@ -377,10 +377,17 @@ class VisionTransformers(Family):
         block = tokens * layers + 2 * tokens**2 * vit.width
         return (vit.depth * block + patches * vit.width * 3 * vit.patch**2) / 1e9
 
-    def build(self, arch: str, *, stride_in_1x1: bool = False) -> nn.Module:
+    def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`."""
-        network: nn.Module = _module()(vit_of(arch))
+        network: nn.Module = _module()(vit_of(arch), drop_path_rate=drop_path)
         return network
+
+    def layer(self, arch: str, name: str) -> int:
+        """As facebookresearch/mae: util/lr_decay.py, after BEiT's; registers, which it does not know, are tokens."""
+        if name in ("cls_token", "reg_token", "pos_embed") or name.startswith("patch_embed."):
+            return 0
+        found = _BLOCK.fullmatch(name)
+        return int(found[1]) + 1 if found else vit_of(arch).depth + 1
 
     def stages(self, arch: str) -> tuple[str, ...]:
         """Patches, every block, and the final norm where it is of all tokens."""

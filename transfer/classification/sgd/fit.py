@@ -21,6 +21,8 @@ from torch import Tensor
 from transfer.checkpoints.backbone import Backbone
 from transfer.classification.sgd.bank import Bank, Head, Norm, rule_of
 from transfer.classification.sgd.data import Deal, listed, wholes
+from transfer.classification.sgd.layerwise import LayerwiseTuned, LayerwiseTuner
+from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe
 from transfer.classification.sgd.learners import FineTuned, FineTuner, LinearFit, LinearLearner
 from transfer.classification.sgd.loop import SgdMachine, SgdTraining
 from transfer.classification.sgd.recipe import SgdRecipe
@@ -30,7 +32,16 @@ from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime.errors import DataError, UserError
 from transfer.runtime.progress import Bar
 
-__all__ = ["FineTuned", "LinearFit", "SgdMachine", "SgdRecipe", "evaluate", "fine_tune", "fit_linear"]
+__all__ = [
+    "FineTuned",
+    "LinearFit",
+    "SgdMachine",
+    "SgdRecipe",
+    "evaluate",
+    "fine_tune",
+    "fine_tune_layerwise",
+    "fit_linear",
+]
 
 
 def fit_linear(
@@ -120,6 +131,43 @@ def fine_tune(
     return model.eval()
 
 
+def fine_tune_layerwise(
+    backbone: Backbone,
+    train: LabelledImages,
+    recipe: LayerwiseRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    machine: SgdMachine | None = None,
+) -> LayerwiseTuned:
+    """A transformer fine-tuned with a rate for every block; a finished training is read, not repeated.
+
+    Args:
+        train: images of one label each.
+        folder: of the checkpoint and the curve.
+
+    Returns:
+        The network in eval mode, equal on all processes.
+
+    Raises:
+        UserError: bad input, or no transformer; `DataError` and `TrainingError` as in `SgdTraining.run`.
+    """
+    machine = machine or SgdMachine()
+    machine.check()
+    recipe.check()
+    if train.multilabel:
+        raise UserError(f"{train.name} has several labels an image", todo="give a set with one label an image")
+    world, classes = machine.world, len(train.classes)
+    model = LayerwiseTuned(backbone, classes, recipe, seed, machine.device)
+    learner = LayerwiseTuner(model, recipe, classes, seed, world)
+    config = _config("fine-tuning by layers", backbone, train, recipe, seed)
+    deal = Deal(world.size, world.size, range(world.rank, world.rank + 1))
+    training = SgdTraining(learner, train, recipe, recipe.training_view(), config, folder, machine)
+    training.run(seed, deal)
+    model.left_out = _names(train, training)
+    return model.eval()
+
+
 def _names(train: LabelledImages, training: SgdTraining) -> tuple[str, ...]:
     return tuple(train.images.name(index) for index in sorted(training.unreadable))
 
@@ -193,7 +241,9 @@ def _refuse_lone_images(recipe: SgdRecipe, images: int) -> None:
         )
 
 
-def _config(kind: str, backbone: Backbone, train: LabelledImages, recipe: SgdRecipe, seed: int) -> dict[str, Any]:
+def _config(
+    kind: str, backbone: Backbone, train: LabelledImages, recipe: SgdRecipe | LayerwiseRecipe, seed: int
+) -> dict[str, Any]:
     """All that decides the outcome, as plain values: what a training that is resumed must share."""
     sha = hashlib.sha256(np.ascontiguousarray(train.labels).tobytes())
     for index in range(len(train)):

@@ -62,13 +62,21 @@ class FineTuned(nn.Module):
         proof: made by `prove`, or by the one that began the training and kept in its checkpoint; None before.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, seed: int, device: torch.device, side: int = 0) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        seed: int,
+        device: torch.device,
+        side: int = 0,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.side = side
         self.backbone, self.device = backbone, device
         self.proof: Proof | None = None
         self.left_out: tuple[str, ...] = ()  # names of training images that could not be read
-        self.network = backbone.network()
+        self.network = backbone.network(drop_path) if drop_path else backbone.network()
         head = nn.Linear(family_of(backbone.arch).channels(backbone.arch), classes)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -214,12 +222,17 @@ class FineTuner:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See `transfer.classification.sgd.loop.Learner`."""
-        proof = kept(state, self.model.backbone)
-        if proof and proof["proved"] == TRAINED:
-            proof = proof | {"proved": f"{TRAINED}; kept in the checkpoint from which the training went on (fit.pth)"}
-        self.model.proof = proof
+        self.model.proof = loaded_proof(state, self.model.backbone)
         self.model.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def loaded_proof(state: Mapping[str, Any], backbone: Backbone) -> Proof | None:
+    """The proof of a training that is taken up, which says that it is an earlier one's."""
+    proof = kept(state, backbone)
+    if proof and proof["proved"] == TRAINED:
+        return proof | {"proved": f"{TRAINED}; kept in the checkpoint from which the training went on (fit.pth)"}
+    return proof
 
 
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from transfer.classification.sgd.data import Batch, Deal, Order, crops, listed
-from transfer.classification.sgd.recipe import SgdSchedule
+from transfer.classification.sgd.recipe import StepSchedule
 from transfer.classification.views import RandomView
 from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime import curve
@@ -96,7 +96,7 @@ class SgdTraining:
         self,
         learner: Learner,
         train: LabelledImages,
-        schedule: SgdSchedule,
+        schedule: StepSchedule,
         view: RandomView,
         config: Mapping[str, Any],
         folder: Path,

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transfer.classification.views import Interpolation, RandomView, WholeView
 from transfer.runtime.errors import UserError
+
+
+class StepSchedule(Protocol):
+    """What a training loop asks of a recipe."""
+
+    @property
+    def batch(self) -> int:
+        """Images of a step, over all processes."""
+
+    def epoch_steps(self, images: int) -> int:
+        """Steps in an epoch; the last has what is left of the images (drop_last=False)."""
+
+    def total_steps(self, images: int) -> int:
+        """Steps of the whole training."""
+
+    def share(self, step: int, images: int) -> float:
+        """Share of the full learning rate at `step` (0, 1, …)."""
 
 
 @dataclass(frozen=True, kw_only=True)
