@@ -133,12 +133,19 @@ def formats(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print("usage: python -m transfer formats\n\nlist the checkpoint formats that are read, and their branches")
         return 0
+    from transfer.checkpoints.families import families
     from transfer.checkpoints.formats import all_formats, title_of
 
-    for name, form in all_formats().items():
-        branches = f"  [{', '.join(form.branches)}]" if form.branches else ""
-        print(f"{name:<20}{title_of(name)}{branches}")
-    print("\nin brackets: what --branch takes; the first of them that a file holds is the default")
+    order = sorted(families().values(), key=lambda family: family.name != "resnet")
+    groups = {family.title: [family.name] for family in order} | {"recognised and refused": []}
+    for title, wanted in groups.items():
+        print(f"{title}:")
+        for name, form in all_formats().items():
+            if set(wanted) & set(form.families) or not (wanted or form.families):
+                branches = f"  [{', '.join(form.branches)}]" if form.branches else ""
+                print(f"  {name:<20}{title_of(name)}{branches}")
+        print()
+    print("in brackets: what --branch takes; the first of them that a file holds is the default")
     return 0
 
 

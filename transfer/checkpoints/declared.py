@@ -90,6 +90,7 @@ class Release:
         markers: how the backbone's names continue after the prefix, in the file's own spelling; one of them is enough.
         rename: a backbone's name in the file, without prefixes → the family's; None if it is no backbone's name. A part
             of a tensor that files keep in several is named `name#0`, `name#1`, … in the order in which they are joined.
+        families: of its networks; where nothing is said, those whose own names the markers are.
         facts: what the layout says of the architecture beside shapes, see `transfer.checkpoints.families`.
         general: see `Format`.
         input, same_padding, stride_in_1x1: see `Backbone`.
@@ -108,6 +109,7 @@ class Release:
     lacks: tuple[str, ...] = ()
     markers: tuple[str, ...] = ("layer1.",)
     rename: Callable[[str], str | None] | None = None
+    families: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     general: int = 0
     input: InputSpec = field(default_factory=InputSpec)
@@ -136,7 +138,13 @@ def prefixed(release: Release) -> Format:
         read=lambda tree, branch: _extract(release, tree, branch),
         explained=lambda tree: _explained(release, tree),
         general=release.general,
+        families=release.families or _families(release),
     )
+
+
+def _families(release: Release) -> tuple[str, ...]:
+    own = [name for name, family in families().items() if set(family.markers) & set(release.markers)]
+    return tuple(own) or ("resnet",)
 
 
 def one_of(name: str, *layouts: Format) -> Format:
@@ -158,7 +166,8 @@ def one_of(name: str, *layouts: Format) -> Format:
         return max(each.explained(tree) for each in layouts)
 
     branches = dict.fromkeys(branch for layout in layouts for branch in layout.branches)
-    return Format(name, tuple(branches), recognise, read, explained, layouts[0].general)
+    held = dict.fromkeys(name for layout in layouts for name in layout.families)
+    return Format(name, tuple(branches), recognise, read, explained, layouts[0].general, families=tuple(held))
 
 
 # What a classifier is called behind a network of any family; ConvNeXt's `head.norm` belongs to the network.

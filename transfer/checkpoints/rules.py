@@ -107,6 +107,7 @@ class Format:
             −1: more than a layout of 0 holds, which it would fit, too; 0: names or entries of its own; 1: names that
             others use as well; 2: a network that nobody signed; 3: any network anywhere.
         targets: what `convert --to` calls the programs that read this layout, and how it is written for each.
+        families: of the networks that such files hold.
         told_by_name: the name of such a file may say what nothing in it does; see `lints.told_by_name`.
     """
 
@@ -117,6 +118,7 @@ class Format:
     explained: Callable[[Tree], int] = lambda tree: 0
     general: int = 0
     targets: Mapping[str, Target] = field(default_factory=dict)
+    families: tuple[str, ...] = ("resnet",)
     told_by_name: bool = False
 
 
@@ -130,7 +132,7 @@ def refused(name: str, recognise: Callable[[Tree], Match | Mismatch], reason: st
     def read(tree: Tree, branch: str | None) -> Extracted:
         raise CheckpointError(reason, todo=todo)
 
-    return Format(name, (), recognise, read)
+    return Format(name, (), recognise, read, families=())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transfer" / "checkpoints")]
 
 from releases import Release, all_refusals, all_releases  # noqa: E402 - found by the line above
 
-from transfer.checkpoints.families.resnet import ARCHITECTURES  # noqa: E402
+from transfer.checkpoints.families import families, family_of, offered  # noqa: E402
 
 PAGE = ROOT / "docs" / "checkpoints.md"
 README = ROOT / "README.md"
@@ -27,20 +27,30 @@ BEGIN, END = (
 
 
 def table() -> str:
-    """Markdown: one row for the releases of a format that differ in nothing but their heads, then the refusals."""
+    """Markdown: a table for each family of networks, then the refusals."""
+    rows: list[str] = []
+    for name in sorted(families(), key=lambda name: name != "resnet"):
+        rows += [f"**{families()[name].title}**", "", *table_of(name), ""]
+    rows += ["| recognised and refused | because (words of the message) |", "| --- | --- |"]
+    rows += [f"| {refusal.title} | {', '.join(refusal.says[:2])} |" for refusal in all_refusals().values()]
+    return "\n".join(rows)
+
+
+def table_of(family: str) -> list[str]:
+    """One row for the releases of a format that differ in nothing but their heads."""
     groups: dict[tuple[str, str, str], list[Release]] = {}
-    for release in sorted(all_releases().values(), key=lambda release: (release.format, release.title)):
+    own = [release for release in all_releases().values() if family_of(release.archs[0]).name == family]
+    for release in sorted(own, key=lambda release: (release.format, release.title)):
         branches = ", ".join((release.branch, *release.others)) if release.others else "–"
         groups.setdefault((release.format, branches, release.real or "layout only"), []).append(release)
     rows = ["| `--format` | release form | architectures | branches | tested on |", "| --- | --- | --- | --- | --- |"]
     for (name, branches, seen), members in groups.items():
         titles = "; ".join(dict.fromkeys(release.title for release in members))
         used = {arch for release in members for arch in release.archs}
-        archs = ", ".join(arch.removeprefix("resnet") for arch in ARCHITECTURES if arch in used)
+        order = [arch for arch in offered() if arch in used] + sorted(used - set(offered()))
+        archs = ", ".join(arch.removeprefix("resnet") for arch in order)
         rows.append(f"| `{name}` | {titles} | {archs} | {branches} | {seen} |")
-    rows += ["", "| recognised and refused | because (words of the message) |", "| --- | --- |"]
-    rows += [f"| {refusal.title} | {', '.join(refusal.says[:2])} |" for refusal in all_refusals().values()]
-    return "\n".join(rows)
+    return rows
 
 
 def with_counts(page: str) -> str:

@@ -106,6 +106,11 @@ def test_every_tensor_of_the_file_is_used_or_dropped_with_a_reason(which):
         assert id(value) in used or parts & dropped, f"{path} is neither used nor dropped"
 
 
+def test_a_format_says_of_which_families_its_files_hold_networks():
+    for release in all_releases().values():
+        assert family_of(release.archs[0]).name in all_formats()[release.format].families, release.title
+
+
 @few
 def test_batch_counters_may_be_absent(which):
     release = all_releases()[which]

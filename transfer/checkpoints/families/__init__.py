@@ -31,6 +31,7 @@ class Family(ABC):
 
     Attributes:
         name: the module's.
+        title: for people, in the plural.
         offered: architectures that messages and `random:ARCH` name; a family may know more.
         supported: which those are, in a sentence for messages.
         stem: the tensor that sees the pixels, [channels, 3, h, w].
@@ -39,6 +40,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     offered: ClassVar[tuple[str, ...]]
     supported: ClassVar[str]
     stem: ClassVar[str]

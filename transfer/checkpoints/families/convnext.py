@@ -132,6 +132,7 @@ class ConvNeXts(Family):
     """
 
     name = "convnext"
+    title = "ConvNeXts"
     offered = tuple(arch for arch in _KNOWN if not arch.endswith(NO_NORM))
     supported = SUPPORTED
     stem = "stem.0.weight"

@@ -399,6 +399,7 @@ class ResNets(Family):
     """See the module."""
 
     name = "resnet"
+    title = "ResNets"
     offered = ARCHITECTURES
     supported = SUPPORTED
     stem = "conv1.weight"

@@ -171,6 +171,7 @@ class SwinTransformers(Family):
     """
 
     name = "swin"
+    title = "Swin transformers"
     offered = (
         *(f"swin_{size}_window7_224" for size in SIZES),
         *("swin_base_window12_384", "swin_large_window12_384", "swin_base_window6_192"),

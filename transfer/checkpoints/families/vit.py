@@ -302,6 +302,7 @@ class VisionTransformers(Family):
     """
 
     name = "vit"
+    title = "Vision transformers"
     offered = (
         *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch8_224", "vit_base_patch16_224"),
         *("vit_base_patch8_224", "vit_large_patch16_224", "vit_huge_patch14_224", "vit_small_patch14_518.ls.offset"),

@@ -151,6 +151,7 @@ def _layout(networks: Mapping[str, Network], keys: tuple[str | None, ...]) -> Re
         behind=_CLASSIFIER,
         keys=keys,
         markers=MARKERS,
+        families=("convnext",),
         rename=timm_name,
     )
 
@@ -166,6 +167,7 @@ FORMAT = one_of(
                 heads=_DECODER,
                 keys=_FLAT,
                 markers=MARKERS,
+                families=("convnext",),
                 rename=sparse_name,
             )
         ),
@@ -181,6 +183,7 @@ FORMAT = one_of(
                 needs=("norms.3.",),
                 keys=_FLAT,
                 markers=MARKERS,
+                families=("convnext",),
                 rename=timm_name,
             )
         )

@@ -14,8 +14,8 @@ and are plain ones; nothing in them says that their positions are resized by a f
 import dataclasses
 
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed
-from transfer.checkpoints.families import markers
 
+_MARKERS = ("layer1.", "blocks.0.norm1.")
 _FULL = prefixed(
     Release(
         name="dino",
@@ -23,12 +23,12 @@ _FULL = prefixed(
         networks={"teacher": Network("backbone.", "teacher"), "student": Network("backbone.", "student")},
         heads={"head.": "projection head, behind the backbone", "dino_loss": "running centre of the teacher's outputs"},
         keys=(),
-        markers=markers(),
+        markers=_MARKERS,
         facts={"positions": "offset"},
     )
 )
 _RELEASED = prefixed(
-    Release("dino", "DINO, a backbone alone", {"only": Network("")}, markers=markers(), facts={"positions": "offset"})
+    Release("dino", "DINO, a backbone alone", {"only": Network("")}, markers=_MARKERS, facts={"positions": "offset"})
 )
 
 

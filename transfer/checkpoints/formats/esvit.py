@@ -24,6 +24,7 @@ FORMAT = prefixed(
         needs=(NEEDS,),
         keys=(),
         markers=MARKERS,
+        families=("swin",),
         rename=timm_name,
         facts={"eps": 1e-6},
     )

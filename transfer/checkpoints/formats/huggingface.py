@@ -111,6 +111,7 @@ def _transformer(title: str, prefix: str, form: str) -> Release:
         keys=(None, "state_dict"),
         outer=("",),
         lacks=("embeddings.register_tokens",) if not prefix and form == "dinov2" else (),
+        families=("vit",),
         markers=("encoder.layer.0.layernorm_before.",) if plain else ("encoder.layer.0.layer_scale1.",),
         rename=timm_name,
         facts={"eps": 1e-12 if plain else 1e-6, "positions": "antialias" if form == "registers" else "size"},

@@ -49,7 +49,7 @@ FORMAT = with_entries(
         ),
         _layout(
             "iBOT, student and teacher, Swin transformers", swin.BUFFERS, markers=swin.MARKERS, rename=swin.timm_name,
-            facts={"eps": 1e-6},
+            facts={"eps": 1e-6}, families=("swin",),
         ),
     ),
     "ibot_loss",

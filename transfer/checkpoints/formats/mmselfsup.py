@@ -116,7 +116,17 @@ def timm_name(name: str) -> str | None:
 def _layout(title: str, networks: dict[str, Network], needs: tuple[str, ...]) -> Format:
     markers = ("layer1.", "layers.0.ln1.")
     return prefixed(
-        Release("mmselfsup", title, networks, needs=needs, heads=_HEADS, outer=("",), markers=markers, rename=timm_name)
+        Release(
+            "mmselfsup",
+            title,
+            networks,
+            needs=needs,
+            heads=_HEADS,
+            outer=("",),
+            markers=markers,
+            rename=timm_name,
+            families=("resnet", "vit"),
+        )
     )
 
 

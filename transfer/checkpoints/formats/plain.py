@@ -167,5 +167,6 @@ FORMAT = Format(
         "timm": Target(write, families=_FAMILIES),
         "safetensors": Target(write_plain, ".safetensors", families=_FAMILIES),
     },
+    families=_FAMILIES,
     told_by_name=True,
 )

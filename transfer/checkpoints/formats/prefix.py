@@ -221,4 +221,4 @@ def _leaves(tree: Mapping[Any, Any], one: Candidate, where: str = "", depth: int
             yield name
 
 
-FORMAT = Format(NAME, (), recognise, read, general=3)
+FORMAT = Format(NAME, (), recognise, read, general=3, families=tuple(families()))

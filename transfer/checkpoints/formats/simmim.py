@@ -20,6 +20,7 @@ FORMAT = prefixed(
         needs=(f"encoder.{NEEDS}",),
         keys=("model", None),
         markers=MARKERS,
+        families=("swin",),
         rename=timm_name,
     )
 )

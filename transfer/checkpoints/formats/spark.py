@@ -36,6 +36,7 @@ _RELEASE = Release(
     },
     keys=("module", None),
     markers=("layer1.", *MARKERS),
+    families=("resnet", "convnext"),
     rename=own_name,
 )
 

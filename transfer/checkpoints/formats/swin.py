@@ -48,6 +48,7 @@ def _layout(title: str, keys: tuple[str | None, ...], lints: tuple[Lint, ...] = 
             needs=(NEEDS,),
             keys=keys,
             markers=MARKERS,
+            families=("swin",),
             rename=timm_name,
             lints=lints,
         )

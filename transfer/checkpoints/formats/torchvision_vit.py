@@ -49,6 +49,7 @@ FORMAT = prefixed(
         networks={"only": Network("")},
         heads={"heads.": "classifier, behind the backbone"},
         keys=(None, "state_dict", "model"),
+        families=("vit",),
         markers=("encoder.layers.encoder_layer_0.ln_1.",),
         rename=timm_name,
         notes=(

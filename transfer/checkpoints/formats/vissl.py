@@ -157,4 +157,4 @@ def _known(mapping: Mapping[str, Any], where: str, keys: list[str]) -> tuple[Dro
     return as_dropped(groups)
 
 
-FORMAT = Format(NAME, BRANCHES, recognise, read)
+FORMAT = Format(NAME, BRANCHES, recognise, read, families=("resnet", "vit"))

@@ -193,6 +193,16 @@ RELEASES = {
         "solo-learn, ViT", "solo_learn", solo_learn, ("state_dict",), "backbone.{}".format,
         "vturrisi/solo-learn: solo/backbones/vit, solo/methods", branch="online", others=("momentum",),
     ),
+    "solo_learn_swin": _release(
+        "solo-learn, Swin", "solo_learn", solo_learn, ("state_dict",), "backbone.{}".format,
+        "vturrisi/solo-learn: solo/backbones/swin", archs=("swin_tiny_window7_224",), branch="online",
+        others=("momentum",),
+    ),
+    "solo_learn_convnext": _release(
+        "solo-learn, ConvNeXt", "solo_learn", solo_learn, ("state_dict",), "backbone.{}".format,
+        "vturrisi/solo-learn: solo/backbones/convnext", archs=("convnext_tiny",), branch="online",
+        others=("momentum",),
+    ),
     "lightly_vit_dino": _release(
         "lightly, DINO with a ViT", "lightly", lightly_dino, ("state_dict",), "backbone.vit.{}".format,
         "lightly-ai/lightly: benchmarks/imagenet/vitb16/dino.py", archs=(f"{S16}.antialias",), branch="teacher",
