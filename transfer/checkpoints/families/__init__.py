@@ -204,7 +204,7 @@ def family_of_names(names: Iterable[str]) -> Family:
     counted = Counter(dict.fromkeys(families(), 0))
     for each in names:
         counted.update(name for name, family in families().items() if family.owns(each))
-    return families()[max(counted, key=lambda name: (counted[name], name == "resnet"))]
+    return families()[max(counted, key=lambda name: (counted[name], name == "resnet", name == "vit"))]
 
 
 def is_optional(name: str) -> bool:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transfer.checkpoints.families import Facts, Family, Shape
 from transfer.runtime.errors import CheckpointError, UserError
@@ -280,13 +280,16 @@ def positions(table: Tensor, vit: Vit, height: int, width: int) -> Tensor:
     return torch.cat([table[:, :cut], patches], 1)
 
 
-_OF_A_BACKBONE = re.compile(r"(?:cls_token$|reg_token$|pos_embed$|patch_embed\.proj\.|blocks\.\d+\.|norm\.|fc_norm\.)")
+_OF_A_BACKBONE = re.compile(
+    r"(?:cls_token$|reg_token$|pos_embed$|patch_embed\.proj\.|norm\.|fc_norm\."
+    r"|blocks\.\d+\.(?!attn\.[qv]_bias|attn\.relative|gamma_))"
+)
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 # A part of a feature: which tokens, of how many of the last blocks
 _PART = re.compile(r"(cls|patches)(\d*)")
 
 
-def _parts(pooling: str) -> list[tuple[str, int]]:
+def parts(pooling: str) -> list[tuple[str, int]]:
     """`cls4+patches` → [("cls", 4), ("patches", 1)]."""
     found = [_PART.fullmatch(part) for part in pooling.removesuffix("-raw").split("+")]
     return [(part[1], int(part[2] or 1)) for part in found if part]
@@ -303,14 +306,18 @@ class VisionTransformers(Family):
 
     name = "vit"
     title = "Vision transformers"
-    offered = (
+    offered: ClassVar[tuple[str, ...]] = (
         *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch8_224", "vit_base_patch16_224"),
         *("vit_base_patch8_224", "vit_large_patch16_224", "vit_huge_patch14_224", "vit_small_patch14_518.ls.offset"),
     )
     supported = SUPPORTED
     stem = "patch_embed.proj.weight"
     classifier = "head"
-    markers = ("blocks.0.norm1.",)
+    markers: ClassVar[tuple[str, ...]] = ("blocks.0.norm1.",)
+
+    def numbers(self, arch: str) -> Any:
+        """Width, depth, patch, image, prefix, norm, … of an architecture."""
+        return vit_of(arch)
 
     def knows(self, arch: str) -> bool:
         """See `Family`."""
@@ -336,11 +343,11 @@ class VisionTransformers(Family):
             if found := _BLOCK.fullmatch(name):
                 numbers.add(int(found[1]))
                 blocks.setdefault(found[2], []).append(shape)
-        wide = _most(
+        wide = most(
             shape[0] for name in ("norm1.weight", "norm1.bias", "attn.proj.bias") for shape in blocks.get(name, ())
         )
-        hidden = _most(shape[-1] for shape in blocks.get("mlp.fc2.weight", ()))
-        first = _most(shape[0] for shape in blocks.get("mlp.fc1.bias", ()))
+        hidden = most(shape[-1] for shape in blocks.get("mlp.fc2.weight", ()))
+        first = most(shape[0] for shape in blocks.get("mlp.fc1.bias", ()))
         if not (numbers and wide and hidden):
             raise CheckpointError("holds no whole block of a vision transformer", todo=SUPPORTED)
         depth, swiglu, cls = max(numbers) + 1, first == 2 * hidden, "cls_token" in shapes
@@ -371,12 +378,12 @@ class VisionTransformers(Family):
 
     def gmacs(self, arch: str, side: int = 224) -> float:
         """See `Family`."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         patches = (side // vit.patch) ** 2
         tokens = patches + vit.prefix
         layers = 4 * vit.width**2 + (3 if vit.swiglu else 2) * vit.width * vit.hidden
         block = tokens * layers + 2 * tokens**2 * vit.width
-        return (vit.depth * block + patches * vit.width * 3 * vit.patch**2) / 1e9
+        return float(vit.depth * block + patches * vit.width * 3 * vit.patch**2) / 1e9
 
     def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`."""
@@ -388,11 +395,11 @@ class VisionTransformers(Family):
         if name in ("cls_token", "reg_token", "pos_embed") or name.startswith("patch_embed."):
             return 0
         found = _BLOCK.fullmatch(name)
-        return int(found[1]) + 1 if found else vit_of(arch).depth + 1
+        return int(found[1]) + 1 if found else self.numbers(arch).depth + 1
 
     def stages(self, arch: str) -> tuple[str, ...]:
         """Patches, every block, and the final norm where it is of all tokens."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         blocks = [f"blocks.{number}" for number in range(vit.depth)]
         return ("patch_embed", *blocks, *(["norm"] if vit.norm == "tokens" else []))
 
@@ -402,12 +409,12 @@ class VisionTransformers(Family):
 
     def proof_sides(self, arch: str) -> tuple[int, int]:
         """The training size."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         return vit.image, vit.image
 
     def poolings(self, arch: str) -> tuple[str, ...]:
         """See the class; without a norm in the file only the raw ones, and of four blocks only where there are four."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         normed = ("cls", "patches", "cls+patches", "cls4", "cls4+patches", "patches4")
         raw = tuple(f"{name}-raw" for name in normed)
         names = {"tokens": normed + raw, "pooled": ("patches", *raw), "none": raw}[vit.norm]
@@ -419,7 +426,8 @@ class VisionTransformers(Family):
 
     def channels(self, arch: str) -> int:
         """See `Family`."""
-        return vit_of(arch).width
+        wide: int = self.numbers(arch).width
+        return wide
 
     def map_channels(self, arch: str) -> int:
         """See `Family`."""
@@ -427,11 +435,12 @@ class VisionTransformers(Family):
 
     def width(self, arch: str, pooling: str) -> int:
         """See `Family`."""
-        return vit_of(arch).width * sum(count for _, count in _parts(pooling))
+        wide: int = self.numbers(arch).width
+        return wide * sum(count for _, count in parts(pooling))
 
     def demand(self, arch: str, poolings: Iterable[str], height: int, width: int) -> None:
         """See `Family`."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         if height % vit.patch or width % vit.patch or min(height, width) < vit.patch:
             below = max(1, min(height, width) // vit.patch) * vit.patch
             raise UserError(
@@ -442,7 +451,7 @@ class VisionTransformers(Family):
 
     def outputs(self, network: nn.Module, images: Tensor, poolings: Sequence[str]) -> Any:
         """Tokens behind each of the last blocks that a pooling wants, and the last of them behind the final norm."""
-        count = max(count for pooling in poolings for _, count in _parts(pooling))
+        count = max(count for pooling in poolings for _, count in parts(pooling))
         raw = network.last_tokens(images, count)  # type: ignore[operator]
         return raw, [network.norm(tokens) for tokens in raw]  # type: ignore[operator]
 
@@ -460,13 +469,13 @@ class VisionTransformers(Family):
             return averages if raw or vit.norm != "pooled" else network.fc_norm(averages)  # type: ignore[operator]
 
         return {
-            name: torch.cat([part(which, count, name.endswith("-raw")) for which, count in _parts(name)], 1)
+            name: torch.cat([part(which, count, name.endswith("-raw")) for which, count in parts(name)], 1)
             for name in poolings
         }
 
     def facts(self, arch: str) -> dict[str, str]:
         """See `Family`."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         rules = {
             "size": "to the grid, bicubic",
             "offset": "by the factor (side + 0.1) / grid, bicubic",
@@ -481,7 +490,7 @@ class VisionTransformers(Family):
 
     def lints(self, arch: str, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
         """See `Family`."""
-        vit = vit_of(arch)
+        vit = self.numbers(arch)
         kind = _fixed(state["pos_embed"], vit)
         if kind:
             yield "positions", f"pos_embed is a fixed table of sines and cosines, in the order of {kind}"
@@ -496,7 +505,7 @@ class VisionTransformers(Family):
             yield "initialisation", "all layer norms have scale 1 and shift 0: an untrained file"
 
 
-def _most(values: Iterable[int]) -> int:
+def most(values: Iterable[int]) -> int:
     """The most frequent one; 0 of none. A single misshaped tensor decides nothing."""
     counted = Counter(values).most_common(1)
     return counted[0][0] if counted else 0

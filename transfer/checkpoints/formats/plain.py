@@ -19,7 +19,8 @@ import torch
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.declared import CLASSIFIERS, explained_names, renamed
-from transfer.checkpoints.families import families, markers
+from transfer.checkpoints.families import families, family_of_names, markers
+from transfer.checkpoints.formats.beit import FIRST, HALF, INDICES
 from transfer.checkpoints.formats.ibot import timm_name
 from transfer.checkpoints.rules import (
     TRAINING_STATE,
@@ -79,9 +80,16 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     weights, key, prefix = _locate(tree) or (tree, None, "")
     if key is None:
         weights = _without_training_state(weights)
-    left = CLASSIFIERS | dict.fromkeys(("masked_embed", "mask_token"), "stands for masked patches in pretraining")
+    names = [str(name).removeprefix(prefix) for name in weights]
+    of_beit = family_of_names(names).name == "beit"
+    left = (
+        (INDICES if of_beit else {})
+        | CLASSIFIERS
+        | dict.fromkeys(("masked_embed", "mask_token"), "stands for masked patches in pretraining")
+    )
     state, dropped = separate(weights, prefix, [Drop(prefix + start, reason) for start, reason in left.items()])
-    state = renamed(state, timm_name, prefix)
+    if not of_beit:  # whose layer scales are called `gamma_1` by timm, too
+        state = renamed(state, timm_name, prefix)
     if key is not None:
         dropped += beside(tree, [key])
     metadata = getattr(weights, "_metadata", None)
@@ -92,6 +100,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     if "arch" not in facts:
         note = next((text for start, text in _ASSUMED_OF.items() if has_prefix(state, start)), ASSUMED)
         facts |= {"notes": (note,), "facts": {"positions": "antialias"}}
+        facts |= {"input": HALF, "lints": (FIRST,), "notes": ()} if of_beit else {}
     return Extracted(state, dropped, **facts)
 
 
