@@ -22,19 +22,35 @@ AUTHORS: Mapping[str, str] = {
 }
 
 
-def own_protocol(format: str, protocols: Mapping[str, object]) -> str | None:
-    """The protocol of the authors of a checkpoint of this format; None if the task offers none."""
-    name = AUTHORS.get(format)
-    return name if name in protocols else None
+# The same of vision transformers, whose authors have a protocol for each size: linear, fine-tuned.
+AUTHORS_OF_VITS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "dino": {"small": ("dino_vit_small", "dino"), "base": ("dino_vit_base", "dino")},
+    "dinov2": dict.fromkeys(("small", "base", "large", "giant2"), ("dinov2",)),
+    "ibot": {"small": ("ibot_vit_small",), "base": ("ibot_vit_base",), "large": ("ibot_vit_base",)},
+    "mae": {"base": ("mae", "mae_base"), "large": ("mae_large",), "huge": ("mae_large", "mae_huge")},
+    "moco_v3": {"small": ("moco_v3",), "base": ("moco_v3",)},
+}
 
 
-def protocol_of_all(formats: Mapping[str, str], protocols: Mapping[str, object]) -> str:
-    """What `--protocol auto` means for checkpoints (name → format).
+def own_protocol(format: str, protocols: Mapping[str, object], arch: str = "resnet50") -> str | None:
+    """The protocol of the authors of a checkpoint of this format and architecture; None if the task offers none."""
+    family, _, rest = arch.partition("_")
+    names = AUTHORS_OF_VITS.get(format, {}).get(rest.partition("_")[0], ()) if family == "vit" else ()
+    if family != "vit" and format in AUTHORS:
+        names = (AUTHORS[format],)
+    return next((name for name in names if name in protocols), None)
+
+
+def protocol_of_all(
+    formats: Mapping[str, str], protocols: Mapping[str, object], archs: Mapping[str, str] | None = None
+) -> str:
+    """What `--protocol auto` means for checkpoints (name → format, and name → architecture).
 
     Raises:
         UserError: a checkpoint whose authors' protocol is not offered, or checkpoints of several authors.
     """
-    own = {name: own_protocol(format, protocols) for name, format in formats.items()}
+    known = archs or dict.fromkeys(formats, "resnet50")
+    own = {name: own_protocol(format, protocols, known[name]) for name, format in formats.items()}
     unknown = [f"{name} ({formats[name]})" for name, found in own.items() if found is None]
     if unknown:
         raise UserError(
@@ -52,9 +68,9 @@ def protocol_of_all(formats: Mapping[str, str], protocols: Mapping[str, object])
     return names[0]
 
 
-def advice(format: str, protocol: str, protocols: Mapping[str, object]) -> str:
+def advice(format: str, protocol: str, protocols: Mapping[str, object], arch: str = "resnet50") -> str:
     """A line for a checkpoint that its authors measured otherwise; "" if they did not, or nothing is known."""
-    own = own_protocol(format, protocols)
+    own = own_protocol(format, protocols, arch)
     if own is None or own == protocol:
         return ""
     return (

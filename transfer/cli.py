@@ -139,8 +139,9 @@ def _protocol(name: str, task: Task, rest: list[str]) -> str:
         return first if typed == AUTO else typed
     # The recipe's defaults depend on the protocol, and the protocol on the checkpoints: they are looked at beforehand.
     options, _, _ = _parse(name, task, task.protocols[first], rest)
-    formats = {label: backbone.source.format for backbone, label in read_backbones(options)}
-    return protocol_of_all(formats, task.protocols)
+    backbones = {label: backbone for backbone, label in read_backbones(options)}
+    formats = {label: backbone.source.format for label, backbone in backbones.items()}
+    return protocol_of_all(formats, task.protocols, {label: backbone.arch for label, backbone in backbones.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +218,7 @@ def _run_all(line: CommandLine, world: World, beside: tuple[Any, ...]) -> int:
         logger.info("engine: %s (%s)", engine.name, why)
     runs = [line.run(backbone, label, engine, world) for backbone, label in backbones]
     for run in runs:
-        hint = advice(run.backbone.source.format, line.protocol, task.protocols)
+        hint = advice(run.backbone.source.format, line.protocol, task.protocols, run.backbone.arch)
         if hint:
             logger.info("%s: %s", run.label, hint)
         task.check(run)

@@ -6,7 +6,7 @@ from classification_runs import write_images
 from releases import all_releases
 
 from transfer.__main__ import main
-from transfer.authors import AUTHORS, advice, own_protocol, protocol_of_all
+from transfer.authors import AUTHORS, AUTHORS_OF_VITS, advice, own_protocol, protocol_of_all
 from transfer.checkpoints.formats import all_formats
 from transfer.record import read_record
 from transfer.runtime.errors import UserError
@@ -20,12 +20,27 @@ def test_the_table_names_formats_and_protocols_that_there_are():
     tasks = ("transfer.imagenet_linear", "transfer.places205_linear", "transfer.imagenet_semi_1")
     offered = {name for task in tasks for name in load_task(task).protocols}
     assert set(AUTHORS.values()) <= offered
+    assert set(AUTHORS_OF_VITS) <= set(all_formats())
+    offered |= set(load_task("transfer.imagenet_finetune").protocols)
+    assert {name for sizes in AUTHORS_OF_VITS.values() for names in sizes.values() for name in names} <= offered
 
 
 def test_each_author_has_a_protocol_where_the_task_offers_it():
     assert own_protocol("moco", LINEAR) == "moco"
     assert own_protocol("vissl", LINEAR) is None
     assert own_protocol("torchvision", LINEAR) is None
+
+
+def test_authors_of_vision_transformers_have_a_protocol_for_each_size():
+    assert own_protocol("dino", LINEAR, "vit_small_patch16_224.offset") == "dino_vit_small"
+    assert own_protocol("dino", LINEAR, "vit_base_patch8_224.offset") == "dino_vit_base"
+    assert own_protocol("dino", load_task("transfer.knn").protocols, "vit_base_patch8_224.offset") == "dino"
+    assert own_protocol("mae", load_task("transfer.imagenet_finetune").protocols, "vit_huge_patch14_224") == "mae_huge"
+    assert own_protocol("moco_v3", LINEAR, "resnet50") is None
+    assert own_protocol("mae", LINEAR, "vit_tiny_patch16_224") is None
+    assert own_protocol("dinov2", LINEAR, "vit_giant2_patch14_518.ls.offset") == "dinov2"
+    with pytest.raises(UserError, match="different authors"):
+        protocol_of_all({"s": "dino", "b": "dino"}, LINEAR, {"s": "vit_small_patch16_224", "b": "vit_base_patch16_224"})
 
 
 def test_several_authors_are_no_comparison():
