@@ -27,7 +27,7 @@ AUTHORS_OF_VITS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "dino": {"small": ("dino_vit_small", "dino"), "base": ("dino_vit_base", "dino")},
     "dinov2": dict.fromkeys(("small", "base", "large", "giant2"), ("dinov2",)),
     "ibot": {"small": ("ibot_vit_small",), "base": ("ibot_vit_base",), "large": ("ibot_vit_base",)},
-    "mae": {"base": ("mae", "mae_base"), "large": ("mae_large",), "huge": ("mae_large", "mae_huge")},
+    "mae": {"base": ("mae", "mae_base"), "large": ("mae_large",), "huge": ("mae_huge", "mae_large")},
     "moco_v3": {"small": ("moco_v3",), "base": ("moco_v3",)},
 }
 
