@@ -177,6 +177,29 @@ CLASSIFIERS = {
 }
 
 
+def plain_place(
+    tree: Tree, markers: Sequence[str], keys: Sequence[str]
+) -> tuple[Mapping[str, Any], str | None, str] | None:
+    """(weights, key or None for the top, prefix) of a network that stands by itself; None if there is none in `tree`.
+
+    Args:
+        markers: how its names may begin.
+        keys: under which it may lie.
+    """
+    for key in (None, *keys):
+        weights = tree if key is None else weights_under(tree, key)
+        for prefix in ("", "module."):
+            if weights is not None and any(has_prefix(weights, prefix + marker) for marker in markers):
+                return weights, key, prefix
+    return None
+
+
+def plainly_explained(tree: Tree, keys: Sequence[str]) -> int:
+    """Tensors under a family's own names, at the place of a plain network that has most of them."""
+    places = [tree, *filter(None, (weights_under(tree, key) for key in keys))]
+    return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
+
+
 def with_entries(format: Format, *entries: str) -> Format:
     """`format` for those files alone that have these entries at the top, whatever is in them."""
 

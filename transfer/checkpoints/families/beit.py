@@ -20,7 +20,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from transfer.checkpoints.families import Facts, Shape
-from transfer.checkpoints.families.vit import VisionTransformers, most
+from transfer.checkpoints.families.vit import VisionTransformers, most, tensors_of_blocks
 from transfer.runtime.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
@@ -205,7 +205,6 @@ _OF_A_BACKBONE = re.compile(
     r"(?:cls_token$|pos_embed$|patch_embed\.proj\.|norm\.|fc_norm\.|rel_pos_bias\.relative_position_bias_table$"
     r"|blocks\.\d+\.(?!attn\.qkv\.bias|ls\d))"
 )
-_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 class Beits(VisionTransformers):
@@ -239,16 +238,11 @@ class Beits(VisionTransformers):
         Raises:
             CheckpointError: a table that fits no square grid, no square patches, or no whole block.
         """
-        blocks: dict[str, list[Shape]] = {}
-        numbers = set()
-        for name, shape in shapes.items():
-            if found := _BLOCK.fullmatch(name):
-                numbers.add(int(found[1]))
-                blocks.setdefault(found[2], []).append(shape)
+        blocks, depth = tensors_of_blocks(shapes)
         wide = most(shape[0] for name in ("norm1.weight", "norm1.bias") for shape in blocks.get(name, ()) if shape)
         hidden = most(shape[-1] for shape in blocks.get("mlp.fc2.weight", ()) if shape)
         stem = shapes.get("patch_embed.proj.weight", ())
-        if not (numbers and wide and hidden) or len(stem) < 4 or stem[2] != stem[3]:
+        if not (depth and wide and hidden) or len(stem) < 4 or stem[2] != stem[3]:
             raise CheckpointError(
                 "holds no whole BEiT with square patches", found=f"patch_embed.proj.weight is {stem}", todo=SUPPORTED
             )
@@ -260,7 +254,6 @@ class Beits(VisionTransformers):
         heads = heads or facts.get("heads_of", {}).get(wide, max(1, wide // 64))
         absolute = shapes.get("pos_embed")
         grid = self._grid(rows, absolute)
-        depth = max(numbers) + 1
         beit = Beit(
             wide, depth, heads, hidden, stem[2], stem[2] * grid,
             relative="shared" if shared else "blocks" if own else "none",

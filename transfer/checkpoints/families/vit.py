@@ -295,6 +295,17 @@ def parts(pooling: str) -> list[tuple[str, int]]:
     return [(part[1], int(part[2] or 1)) for part in found if part]
 
 
+def tensors_of_blocks(shapes: Mapping[str, Shape]) -> tuple[dict[str, list[Shape]], int]:
+    """Name within a block → its shapes in all blocks, and how many blocks there are."""
+    blocks: dict[str, list[Shape]] = {}
+    numbers = {-1}
+    for name, shape in shapes.items():
+        if found := _BLOCK.fullmatch(name):
+            numbers.add(int(found[1]))
+            blocks.setdefault(found[2], []).append(shape)
+    return blocks, max(numbers) + 1
+
+
 class VisionTransformers(Family):
     """See the module.
 
@@ -337,20 +348,15 @@ class VisionTransformers(Family):
         Raises:
             CheckpointError: positions that fit no square grid, or a CLS token without one; a size without known heads.
         """
-        blocks: dict[str, list[Shape]] = {}
-        numbers = set()
-        for name, shape in shapes.items():
-            if found := _BLOCK.fullmatch(name):
-                numbers.add(int(found[1]))
-                blocks.setdefault(found[2], []).append(shape)
+        blocks, count = tensors_of_blocks(shapes)
         wide = most(
             shape[0] for name in ("norm1.weight", "norm1.bias", "attn.proj.bias") for shape in blocks.get(name, ())
         )
         hidden = most(shape[-1] for shape in blocks.get("mlp.fc2.weight", ()))
         first = most(shape[0] for shape in blocks.get("mlp.fc1.bias", ()))
-        if not (numbers and wide and hidden):
+        if not (count and wide and hidden):
             raise CheckpointError("holds no whole block of a vision transformer", todo=SUPPORTED)
-        depth, swiglu, cls = max(numbers) + 1, first == 2 * hidden, "cls_token" in shapes
+        depth, swiglu, cls = count, first == 2 * hidden, "cls_token" in shapes
         size = next((name for name, known in SIZES.items() if known[:2] == (wide, depth)), f"{wide}x{depth}")
         usual = _usual(size, 16, 224)
         patch, grid = _patch(shapes), _grid(shapes, cls)

@@ -18,7 +18,7 @@ import torch
 
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, carried, carry
-from transfer.checkpoints.declared import CLASSIFIERS, explained_names, renamed
+from transfer.checkpoints.declared import CLASSIFIERS, plain_place, plainly_explained, renamed
 from transfer.checkpoints.families import families, family_of_names, markers
 from transfer.checkpoints.formats.beit import FIRST, HALF, INDICES
 from transfer.checkpoints.formats.ibot import timm_name
@@ -34,7 +34,6 @@ from transfer.checkpoints.rules import (
     beside,
     has_prefix,
     separate,
-    weights_under,
 )
 from transfer.checkpoints.safetensors_files import write_safetensors
 from transfer.runtime.errors import CheckpointError
@@ -57,19 +56,9 @@ ASSUMED = (
 )
 
 
-def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
-    """(weights, key or None for the top, prefix), or None if there is no such network in `tree`."""
-    for key in (None, *KEYS):
-        weights = tree if key is None else weights_under(tree, key)
-        for prefix in ("", "module."):
-            if weights is not None and any(has_prefix(weights, prefix + marker) for marker in _MARKERS):
-                return weights, key, prefix
-    return None
-
-
 def recognise(tree: Tree) -> Match | Mismatch:
     """A name that begins as a first block's under timm's names, at the top or under one of `KEYS`."""
-    located = _locate(tree)
+    located = plain_place(tree, _MARKERS, KEYS)
     if located is None:
         return Mismatch(f"no name begins with {' or '.join(_MARKERS)}, at the top or under {', '.join(KEYS)}")
     return Match("plain network under timm's names" + (f", in {located[1]!r}" if located[1] else ""))
@@ -77,7 +66,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest."""
-    weights, key, prefix = _locate(tree) or (tree, None, "")
+    weights, key, prefix = plain_place(tree, _MARKERS, KEYS) or (tree, None, "")
     if key is None:
         weights = _without_training_state(weights)
     names = [str(name).removeprefix(prefix) for name in weights]
@@ -108,12 +97,6 @@ def _without_training_state(weights: Mapping[str, Any]) -> Mapping[str, Any]:
     if not any(name in TRAINING_STATE for name in weights):
         return weights  # as it is: its _metadata may carry facts
     return {name: value for name, value in weights.items() if name not in TRAINING_STATE}
-
-
-def explained(tree: Tree) -> int:
-    """Tensors under timm's names, at the place that has most of them."""
-    places = [tree, *filter(None, (weights_under(tree, key) for key in KEYS))]
-    return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
 
 
 def to_timm(backbone: Backbone) -> tuple[OrderedDict[str, torch.Tensor], dict[str, Any]]:
@@ -170,7 +153,7 @@ FORMAT = Format(
     (),
     recognise,
     read,
-    explained,
+    lambda tree: plainly_explained(tree, KEYS),
     general=2,
     targets={
         "timm": Target(write, families=_FAMILIES),

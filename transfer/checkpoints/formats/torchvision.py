@@ -13,13 +13,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, carried, carry
-from transfer.checkpoints.declared import explained_names
+from transfer.checkpoints.declared import plain_place, plainly_explained
 from transfer.checkpoints.families.resnet import architecture
 from transfer.checkpoints.rules import (
     Drop,
@@ -30,9 +29,7 @@ from transfer.checkpoints.rules import (
     Target,
     Tree,
     beside,
-    has_prefix,
     separate,
-    weights_under,
 )
 from transfer.checkpoints.safetensors_files import write_safetensors
 from transfer.runtime.errors import CheckpointError
@@ -42,19 +39,9 @@ NAME = "torchvision"
 KEYS = ("state_dict", "model", "model_state_dict", "net", "module")
 
 
-def _locate(tree: Tree) -> tuple[Mapping[str, Any], str | None, str] | None:
-    """(weights, key or None for the top, prefix), or None if there is no plain ResNet in `tree`."""
-    for key in (None, *KEYS):
-        weights = tree if key is None else weights_under(tree, key)
-        for prefix in ("", "module."):
-            if weights is not None and has_prefix(weights, f"{prefix}layer1."):
-                return weights, key, prefix
-    return None
-
-
 def recognise(tree: Tree) -> Match | Mismatch:
     """A name that begins with `layer1.` or `module.layer1.`, at the top or under one of `KEYS`."""
-    located = _locate(tree)
+    located = plain_place(tree, ("layer1.",), KEYS)
     if located is None:
         return Mismatch(f"no name begins with layer1. or module.layer1., at the top or under {', '.join(KEYS)}")
     return Match("plain ResNet" + (f" under {located[1]!r}" if located[1] else ""))
@@ -62,7 +49,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Drop the classifier, keep the rest."""
-    weights, key, prefix = _locate(tree) or (tree, None, "")
+    weights, key, prefix = plain_place(tree, ("layer1.",), KEYS) or (tree, None, "")
     rules = [Drop(f"{prefix}fc.", _head(weights.get(f"{prefix}fc.weight")))]
     state, dropped = separate(weights, prefix, rules)
     if key is not None:
@@ -79,12 +66,6 @@ def _head(weight: object) -> str:
     if isinstance(weight, torch.Tensor) and weight.shape[:1] == (128,):
         return "head of 128 outputs, by its width an embedding and no classifier, behind the backbone"
     return "classifier, behind the backbone"
-
-
-def explained(tree: Tree) -> int:
-    """Tensors under torchvision's names, at the place that has most of them."""
-    places = [tree, *filter(None, (weights_under(tree, key) for key in KEYS))]
-    return max(explained_names(weights, prefix) for weights in places for prefix in ("", "module."))
 
 
 def to_torchvision(backbone: Backbone, program: str = "torchvision") -> OrderedDict[str, torch.Tensor]:
@@ -128,7 +109,7 @@ FORMAT = Format(
     (),
     recognise,
     read,
-    explained,
+    lambda tree: plainly_explained(tree, KEYS),
     general=2,
     targets={
         "torchvision": Target(write),

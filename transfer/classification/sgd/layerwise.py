@@ -8,7 +8,7 @@ and its number, so a training that was killed goes on with the same numbers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from transfer.checkpoints.backbone import Backbone, Dropped
 from transfer.checkpoints.families import family_of
 from transfer.classification.sgd.data import Batch
 from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe
-from transfer.classification.sgd.learners import FineTuned, loaded_proof
+from transfer.classification.sgd.learners import FineTuned, NetworkLearner
 from transfer.classification.sgd.seeds import drawn_by
 from transfer.classification.views import to_network
 from transfer.runtime.errors import Diverged, UserError
@@ -95,7 +95,7 @@ def groups(model: LayerwiseTuned, recipe: LayerwiseRecipe) -> list[dict[str, Any
     return list(found.values())
 
 
-class LayerwiseTuner:
+class LayerwiseTuner(NetworkLearner):
     """See `transfer.classification.sgd.loop.Learner`."""
 
     def __init__(self, model: LayerwiseTuned, recipe: LayerwiseRecipe, classes: int, seed: int, world: World) -> None:
@@ -167,23 +167,6 @@ class LayerwiseTuner:
     def numbers(self, losses: Tensor, share: float) -> dict[str, Any]:
         """See `transfer.classification.sgd.loop.Learner`."""
         return {"lr": self.recipe.lr * share, "loss": losses.item()}
-
-    def check(self) -> None:
-        """See `transfer.classification.sgd.loop.Learner`."""
-        for name, tensor in self.model.network.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise Diverged(f"{name} is no longer finite", todo="lower the learning rate")
-
-    def state(self) -> dict[str, Any]:
-        """See `transfer.classification.sgd.loop.Learner`."""
-        network = dict(self.model.network.state_dict())
-        return {"network": network, "optimizer": self.optimizer.state_dict(), "proof": self.model.proof}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """See `transfer.classification.sgd.loop.Learner`."""
-        self.model.proof = loaded_proof(state, self.model.backbone)
-        self.model.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 @contextmanager

@@ -159,7 +159,39 @@ class LinearLearner:
         self.fit.bank.load({name: tensor for name, tensor in state.items() if name != "proof"})
 
 
-class FineTuner:
+class NetworkLearner:
+    """What a checkpoint keeps of a network that is trained, whatever trains it.
+
+    Attributes:
+        model: network and classifier.
+        optimizer: over all of its parameters.
+    """
+
+    model: FineTuned
+    optimizer: torch.optim.Optimizer
+
+    def check(self) -> None:
+        """See `transfer.classification.sgd.loop.Learner`."""
+        for name, tensor in self.model.network.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise Diverged(f"{name} is no longer finite", todo="lower the learning rates")
+
+    def state(self) -> dict[str, Any]:
+        """See `transfer.classification.sgd.loop.Learner`."""
+        network = dict(self.model.network.state_dict())
+        return {"network": network, "optimizer": self.optimizer.state_dict(), "proof": self.model.proof}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `transfer.classification.sgd.loop.Learner`."""
+        proof = kept(state, self.model.backbone)
+        if proof and proof["proved"] == TRAINED:
+            proof = proof | {"proved": f"{TRAINED}; kept in the checkpoint from which the training went on (fit.pth)"}
+        self.model.proof = proof
+        self.model.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class FineTuner(NetworkLearner):
     """A network and its classifier, each with its learning rate; a `transfer.classification.sgd.loop.Learner`."""
 
     def __init__(self, model: FineTuned, recipe: SgdRecipe, world: World) -> None:
@@ -208,31 +240,6 @@ class FineTuner:
     def numbers(self, losses: Tensor, share: float) -> dict[str, Any]:
         """See `transfer.classification.sgd.loop.Learner`."""
         return {"lr": self.rates[0] * share, "lr_backbone": self.rates[1] * share, "loss": losses.item()}
-
-    def check(self) -> None:
-        """See `transfer.classification.sgd.loop.Learner`."""
-        for name, tensor in self.model.network.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise Diverged(f"{name} is no longer finite", todo="lower the learning rates")
-
-    def state(self) -> dict[str, Any]:
-        """See `transfer.classification.sgd.loop.Learner`."""
-        network = dict(self.model.network.state_dict())
-        return {"network": network, "optimizer": self.optimizer.state_dict(), "proof": self.model.proof}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """See `transfer.classification.sgd.loop.Learner`."""
-        self.model.proof = loaded_proof(state, self.model.backbone)
-        self.model.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-def loaded_proof(state: Mapping[str, Any], backbone: Backbone) -> Proof | None:
-    """The proof of a training that is taken up, which says that it is an earlier one's."""
-    proof = kept(state, backbone)
-    if proof and proof["proved"] == TRAINED:
-        return proof | {"proved": f"{TRAINED}; kept in the checkpoint from which the training went on (fit.pth)"}
-    return proof
 
 
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
