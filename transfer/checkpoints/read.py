@@ -112,6 +112,8 @@ def extract_from(
                 _check_branch(form, branch)
             extracted = form.read(tree, branch)
             _check_branch(form, branch)  # of a format without branches: why it cannot be read comes first
+            if form.beside is not None:
+                extracted = form.beside(extracted, path)
             return form, _as_in_the_file(extracted, plain)
         if format is not None or branch is not None:
             raise CheckpointError("--prefix names the network itself", todo="leave out --format and --branch")

@@ -108,6 +108,7 @@ class Format:
             others use as well; 2: a network that nobody signed; 3: any network anywhere.
         targets: what `convert --to` calls the programs that read this layout, and how it is written for each.
         told_by_name: the name of such a file may say what nothing in it does; see `lints.told_by_name`.
+        beside: adds what another file that was saved beside this one says of it, where the layout has such a file.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Format:
     general: int = 0
     targets: Mapping[str, Target] = field(default_factory=dict)
     told_by_name: bool = False
+    beside: Callable[[Extracted, Path], Extracted] | None = None
 
 
 class LeftOver(CheckpointError):
