@@ -89,7 +89,7 @@ class Release:
         lacks: prefixes or whole names of which the state dict must have none.
         markers: how the backbone's names continue after the prefix, in the file's own spelling; one of them is enough.
         rename: a backbone's name in the file, without prefixes → the family's; None if it is no backbone's name. A part
-            of a tensor that files keep in three is named `name#0/3`, `name#1/3`, … in the order in which they are joined.
+            of a tensor that files keep in three is named `name#0/3`, `name#1/3`, `name#2/3`, as they are joined.
         facts: what the layout says of the architecture beside shapes, see `transfer.checkpoints.families`.
         general: see `Format`.
         input, same_padding, stride_in_1x1: see `Backbone`.

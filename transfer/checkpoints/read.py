@@ -78,7 +78,7 @@ def backbone_from(
     )
     # what the format has said of its own files is not said again in general words
     said = {lint.code for lint in backbone.lints}
-    lints = (*lints_of(backbone), *(told_by_name(path.name) if form.told_by_name else ()))
+    lints = (*lints_of(backbone), *(told_by_name(path.name, backbone.arch) if form.told_by_name else ()))
     return backbone.with_lints(tuple(lint for lint in lints if lint.code not in said))
 
 

@@ -61,6 +61,11 @@ _RELATIVES = tuple(
             "take the DeiT of the same size that was trained without distillation (deit_small_patch16_224)",
         ),
         (
+            r"pos_embeder\.|cls_attn_blocks\.|blocks\.\d+\.local_mp\.",
+            "is an XCiT: its attention is over channels, not over patches, and no network here computes that",
+            "take DINO's ViT-S or ViT-B",
+        ),
+        (
             r"patch_embed\.proj\.\d+\.",
             "cuts its patches with several convolutions (MoCo v3's vit_conv_small and vit_conv_base), and no network "
             "here has that stem",
@@ -70,11 +75,6 @@ _RELATIVES = tuple(
             r"patch_embed\.backbone\.",
             "is a hybrid: a convolutional network stands before the transformer, and no network here has that stem",
             _LIKE,
-        ),
-        (
-            r"pos_embeder\.|cls_attn_blocks\.|blocks\.\d+\.local_mp\.",
-            "is an XCiT: its attention is over channels, not over patches, and no network here computes that",
-            "take DINO's ViT-S or ViT-B",
         ),
         (
             r"blocks_token_only\.|blocks\.\d+\.attn\.proj_[lw]\.",
@@ -131,7 +131,7 @@ def patch_of(shapes: Mapping[str, Shape]) -> int:
     if stem is None:
         found, todo = "no patch_embed.proj.weight", "check that the file is whole: download or copy it again"
     elif len(stem) == 4 and stem[1] != 3:
-        found = f"patch_embed.proj.weight is {stem}: {stem[1]} channels of colour"
+        found = f"patch_embed.proj.weight is {stem}: it takes images of {stem[1]} channel{'s' * (stem[1] != 1)}"
         todo = "take a network that was trained on RGB images"
     elif len(stem) == 5:
         found = f"patch_embed.proj.weight is {stem}: patches of several frames"

@@ -187,7 +187,8 @@ RELEASES = {
     ),
     "torchvision_vit": _release(
         "torchvision, ViT", "torchvision_vit", torchvision_vit, (), torchvision_name,
-        "pytorch/vision: torchvision/models/vision_transformer.py", archs=(f"{S16}.corners", "vit_base_patch32_224.corners"),
+        "pytorch/vision: torchvision/models/vision_transformer.py",
+        archs=(f"{S16}.corners", "vit_base_patch32_224.corners"),
     ),
     "solo_learn_vit": _release(
         "solo-learn, ViT", "solo_learn", solo_learn, ("state_dict",), "backbone.{}".format,
