@@ -27,7 +27,17 @@ from transfer.checkpoints.write import convert
 
 TOLERANCE = 1e-5
 SIDE, PATCH, WIDE = 64, 8, 64
-SMALL = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDE, "depth": 2, "num_heads": 1, "num_classes": 0}
+DYNAMIC = {"dynamic_img_size": True, "weight_init": "skip"}
+# timm draws its first weights slowly; all of them are drawn anew here
+SMALL = {
+    "weight_init": "skip",
+    "img_size": SIDE,
+    "patch_size": PATCH,
+    "embed_dim": WIDE,
+    "depth": 2,
+    "num_heads": 1,
+    "num_classes": 0,
+}
 
 
 def filled(network: Any, *fixed: str) -> Any:
@@ -52,18 +62,14 @@ def images(height: int, width: int) -> torch.Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(7))
 
 
-def tokens(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
-    """Behind the final norm."""
-    family = family_of(backbone.arch)
-    with torch.no_grad():
-        return family.outputs(backbone.network(), pixels, family.poolings(backbone.arch)[:1])[1][-1]
-
-
 def demand_equal(backbone: Backbone, own: Callable[[torch.Tensor], torch.Tensor], *sides: tuple[int, int]) -> None:
+    """Of tokens behind the final norm, at each of these sizes."""
+    family, network = family_of(backbone.arch), backbone.network()
     for side in sides:
         pixels = images(*side)
         with torch.no_grad():
-            assert torch.allclose(tokens(backbone, pixels), own(pixels), rtol=0, atol=TOLERANCE), side
+            found = family.outputs(network, pixels, family.poolings(backbone.arch)[:1])[1][-1]
+            assert torch.allclose(found, own(pixels), rtol=0, atol=TOLERANCE), side
 
 
 @pytest.mark.parametrize(
@@ -159,7 +165,13 @@ def with_sines(network: VisionTransformer, columns_first: bool) -> VisionTransfo
 
 
 @pytest.mark.parametrize(
-    ("wide", "method", "heads"), [(192, "MoCo v3", 12), (384, "MoCo v3", 12), (192, "MAE", 12), (192, "", 3)]
+    ("wide", "method", "heads"),
+    [
+        (192, "MoCo v3", 12),
+        pytest.param(384, "MoCo v3", 12, marks=pytest.mark.slow),
+        (192, "MAE", 12),
+        pytest.param(192, "", 3, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("linear", [False, True])
 def test_solo_learns_with_the_heads_of_their_method(tmp_path, wide, method, heads, linear):
@@ -178,7 +190,8 @@ def test_solo_learns_with_the_heads_of_their_method(tmp_path, wide, method, head
 
 
 @pytest.mark.parametrize(
-    ("wide", "depth", "hidden", "heads", "moco"), [(384, 2, 1536, 12, True), (768, 8, 2304, 8, False)]
+    ("wide", "depth", "hidden", "heads", "moco"),
+    [(384, 2, 1536, 12, True), pytest.param(768, 8, 2304, 8, False, marks=pytest.mark.slow)],
 )
 def test_mmpretrains_with_other_heads_than_is_usual(tmp_path, wide, depth, hidden, heads, moco):
     own = VisionTransformer(
@@ -209,18 +222,18 @@ def test_lightlys_with_torchvisions_vit(tmp_path):
     ("name", "options"),
     [
         ("vit_tiny_patch16_224", {"img_size": 64}),
-        ("vit_small_patch14_dinov2", {"img_size": 56}),
+        pytest.param("vit_small_patch14_dinov2", {"img_size": 56}, marks=pytest.mark.slow),
         ("vit_small_patch14_reg4_dinov2", {"img_size": 56}),
     ],
 )
 def test_what_is_written_for_timm_is_what_its_models_load(tmp_path, name, options):
-    own = filled(timm.create_model(name, num_classes=0, depth=2, dynamic_img_size=True, **options))
+    own = filled(timm.create_model(name, num_classes=0, depth=2, **DYNAMIC, **options))
     torch.save(own.state_dict(), tmp_path / "own.pth")
     convert(tmp_path / "own.pth", "timm", tmp_path / "out.pth")
     before, after = read_backbone(tmp_path / "own.pth"), read_backbone(tmp_path / "out.pth")
     assert before.arch == after.arch
     assert all(torch.equal(tensor, after.state[key]) for key, tensor in before.state.items())
-    fresh = timm.create_model(name, num_classes=0, depth=2, dynamic_img_size=True, **options).eval()
+    fresh = timm.create_model(name, num_classes=0, depth=2, **DYNAMIC, **options).eval()
     fresh.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=True)
     side = options["img_size"]
     demand_equal(after, fresh.forward_features, (side, side), (2 * side, side))

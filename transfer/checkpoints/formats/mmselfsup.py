@@ -81,6 +81,7 @@ _SIGNS = (
         "head.fc.",
         "head.layers.head.",
         "layers.0.ln1.",
+        "backbone.layers.0.ln1.",
     ),
     *(f"{network}0." for network in (*_AVERAGES, *_TWINS)),
 )
