@@ -255,6 +255,7 @@ CONFIG = {
         ("Dinov2", {}),
         ("Dinov2", {"use_swiglu_ffn": True}),
         ("Dinov2WithRegisters", {}),
+        ("IJepa", {}),
     ],
 )
 @pytest.mark.parametrize("names", ["saved", "modules"])

@@ -16,10 +16,12 @@ from classification_runs import write_images
 from releases.vit_toolkits import VIT, transformers
 
 from transfer.__main__ import main
+from transfer.checkpoints.backbone import random_backbone
 from transfer.checkpoints.container import Contents
 from transfer.checkpoints.families.vit import Vit, sines
 from transfer.checkpoints.lints import told_by_name
 from transfer.checkpoints.read import backbone_from, read_backbone
+from transfer.checkpoints.write import convert
 from transfer.runtime.errors import CheckpointError
 
 ARCH, WIDE, BLOCKS = "vit_384x2_patch16_224", 384, range(2)
@@ -352,6 +354,16 @@ def test_a_run_that_cannot_be_says_what_can(images, tmp_path, capsys, checkpoint
     for word in words:
         assert word in text, text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "arch", [f"vit_64x2_patch16_32{kind}" for kind in (".fcnorm", ".swiglu", ".reg4", ".nocls.ls")]
+)
+def test_what_transformers_has_not_is_not_written_for_it(tmp_path, arch):
+    torch.save({"state_dict": {**random_backbone(arch, 0).state}}, tmp_path / "plain.pth")
+    with pytest.raises(CheckpointError, match="transformers has no such ViT"):
+        convert(tmp_path / "plain.pth", "huggingface", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_nothing_of_a_refused_file_is_written(tmp_path, capsys):

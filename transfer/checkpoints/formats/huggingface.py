@@ -178,20 +178,23 @@ def _release(title: str, prefix: str) -> Release:
 
 
 def to_transformers(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The names that ViTModel, or with layer scale Dinov2Model or Dinov2WithRegistersModel, save and `from_pretrained`.
+    """The names that ViTModel saves, or with layer scale Dinov2Model or Dinov2WithRegistersModel, or IJepaModel.
 
-    Those of version 4, which `load_state_dict` takes there; version 5 renames them in `from_pretrained` alone, its own
-    files, too. At other sizes than the training's, transformers resizes positions by its own rule.
+    IJepaModel is the one without a CLS token. The names are those of version 4, which `load_state_dict` takes there;
+    version 5 renames them in `from_pretrained` alone, those of its own files, too. At other sizes than the training's,
+    transformers resizes positions by its own rule.
 
     Raises:
-        CheckpointError: transformers has no such ViT: without a CLS token or a final norm of all tokens.
+        CheckpointError: transformers has no such ViT: without a final norm of all tokens, for example.
     """
     state = dict(backbone.state)
     scaled = "blocks.0.ls1.gamma" in state
-    if "cls_token" not in state or "norm.weight" not in state or ("reg_token" in state and not scaled):
+    alone = "norm.weight" in state and (scaled or not ("reg_token" in state or _is_gated(state)))
+    if not alone or (scaled and "cls_token" not in state):
         raise CheckpointError(
             f"{backbone.source.path} is a {backbone.arch}, and transformers has no such ViT",
-            found="its ViTs have a CLS token and a final norm of all tokens; registers come with layer scale alone",
+            found="its ViTs have a final norm of all tokens; registers and gates come with layer scale, and that with a "
+            "CLS token",
             todo="convert it to timm or safetensors",
         )
     block = {target: name for name, target in _IN_BLOCK.items() if _own(name, scaled, backbone)}
@@ -216,11 +219,15 @@ def to_transformers(backbone: Backbone) -> dict[str, torch.Tensor]:
     return written
 
 
+def _is_gated(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the MLP has two layers side by side, of which one is the other's gate."""
+    first = state.get("blocks.0.mlp.fc1.bias")
+    return first is not None and len(first) != state["blocks.0.mlp.fc2.weight"].shape[1]
+
+
 def _own(name: str, scaled: bool, backbone: Backbone) -> bool:
     """Whether a name is of the layout that is written: ViT's and DINOv2's differ, and so does a SwiGLU's."""
-    swiglu = "blocks.0.mlp.fc1.bias" in backbone.state and (
-        backbone.state["blocks.0.mlp.fc1.bias"].shape[0] != backbone.state["blocks.0.mlp.fc2.weight"].shape[1]
-    )
+    swiglu = _is_gated(backbone.state)
     if name in ("layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"):
         return not scaled
     if name in ("mlp.weights_in", "mlp.weights_out"):

@@ -259,7 +259,7 @@ REFUSED = {
     "clip": Refusal(
         "CLIP",
         clip,
-        ("a CLIP model", "docs/checkpoints.md"),
+        ("a norm before the first block", "an activation that no tensor shows"),
         "openai/CLIP: clip/model.py; mlfoundations/open_clip: src/open_clip/transformer.py",
         format="clip",
     ),
