@@ -89,7 +89,7 @@ class Release:
         lacks: prefixes or whole names of which the state dict must have none.
         markers: how the backbone's names continue after the prefix, in the file's own spelling; one of them is enough.
         rename: a backbone's name in the file, without prefixes → the family's; None if it is no backbone's name. A part
-            of a tensor that files keep in several is named `name#0`, `name#1`, … in the order in which they are joined.
+            of a tensor that files keep in three is named `name#0/3`, `name#1/3`, `name#2/3`, as they are joined.
         families: of its networks; where nothing is said, those whose own names the markers are.
         facts: what the layout says of the architecture beside shapes, see `transfer.checkpoints.families`.
         general: see `Format`.
@@ -250,9 +250,10 @@ def renamed(
         shown: written before a name in messages.
 
     Raises:
-        CheckpointError: a name is no backbone's, two names mean the same tensor, or parts do not fit each other.
+        CheckpointError: a name is no backbone's, two mean the same tensor, a part is missing, or parts do not fit.
     """
     found: dict[str, torch.Tensor] = {}
+    names: dict[str, str] = {}
     for name, tensor in state.items():
         target = rename(name)
         if target is None or target in found:
@@ -260,27 +261,33 @@ def renamed(
             raise CheckpointError(
                 f"holds a tensor that {why}", found=shown + name, todo="force another --format if this is another file"
             )
-        found[target] = tensor
-    return _joined(found)
+        found[target], names[target] = tensor, shown + name
+    return _joined(found, names)
 
 
-def _joined(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`name#0`, `name#1`, … in a row along their first dimension; a tensor that lacks a part is left out."""
+def _joined(state: dict[str, torch.Tensor], names: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """`name#0/3`, `name#1/3`, … in a row along their first dimension; `names` is what the file calls each of them."""
     parts: dict[str, dict[int, torch.Tensor]] = {}
+    counts: dict[str, int] = {}
     for name in [name for name in state if "#" in name]:
         target, _, place = name.partition("#")
-        parts.setdefault(target, {})[int(place)] = state.pop(name)
-    wanted = max((len(each) for each in parts.values()), default=0)
+        number, _, count = place.partition("/")
+        parts.setdefault(target, {})[int(number)] = state.pop(name)
+        counts[target] = int(count)
     for target, each in parts.items():
-        if sorted(each) == list(range(wanted)):
-            shapes = [tuple(each[place].shape) for place in range(wanted)]
-            if len(set(shapes)) > 1:
-                raise CheckpointError(
-                    f"keeps {target} in parts that do not fit each other",
-                    found=" and ".join(map(str, shapes)),
-                    todo="check that the file is whole",
-                )
-            state[target] = torch.cat([each[place] for place in range(wanted)])
+        wanted = counts[target]
+        held = " and ".join(f"{names[f'{target}#{place}/{wanted}']} {tuple(each[place].shape)}" for place in each)
+        if len(each) < wanted:
+            raise CheckpointError(
+                f"keeps {target} in {wanted} parts, and {wanted - len(each)} of them is not in the file",
+                found=f"only {held}",
+                todo="check that the file is whole: download or copy it again",
+            )
+        if len({each[place].shape for place in each}) > 1:
+            raise CheckpointError(
+                f"keeps {target} in parts that do not fit each other", found=held, todo="check that the file is whole"
+            )
+        state[target] = torch.cat([each[place] for place in range(wanted)])
     return state
 
 

@@ -38,6 +38,33 @@ _TOLD_BY_NAME: tuple[tuple[str, str], ...] = (
     ),
 )
 
+# What it may say of a vision transformer: (in the name, architectures that it is said of, meaning).
+_TOLD_OF_VITS: tuple[tuple[str, str, str], ...] = (
+    (r"augreg|beit", "vit", "the weights called augreg and BEiT's were trained with the mean .5 and the std .5"),
+    (
+        r"(?<![a-z])msn|i-?jepa",
+        "vit",
+        "timm's conversions of MSN and I-JEPA and transformers' of I-JEPA hold the encoder that the gradient trains; "
+        "their authors evaluate the target encoder, which their own files hold, too",
+    ),
+    (
+        r"ibot.*22k|22k.*ibot",
+        "vit",
+        "of iBOT's ImageNet-22K models its authors evaluate the student, of all others the teacher",
+    ),
+    (
+        r"(?<![a-z])mae.*(?:fine-?_?tun|(?<![a-z])ft(?![a-z]))|fine-?_?tun.*(?:mae|vit)",
+        "vit",
+        "a fine-tuned network was trained with labels and is not what pretraining made",
+    ),
+    (
+        r"moco",
+        r"vit_small_(?!.*\.h12)",
+        "MoCo v3's ViT-S has 12 heads and this file is read with 6: the shapes are the same and another function is "
+        "computed; --format moco_v3 says so",
+    ),
+)
+
 
 def lints_of(backbone: Backbone) -> tuple[Lint, ...]:
     """Everything that the tensors and facts of a complete backbone give reason to say."""
@@ -99,10 +126,11 @@ def _constant(state: Mapping[str, torch.Tensor]) -> Iterator[Lint]:
         yield Lint("constant", f"{len(names)} convolutions hold one and the same number everywhere: {shown}")
 
 
-def told_by_name(file: str) -> Iterator[Lint]:
+def told_by_name(file: str, arch: str) -> Iterator[Lint]:
     """What the name of a file says that holds nothing but tensors; where its format knows more, this is not asked."""
-    for pattern, meaning in _TOLD_BY_NAME:
-        if found := re.search(pattern, file.lower()):
+    of_all = [(pattern, "", meaning) for pattern, meaning in _TOLD_BY_NAME]
+    for pattern, archs, meaning in (*of_all, *_TOLD_OF_VITS):
+        if re.match(archs, arch) and (found := re.search(pattern, file.lower())):
             yield Lint(
                 "file-name", f"the name says {found.group(0)!r} and the file itself cannot say or deny it: {meaning}"
             )

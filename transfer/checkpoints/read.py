@@ -78,7 +78,7 @@ def backbone_from(
     )
     # what the format has said of its own files is not said again in general words
     said = {lint.code for lint in backbone.lints}
-    lints = (*lints_of(backbone), *(told_by_name(path.name) if form.told_by_name else ()))
+    lints = (*lints_of(backbone), *(told_by_name(path.name, backbone.arch) if form.told_by_name else ()))
     return backbone.with_lints(tuple(lint for lint in lints if lint.code not in said))
 
 
@@ -112,6 +112,8 @@ def extract_from(
                 _check_branch(form, branch)
             extracted = form.read(tree, branch)
             _check_branch(form, branch)  # of a format without branches: why it cannot be read comes first
+            if form.beside is not None:
+                extracted = form.beside(extracted, path)
             return form, _as_in_the_file(extracted, plain)
         if format is not None or branch is not None:
             raise CheckpointError("--prefix names the network itself", todo="leave out --format and --branch")

@@ -109,6 +109,7 @@ class Format:
         targets: what `convert --to` calls the programs that read this layout, and how it is written for each.
         families: of the networks that such files hold.
         told_by_name: the name of such a file may say what nothing in it does; see `lints.told_by_name`.
+        beside: adds what another file that was saved beside this one says of it, where the layout has such a file.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Format:
     targets: Mapping[str, Target] = field(default_factory=dict)
     families: tuple[str, ...] = ("resnet",)
     told_by_name: bool = False
+    beside: Callable[[Extracted, Path], Extracted] | None = None
 
 
 class LeftOver(CheckpointError):

@@ -471,7 +471,20 @@ _KNOWN_CODE = (
         "open it in the program that wrote it and save the arrays alone, as plain dicts of numpy arrays",
     ),
     (
-        ("torch.nn.modules.", "torchvision.models.", "timm.models.", "models.", "lightly_train.", "__main__."),
+        ("torch.distributed.",),
+        "one process's share of a network that was trained in shards (FSDP); DINOv2's training writes such "
+        "model_*.rank_*.pth",
+        "take the whole network: of DINOv2, eval/training_*/teacher_checkpoint.pth in the same folder; otherwise load "
+        "all shards in the program that wrote them and save its full state dict",
+    ),
+    (
+        ("lightly_train.",),
+        "a checkpoint of lightly-train, which pickles its models whole",
+        "export the weights with lightly-train: lightly_train.export(out='weights.pt', checkpoint='last.ckpt', "
+        "part='model', format='torch_state_dict')",
+    ),
+    (
+        ("torch.nn.modules.", "torchvision.models.", "timm.models.", "models.", "__main__."),
         "a whole model, pickled with torch.save(model), which needs its code to be opened",
         "open it in the program that wrote it and save model.state_dict() with torch.save",
     ),

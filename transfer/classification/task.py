@@ -129,15 +129,21 @@ class ClassificationTask(Task):
         self.demand(run)
 
     def suited(self, recipe: Any, arch: str) -> Any:
-        """Its poolings are those that stand for them in the family. See `Task`."""
+        """Its poolings are those that stand for them in the family. See `Task`.
+
+        `max` and `grid` stand for another feature where a protocol or preset says them; typed, they are what is wanted.
+        """
         family = family_of(arch)
+        stated = (*self.protocols.values(), *(preset for _, preset in self.presets.values()))
         changed: dict[str, Any] = {}
         for name in ("pooling", "poolings"):
             value = getattr(recipe, name, None)
+            published = any(getattr(each, name, None) == value for each in stated)
             if isinstance(value, str):
-                changed[name] = family.pooling(arch, value)
+                changed[name] = family.pooling(arch, value) if published or value == "avg" else value
             elif value is not None:
-                changed[name] = tuple(dict.fromkeys(family.pooling(arch, each) for each in value))
+                suited = [family.pooling(arch, each) if published or each == "avg" else each for each in value]
+                changed[name] = tuple(dict.fromkeys(suited))
         return dataclasses.replace(recipe, **changed) if changed else recipe
 
     def work(self, recipe: Any, images: Mapping[str, int], arch: str) -> float | None:

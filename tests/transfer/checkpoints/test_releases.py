@@ -336,6 +336,10 @@ def test_round_trip_to_every_target(which, tmp_path):
             with pytest.raises(CheckpointError, match="no model" if wide else "1×1"):
                 convert(path, to, out)
             continue
+        if to == "huggingface" and "norm" in release.archs[0]:
+            with pytest.raises(CheckpointError, match="transformers has no such ViT"):
+                convert(path, to, out)
+            continue
         convert(path, to, out)
         back = read_backbone(out)
         assert same(back, dict(original.state)), to

@@ -36,7 +36,7 @@ import torch
 from transfer.checkpoints.families import Shape
 from transfer.checkpoints.families.vit import FAMILY, parse, sines
 
-ORIGINALS = json.loads(Path(__file__).with_name("vit_originals.json").read_text())
+ORIGINALS = json.loads(Path(__file__).with_name("vit_originals.json").read_text(encoding="utf-8"))
 CASES = ORIGINALS["cases"]
 RUNS = [(case, side) for case, facts in CASES.items() for side in facts["outputs"]]
 TOLERANCE = 1e-4  # of an output's root mean square

@@ -170,9 +170,9 @@ class Family(ABC):
 
 @cache
 def families() -> Mapping[str, Family]:
-    """Name → family, one per module of this folder."""
+    """Name → family, one per module of this folder; those that begin with an underscore are parts of others."""
     found: dict[str, Family] = {}
-    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+    for module in sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")):
         family: Family = importlib.import_module(f"{__name__}.{module}").FAMILY
         if family.name != module:
             raise ValueError(f"families/{module}.py declares a family called {family.name!r}, not {module!r}")

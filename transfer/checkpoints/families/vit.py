@@ -13,12 +13,12 @@ how positions are resized:
 
 - none of these: to the size of the grid, bicubic (MAE: util/pos_embed.py; DeiT and others load so);
 - `offset`: bicubic by the factor (side + 0.1) / grid, which samples elsewhere (DINO, iBOT, DINOv2 without registers);
-- `antialias`: bicubic, antialiased (DINOv2 with registers; timm for any file).
+- `antialias`: bicubic, antialiased (DINOv2 with registers; timm for any file);
+- `corners`: bicubic, the corners of both tables in one place (torchvision: interpolate_embeddings).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +27,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transfer.checkpoints.families import Facts, Family, Shape
+from transfer.checkpoints.families._vit_refusals import grid_of, patch_of, refuse_relative, root
 from transfer.runtime.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ SIZES: Mapping[str, tuple[int, int, int, int, bool]] = {
     "giant": (1408, 40, 16, 6144, False),  # facebookresearch/ijepa: src/models/vision_transformer.py, vit_giant
     "giant2": (1536, 40, 24, 4096, True),  # facebookresearch/dinov2: vision_transformer.py, vit_giant2 with SwiGLU
 }
-POSITIONS = ("size", "offset", "antialias")
+POSITIONS = ("size", "offset", "antialias", "corners")
 _NAME = re.compile(
     r"vit_(?:(?P<size>[a-z]+2?)|(?P<width>\d+)x(?P<depth>\d+))_patch(?P<patch>\d+)_(?P<image>\d+)((?:\..+)?)"
 )
@@ -143,6 +144,7 @@ def parse(arch: str) -> Vit | None:
         "nonorm": {"norm": "none"},
         "offset": {"positions": "offset"},
         "antialias": {"positions": "antialias"},
+        "corners": {"positions": "corners"},
     }
     for part in parts:
         number = re.fullmatch(r"(h|m|reg|eps)(.+)", part)
@@ -271,6 +273,8 @@ def positions(table: Tensor, vit: Vit, height: int, width: int) -> Tensor:
     if vit.positions == "offset":
         factors = (height + 0.1) / vit.grid, (width + 0.1) / vit.grid
         resized = F.interpolate(square.float(), scale_factor=factors, mode="bicubic")
+    elif vit.positions == "corners":
+        resized = F.interpolate(square.float(), size=(height, width), mode="bicubic", align_corners=True)
     else:
         antialias = vit.positions == "antialias"
         resized = F.interpolate(square.float(), size=(height, width), mode="bicubic", antialias=antialias)
@@ -346,8 +350,10 @@ class VisionTransformers(Family):
         """What most of its tensors say; facts of a layout: heads, eps, positions.
 
         Raises:
-            CheckpointError: positions that fit no square grid, or a CLS token without one; a size without known heads.
+            CheckpointError: a relative; positions that fit no square grid, or a CLS token without one; a size without
+                known heads.
         """
+        refuse_relative(shapes)
         blocks, count = tensors_of_blocks(shapes)
         wide = most(
             shape[0] for name in ("norm1.weight", "norm1.bias", "attn.proj.bias") for shape in blocks.get(name, ())
@@ -359,10 +365,11 @@ class VisionTransformers(Family):
         depth, swiglu, cls = count, first == 2 * hidden, "cls_token" in shapes
         size = next((name for name, known in SIZES.items() if known[:2] == (wide, depth)), f"{wide}x{depth}")
         usual = _usual(size, 16, 224)
-        patch, grid = _patch(shapes), _grid(shapes, cls)
+        patch, registers = patch_of(shapes), (*shapes.get("reg_token", ()), 0, 0)[1]
+        grid = grid_of(shapes, cls, registers)
         vit = Vit(
             wide, depth, int(facts.get("heads") or usual.heads), hidden, patch, patch * grid, swiglu, cls,
-            registers=(*shapes.get("reg_token", ()), 0, 0)[1],
+            registers=registers,
             scale="ls1.gamma" in blocks or "ls2.gamma" in blocks,
             bias="attn.qkv.bias" in blocks,
             norm="tokens" if _any(shapes, "norm.") else "pooled" if _any(shapes, "fc_norm.") else "none",
@@ -486,6 +493,7 @@ class VisionTransformers(Family):
             "size": "to the grid, bicubic",
             "offset": "by the factor (side + 0.1) / grid, bicubic",
             "antialias": "to the grid, bicubic and antialiased",
+            "corners": "to the grid, bicubic, corners on corners",
         }
         norm = {"tokens": "of all tokens", "pooled": "of the average of patches", "none": "not in the file"}[vit.norm]
         return {
@@ -497,7 +505,7 @@ class VisionTransformers(Family):
     def lints(self, arch: str, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
         """See `Family`."""
         vit = self.numbers(arch)
-        kind = _fixed(state["pos_embed"], vit)
+        kind = order_of_sines(state)
         if kind:
             yield "positions", f"pos_embed is a fixed table of sines and cosines, in the order of {kind}"
         if kind == "MoCo v3" and vit.width == 384 and vit.heads != 12:
@@ -521,41 +529,6 @@ def _any(shapes: Mapping[str, Shape], start: str) -> bool:
     return any(name.startswith(start) for name in shapes)
 
 
-def _patch(shapes: Mapping[str, Shape]) -> int:
-    stem = shapes.get("patch_embed.proj.weight")
-    if stem is None or len(stem) < 4 or stem[1] != 3 or stem[2] != stem[3] or not stem[2]:
-        raise CheckpointError(
-            "is a vision transformer without square patches of three colours",
-            found="no patch_embed.proj.weight" if stem is None else f"patch_embed.proj.weight is {stem}",
-            todo="a network that cuts its patches with several convolutions (MoCo v3's vit_conv) is not supported; "
-            "otherwise check that the file is whole",
-        )
-    return stem[2]
-
-
-def _grid(shapes: Mapping[str, Shape], cls: bool) -> int:
-    table = shapes.get("pos_embed")
-    if table is None or len(table) < 2:
-        raise CheckpointError(
-            "is a vision transformer without positions",
-            found="no pos_embed" if table is None else f"pos_embed is {table}",
-            todo="BEiT's relative positions and rotary ones are not read by this layout; otherwise check that the file "
-            "is whole",
-        )
-    side = math.isqrt(max(0, table[1] - cls))
-    if side and side**2 == table[1] - cls:
-        return side
-    token = "and there is a cls_token" if cls else "and there is no cls_token"
-    other = math.isqrt(table[1] - (not cls)) if table[1] else 0
-    fits = f"; {table[1]} is {other}² + {int(not cls)}" if other and other**2 + (not cls) == table[1] else ""
-    raise CheckpointError(
-        "has a table of positions that fits no square grid",
-        found=f"pos_embed is {table} {token}{fits}",
-        todo="a CLS token without a position, or a position without a CLS token, is another layout; otherwise check "
-        "that the file is whole",
-    )
-
-
 def sines(vit: Vit, columns_first: bool) -> Tensor:
     """The fixed table [grid², width]: rows' half first (facebookresearch/mae: util/pos_embed.py, whose meshgrid puts
     columns first under the name of h) or MoCo v3's order (facebookresearch/moco-v3: vits.py)."""
@@ -570,13 +543,16 @@ def sines(vit: Vit, columns_first: bool) -> Tensor:
     return torch.cat([columns, rows] if columns_first else [rows, columns], 2).flatten(0, 1)
 
 
-def _fixed(table: Tensor, vit: Vit) -> str:
-    """Whose fixed table this is; "" of a learned one."""
-    if vit.width % 4:
+def order_of_sines(state: Mapping[str, Tensor]) -> str:
+    """Whose fixed table of positions a state dict has, "MAE" or "MoCo v3"; "" of a learned one."""
+    table, cls = state.get("pos_embed"), int("cls_token" in state)
+    if table is None or table.ndim != 3 or len(table) != 1 or table.shape[2] % 4:
         return ""
-    own = table[0, int(vit.cls) :].double()
+    grid = root(table.shape[1] - cls)
+    known = str(table.layout) == "torch.strided" and not table.is_quantized and not table.is_meta
+    vit = Vit(table.shape[2], 1, 1, 1, 1, grid or 1)
     for kind, columns_first in (("MAE", True), ("MoCo v3", False)):
-        if bool((own - sines(vit, columns_first)).abs().max() < 1e-5):
+        if known and 0 < grid <= 256 and bool((table[0, cls:].double() - sines(vit, columns_first)).abs().max() < 1e-5):
             return kind
     return ""
 

@@ -23,6 +23,7 @@ _FULL = prefixed(
         networks={"teacher": Network("backbone.", "teacher"), "student": Network("backbone.", "student")},
         heads={"head.": "projection head, behind the backbone", "dino_loss": "running centre of the teacher's outputs"},
         keys=(),
+        lacks=("dino_head.",),  # DINOv2's: DINO's own is `head.`
         markers=_MARKERS,
         facts={"positions": "offset"},
     )

@@ -10,10 +10,18 @@ its first 1×1 convolution, and `downsample_in_first_stage` halves the resolutio
 and in the released ResNets; a lint says so.
 
 Vision transformers (models/vit/modeling_vit.py, models/dinov2/modeling_dinov2.py, models/dinov2_with_registers) keep
-queries, keys and values apart; joined in this order they are timm's `attn.qkv`. Their config.json alone says the eps of
-the norms and the number of heads: 1e-12 is ViTConfig's default and stands in the published conversions of ViT, DINO,
-MAE and MSN, 1e-6 is Dinov2Config's. ViTMAE's encoder lies under `vit.` beside `decoder.`, ViTMSN's under `vit.`, whose
-published conversion holds the *target* encoder. Positions are resized to the grid, bicubic; antialiased with registers.
+queries, keys and values apart; joined in this order they are timm's `attn.qkv`. ViTMAE's encoder lies under `vit.`
+beside `decoder.`, ViTMSN's under `vit.`, whose published conversion holds the *target* encoder; I-JEPA's (models/ijepa)
+has no CLS token, and its published conversion holds the *context* encoder (convert_ijepa_to_hf.py). Positions are
+resized to the grid, bicubic; antialiased with registers.
+
+Version 5 renamed the modules (`layers.N.attention.q_proj`, `mlp.gate_proj`); `save_pretrained` still writes the names
+of version 4, a saved `state_dict()` has the new ones, and both are read. Its ViTMSNForImageClassification writes blocks
+without the prefix that its embeddings have.
+
+config.json, which `save_pretrained` writes beside the tensors, alone says the number of heads and the eps of the norms:
+1e-12 is ViTConfig's default and stands in the published conversions of ViT, DINO and MAE, 1e-6 is ViTMSNConfig's and
+Dinov2Config's. It is read where it lies beside the file and speaks of this network.
 """
 
 from __future__ import annotations
@@ -23,12 +31,14 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from transfer.checkpoints.backbone import Backbone, Lint
 from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed
+from transfer.checkpoints.families import families
 from transfer.checkpoints.rules import Extracted, Target, Tree
 from transfer.checkpoints.safetensors_files import write_safetensors
 from transfer.runtime.errors import CheckpointError
@@ -59,14 +69,17 @@ _TRANSFORMER = {
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.register_tokens": "reg_token",
+    "embeddings.distillation_token": "dist_token",  # DeiT's, which is refused
     "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
     "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
 }
-_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+?)(\.weight|\.bias|)")
+_BLOCK = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+?)(\.weight|\.bias|)")
 _IN_BLOCK = {
-    **{f"attention.attention.{name}": f"attn.qkv{{}}#{place}" for place, name in enumerate(("query", "key", "value"))},
+    **{
+        f"attention.attention.{name}": f"attn.qkv{{}}#{place}/3" for place, name in enumerate(("query", "key", "value"))
+    },
     "attention.output.dense": "attn.proj{}",
     "layernorm_before": "norm1{}",
     "layernorm_after": "norm2{}",
@@ -81,15 +94,28 @@ _IN_BLOCK = {
     "mlp.weights_in": "mlp.fc1{}",
     "mlp.weights_out": "mlp.fc2{}",
 }
+# The modules' names in version 5, which are read and not written
+_IN_BLOCK_5 = {
+    **{f"attention.{name}_proj": f"attn.qkv{{}}#{place}/3" for place, name in enumerate("qkv")},
+    "attention.o_proj": "attn.proj{}",
+    "mlp.gate_proj": "mlp.fc1{}#0/2",
+    "mlp.up_proj": "mlp.fc1{}#1/2",
+    "mlp.down_proj": "mlp.fc2{}",
+}
 
 
 def timm_name(name: str) -> str | None:
-    """`encoder.layer.3.attention.attention.key.bias` → `blocks.3.attn.qkv.bias#1`; None for no backbone's name."""
+    """`encoder.layer.3.attention.attention.key.bias` → `blocks.3.attn.qkv.bias#1/3`; None for no backbone's name."""
     found = _BLOCK.fullmatch(name)
     if found is None:
         return _TRANSFORMER.get(name)
-    target = _IN_BLOCK.get(found[2])
+    target = (_IN_BLOCK | _IN_BLOCK_5).get(found[2])
     return f"blocks.{int(found[1])}.{target.format(found[3])}" if target else None
+
+
+def half_prefixed(name: str) -> str | None:
+    """As `timm_name`, of a file that has `vit.` before some of its names."""
+    return timm_name(name.removeprefix("vit."))
 
 
 _MASK = {"embeddings.mask_token": "stands for masked patches in pretraining, unused in evaluation"}
@@ -99,9 +125,16 @@ _VIT_HEADS = {
 }
 
 
-def _transformer(title: str, prefix: str, form: str) -> Release:
+def _transformer(title: str, prefix: str, form: str, **more: Any) -> Release:
     """One of transformers' ViTs: "vit", "dinov2" or "registers"."""
     plain = form == "vit"
+    usual = {
+        "lacks": ("embeddings.register_tokens",) if not prefix and form == "dinov2" else (),
+        "markers": ("encoder.layer.0.layernorm_before.", "layers.0.layernorm_before.")
+        if plain
+        else ("encoder.layer.0.layer_scale1.",),
+        "rename": timm_name,
+    }
     return Release(
         name="huggingface",
         title=f"transformers {title}",
@@ -110,19 +143,17 @@ def _transformer(title: str, prefix: str, form: str) -> Release:
         behind=_MASK | {"pooler.": "pooler, behind the backbone"},
         keys=(None, "state_dict"),
         outer=("",),
-        lacks=("embeddings.register_tokens",) if not prefix and form == "dinov2" else (),
         families=("vit",),
-        markers=("encoder.layer.0.layernorm_before.",) if plain else ("encoder.layer.0.layer_scale1.",),
-        rename=timm_name,
         facts={"eps": 1e-12 if plain else 1e-6, "positions": "antialias" if form == "registers" else "size"},
         lints=(
             Lint(
                 "eps",
                 "only the config.json that belongs to this file says the eps of the norms (layer_norm_eps) and the "
-                f"number of heads; taken were {'1e-12' if plain else '1e-6'}, the default and what published "
-                "conversions have, and the usual heads of its size",
+                f"number of heads, and it does not lie beside it; taken were {'1e-12' if plain else '1e-6'}, the "
+                "default and what most published conversions have, and the usual heads of its size",
             ),
         ),
+        **usual | more,
     )
 
 
@@ -148,17 +179,23 @@ def _release(title: str, prefix: str) -> Release:
 
 
 def to_transformers(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The names of ViTModel, or with layer scale of Dinov2Model or Dinov2WithRegistersModel, for `load_state_dict`.
+    """The names that ViTModel saves, or with layer scale Dinov2Model or Dinov2WithRegistersModel, or IJepaModel.
+
+    IJepaModel is the one without a CLS token. The names are those of version 4, which `load_state_dict` takes there;
+    version 5 renames them in `from_pretrained` alone, those of its own files, too. At other sizes than the training's,
+    transformers resizes positions by its own rule.
 
     Raises:
-        CheckpointError: transformers has no such ViT: without a CLS token or a final norm of all tokens.
+        CheckpointError: transformers has no such ViT: without a final norm of all tokens, for example.
     """
     state = dict(backbone.state)
     scaled = "blocks.0.ls1.gamma" in state
-    if "cls_token" not in state or "norm.weight" not in state or ("reg_token" in state and not scaled):
+    alone = "norm.weight" in state and (scaled or not ("reg_token" in state or _is_gated(state)))
+    if not alone or (scaled and "cls_token" not in state):
         raise CheckpointError(
             f"{backbone.source.path} is a {backbone.arch}, and transformers has no such ViT",
-            found="its ViTs have a CLS token and a final norm of all tokens; registers come with layer scale alone",
+            found="its ViTs have a final norm of all tokens; registers and gates come with layer scale, and that with "
+            "a CLS token",
             todo="convert it to timm or safetensors",
         )
     block = {target: name for name, target in _IN_BLOCK.items() if _own(name, scaled, backbone)}
@@ -174,18 +211,24 @@ def to_transformers(backbone: Backbone) -> dict[str, torch.Tensor]:
         )
         if part == "attn.qkv":
             for place, each in enumerate(tensor.chunk(3)):
-                inside = block[f"attn.qkv{{}}#{place}"]
+                inside = block[f"attn.qkv{{}}#{place}/3"]
                 written[f"encoder.layer.{number}.{inside}{end}"] = each.contiguous()
         else:
             written[f"encoder.layer.{number}.{block[part + '{}']}{end}"] = tensor
+    if scaled:  # these classes have one always and use it in pretraining alone
+        written["embeddings.mask_token"] = torch.zeros(1, state["cls_token"].shape[2])
     return written
+
+
+def _is_gated(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the MLP has two layers side by side, of which one is the other's gate."""
+    first = state.get("blocks.0.mlp.fc1.bias")
+    return first is not None and len(first) != state["blocks.0.mlp.fc2.weight"].shape[1]
 
 
 def _own(name: str, scaled: bool, backbone: Backbone) -> bool:
     """Whether a name is of the layout that is written: ViT's and DINOv2's differ, and so does a SwiGLU's."""
-    swiglu = "blocks.0.mlp.fc1.bias" in backbone.state and (
-        backbone.state["blocks.0.mlp.fc1.bias"].shape[0] != backbone.state["blocks.0.mlp.fc2.weight"].shape[1]
-    )
+    swiglu = _is_gated(backbone.state)
     if name in ("layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"):
         return not scaled
     if name in ("mlp.weights_in", "mlp.weights_out"):
@@ -205,6 +248,16 @@ _LAYOUTS = one_of(
     "huggingface",
     prefixed(_release("transformers ResNetForImageClassification", "resnet.")),
     prefixed(_release("transformers ResNetModel", "")),
+    prefixed(
+        _transformer(
+            "ViTMSN classifier, partly under `vit.`",
+            "",
+            "vit",
+            needs=("vit.embeddings.",),
+            markers=("encoder.layer.0.layernorm_before.",),
+            rename=half_prefixed,
+        )
+    ),
     prefixed(_transformer("ViT, under `vit.`", "vit.", "vit")),
     prefixed(_transformer("ViTModel", "", "vit")),
     prefixed(_transformer("Dinov2WithRegisters, under its prefix", "dinov2_with_registers.", "registers")),
@@ -219,9 +272,77 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     found = _LAYOUTS.read(tree, branch)
     metadata = getattr(tree, "_metadata", None)
     said = metadata.get(CARRIED) if isinstance(metadata, Mapping) else None
-    return found if said is None else dataclasses.replace(found, lints=(), **carried(said))
+    if said is not None:
+        return dataclasses.replace(found, lints=(), **carried(said))
+    if "pos_embed" in found.state and "cls_token" not in found.state:
+        found = dataclasses.replace(found, lints=(*found.lints, _CONTEXT))
+    return found
+
+
+_CONTEXT = Lint(
+    "branch",
+    "a ViT of transformers without a CLS token is I-JEPA's, of which transformers converts the context encoder; its "
+    "authors evaluate the target encoder, which their own file holds",
+)
+MAX_CONFIG = 2**20
+
+
+def beside(found: Extracted, path: Path) -> Extracted:
+    """What the config.json next to the file says of eps and heads, if its sizes are those of the tensors.
+
+    Where that is not what would be assumed, the branch says it: the same file alone is read as another network.
+
+    Raises:
+        CheckpointError: it names another activation than GELU.
+    """
+    config = _config(path.with_name("config.json"))
+    if "pos_embed" not in found.state or found.arch is not None or not config:
+        return found
+    widths, depth = found.state["pos_embed"].shape, sum(name.endswith(".norm1.weight") for name in found.state)
+    if (config.get("hidden_size"), config.get("num_hidden_layers")) != (widths[-1], depth):
+        return found
+    if (act := config.get("hidden_act", "gelu")) != "gelu" and not config.get("use_swiglu_ffn"):
+        raise CheckpointError(
+            f"is a vision transformer whose activation is {str(act)[:40]!r}",
+            found=f"{path.with_name('config.json')} says hidden_act",
+            todo="only networks with GELU are built; this one would compute something else",
+        )
+    eps, heads = config.get("layer_norm_eps"), config.get("num_attention_heads")
+    if not isinstance(eps, (int, float)) or not 0 < eps < 1 or type(heads) is not int or heads < 1:
+        return found
+    facts = {**found.facts, "eps": float(eps), "heads": heads}
+    told = f"eps {eps:g}, {heads} heads"
+    return dataclasses.replace(
+        found,
+        branch=found.branch if _arch(found, facts) == _arch(found, found.facts) else f"{found.branch} with {told}",
+        facts=facts,
+        notes=(*found.notes, f"config.json beside the file says {told}"),
+        lints=tuple(lint for lint in found.lints if lint.code != "eps"),
+    )
+
+
+def _arch(found: Extracted, facts: Mapping[str, Any]) -> str:
+    """What these tensors are taken for; "" if that is refused."""
+    try:
+        return families()["vit"].nearest({name: tuple(each.shape) for name, each in found.state.items()}, facts)
+    except CheckpointError:
+        return ""
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """The settings that `save_pretrained` wrote; nothing if there are none that can be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CONFIG)
+        config = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, Mapping) else {}
 
 
 FORMAT = dataclasses.replace(
-    _LAYOUTS, read=read, targets={"huggingface": Target(write, ".safetensors", families=("vit",))}
+    _LAYOUTS,
+    read=read,
+    beside=beside,
+    targets={"huggingface": Target(write, ".safetensors", families=("vit",))},
 )

@@ -20,9 +20,12 @@ taken, as DINO's authors and lightly's benchmark do.
 Vision transformers (benchmarks/imagenet/vitb16/*.py, lightly/models/modules/masked_vision_transformer_timm.py): the
 backbone wraps timm's ViT, `backbone.vit.`, with a `backbone.mask_token` beside it. DINO's `backbone.vit.` is the
 teacher, beside `student_backbone.vit.`; DINOv2's teacher is `teacher_backbone.vit.`; MAE has `decoder.` beside it.
+torchvision's ViT in the place of timm's (masked_vision_transformer_torchvision.py) keeps torchvision's names. Both
+resize positions antialiased, bicubic.
 """
 
 from transfer.checkpoints.declared import LIGHTNING, Network, Release, one_of, prefixed, sequential
+from transfer.checkpoints.formats.torchvision_vit import timm_name
 
 _HEADS = {
     "online_classifier.": "online classifier, trained on detached features",
@@ -102,6 +105,11 @@ def _layouts(child_indices: bool) -> tuple[Release, ...]:
     )
 
 
+def either_name(name: str) -> str:
+    """timm's name of a tensor that has timm's or torchvision's; others are left as they are."""
+    return timm_name(name) or name
+
+
 def _transformers() -> tuple[Release, ...]:
     def release(title: str, networks: dict[str, Network], needs: tuple[str, ...] = ()) -> Release:
         return Release(
@@ -111,8 +119,10 @@ def _transformers() -> tuple[Release, ...]:
             needs=needs,
             heads=_HEADS,
             outer=("",),
-            markers=("blocks.0.norm1.",),
-            facts={"positions": "antialias"},  # timm's, dynamic_img_size
+            behind={"heads.": "classifier, behind the backbone"},
+            markers=("blocks.0.norm1.", "encoder.layers.encoder_layer_0.ln_1."),
+            rename=either_name,
+            facts={"positions": "antialias"},
         )
 
     student = Network("student_backbone.vit.")

@@ -10,6 +10,8 @@ Fine-tuned ones have `fc_norm` instead of `norm`: tokens are averaged, *then* no
 loaded (util/pos_embed.py: interpolate_pos_embed).
 """
 
+import dataclasses
+
 from transfer.checkpoints.backbone import Lint
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed
 
@@ -33,7 +35,7 @@ def _layout(title: str, needs: tuple[str, ...], lacks: tuple[str, ...], **more: 
     return Release("mae", title, networks, needs=needs, lacks=lacks, outer=("",), markers=_MARKERS, **more)  # type: ignore[arg-type]
 
 
-FORMAT = one_of(
+_DECLARED = one_of(
     "mae",
     prefixed(_layout("MAE, encoder and decoder", ("decoder_embed.",), (), keys=("model", None), heads=_DECODER)),
     prefixed(
@@ -55,3 +57,5 @@ FORMAT = one_of(
         )
     ),
 )
+# an encoder alone may be anybody's, and only its name say whose
+FORMAT = dataclasses.replace(_DECLARED, told_by_name=True)

@@ -16,7 +16,10 @@ tools/model_converters/extract_backbone_weights.py takes; `neck.`, `head.`, queu
 
 MMPretrain's vision transformers (mmpretrain/models/backbones/vision_transformer.py) call patches
 `patch_embed.projection`, blocks `layers.N` with `ln1`, `ln2` and `ffn.layers`, layer scales `attn.gamma1` and
-`ffn.gamma2`, and the final norm `ln1`. Positions are resized to the grid, bicubic (models/utils/embed.py).
+`ffn.gamma2`, and the final norm `ln1`; one that averages patches (`out_type="avg_featmap"`) has `ln2` behind the
+average, MAE's fine-tuned ones without an `ln1`. Positions are resized to the grid, bicubic (models/utils/embed.py). Two
+have other heads than is usual: MoCo v3's small one 12 (models/selfsup/mocov3.py), told by its fixed positions, and the
+`small` of arch_zoo, 768 wide and 8 blocks deep, 8.
 
 Extracted files (`{"state_dict": bare names, "author"}`) are plain ResNets. Deep stems (V1c, V1d) and Sobel input
 (DeepCluster, ODC of 0.x) are refused by their tensors. Configurations feed RGB with ImageNet's mean and std.
@@ -28,8 +31,12 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+import torch
+
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed, signed
+from transfer.checkpoints.families.vit import order_of_sines
 from transfer.checkpoints.rules import Extracted, Format, Tree, demand_equal, weights_under
+from transfer.runtime.errors import CheckpointError
 
 # Second names of the online network, and of the neck behind it.
 _TWINS = ("encoder_q.", "online_net.", "base_encoder.", "encoder.")
@@ -73,6 +80,8 @@ _SIGNS = (
         "head.predictor.",
         "head.fc.",
         "head.layers.head.",
+        "layers.0.ln1.",
+        "backbone.layers.0.ln1.",
     ),
     *(f"{network}0." for network in (*_AVERAGES, *_TWINS)),
 )
@@ -108,8 +117,8 @@ def timm_name(name: str) -> str | None:
         return f"blocks.{int(found[1])}.{target}" if target else None
     if name.startswith("layers."):
         return None
-    if name.startswith("ln1."):
-        return f"norm.{name.removeprefix('ln1.')}"
+    if name.startswith(("ln1.", "ln2.")):
+        return f"{'norm' if name.startswith('ln1.') else 'fc_norm'}.{name[4:]}"
     return name.replace("patch_embed.projection.", "patch_embed.proj.")
 
 
@@ -142,6 +151,7 @@ _DECLARED = one_of(
     ),
     _layout("MMPretrain, classifier", {"only": Network("backbone.")}, ("head.fc.",)),
     _layout("MMSelfSup", {"only": Network("backbone.")}, ()),
+    _layout("MMPretrain, a ViT alone", {"only": Network("")}, ("layers.0.ln1.",)),
 )
 
 
@@ -151,7 +161,27 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     weights = weights_under(tree, "state_dict") or tree
     for twin in _TWINS:
         demand_equal(weights, "backbone.", f"{twin}0.")
-    return extracted
+    state = extracted.state
+    if "norm.weight" in state and "fc_norm.weight" in state:
+        raise CheckpointError(
+            "is a ViT that normalises all tokens and then their average once more, and no network here does both",
+            found="ln1 and ln2 behind the last block",
+            todo="take the network that was trained with out_type='cls_token', or with final_norm=False",
+        )
+    heads = _heads(state)
+    return dataclasses.replace(extracted, facts={**extracted.facts, "heads": heads}) if heads else extracted
+
+
+def _heads(state: Mapping[str, torch.Tensor]) -> int | None:
+    """Of a ViT that has others than the usual ones of its size."""
+    table = state.get("pos_embed")
+    if table is None or table.ndim != 3:
+        return None
+    if table.shape[2] == 384 and order_of_sines(state) == "MoCo v3":
+        return 12
+    depth = sum(name.endswith(".norm1.weight") for name in state)
+    hidden = state.get("blocks.0.mlp.fc1.bias")
+    return 8 if (table.shape[2], depth) == (768, 8) and hidden is not None and len(hidden) == 2304 else None
 
 
 FORMAT = signed(dataclasses.replace(_DECLARED, read=read), _SIGNS, _signature)

@@ -9,11 +9,17 @@ networks under `module.`.
 Its ViT-S has **12 heads** of 32 channels, where DeiT's and timm's has 6 of 64 (vits.py, vit_small): the tensors are the
 same and another function is computed. ViTs whose patches are cut by several convolutions (`vit_conv_*`) are refused.
 Positions are a fixed table of sines and cosines, columns' half behind rows', stored in the file.
+
+What convert_to_deit.py writes, `{"model"}` with timm's names, is a plain ViT that does not say whose it is: `--format
+moco_v3` says it, of any network alone.
 """
 
-from transfer.checkpoints.declared import Network, Release, prefixed
+import dataclasses
 
-FORMAT = prefixed(
+from transfer.checkpoints.declared import CLASSIFIERS, Network, Release, one_of, prefixed
+from transfer.checkpoints.families import markers
+
+_FULL = prefixed(
     Release(
         name="moco_v3",
         title="MoCo v3",
@@ -25,3 +31,15 @@ FORMAT = prefixed(
         facts={"heads": 12},
     )
 )
+_ALONE = prefixed(
+    Release(
+        "moco_v3",
+        "MoCo v3, a network alone",
+        {"only": Network("")},
+        behind=CLASSIFIERS,
+        keys=("state_dict", "model", None),
+        markers=markers(),
+        facts={"heads": 12},
+    )
+)
+FORMAT = dataclasses.replace(one_of("moco_v3", _FULL, _ALONE), recognise=_FULL.recognise, explained=_FULL.explained)

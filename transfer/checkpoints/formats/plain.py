@@ -9,6 +9,7 @@ how positions are resized: a converted file carries that, of others it is assume
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,11 @@ ASSUMED = (
     "(bicubic, antialiased), which matters at other sizes than the training's"
 )
 
+FOLDED = (
+    "timm adds the CLS token's position to the token where there are registers; the sum is taken as the token and its "
+    "position as zero, which computes the same"
+)
+
 
 def recognise(tree: Tree) -> Match | Mismatch:
     """A name that begins as a first block's under timm's names, at the top or under one of `KEYS`."""
@@ -86,11 +92,25 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     facts = carried(said)
     if isinstance(said, Mapping) and PARTS in said:
         state = _apart(state, said[PARTS])
+    notes: tuple[str, ...] = (ASSUMED,)
+    if _is_folded(state):
+        # x + 0 is x: the same sum, in the two terms that the family has
+        state["pos_embed"] = torch.cat([torch.zeros_like(state["cls_token"]), state["pos_embed"]], 1)
+        notes += (FOLDED,)
     if "arch" not in facts:
         note = next((text for start, text in _ASSUMED_OF.items() if has_prefix(state, start)), ASSUMED)
-        facts |= {"notes": (note,), "facts": {"positions": "antialias"}}
+        facts |= {"notes": (note, *notes[1:]), "facts": {"positions": "antialias"}}
         facts |= {"input": HALF, "lints": (FIRST,), "notes": ()} if of_beit else {}
     return Extracted(state, dropped, **facts)
+
+
+def _is_folded(state: Mapping[str, torch.Tensor]) -> bool:
+    """Registers, a CLS token, and positions of a square of patches alone."""
+    token, table = state.get("cls_token"), state.get("pos_embed")
+    if "reg_token" not in state or token is None or table is None or token.shape[:2] != (1, 1) or table.ndim != 3:
+        return False
+    plain = all(tensor.layout == torch.strided and not tensor.is_meta for tensor in (token, table))
+    return plain and token.shape[2] == table.shape[2] and math.isqrt(table.shape[1]) ** 2 == table.shape[1]
 
 
 def _without_training_state(weights: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,8 +4,7 @@ Layout: a state dict, bare or under `model` (references/classification/train.py)
 `encoder.pos_embedding`, `encoder.layers.encoder_layer_N.` with `ln_1`, `self_attention.in_proj_weight` (queries, keys,
 values, as timm's `attn.qkv`), `self_attention.out_proj`, `ln_2`, `mlp.0` and `mlp.3` (`mlp.linear_1`, `mlp.linear_2`
 before version 2), `encoder.ln`, `heads.head` (pytorch/vision: torchvision/models/vision_transformer.py). eps is 1e-6.
-torchvision resizes positions with corners aligned (interpolate_embeddings), when weights are loaded; here they are
-resized to the grid, bicubic.
+Positions are resized with corners on corners, bicubic (interpolate_embeddings, which does it when weights are loaded).
 """
 
 import re
@@ -52,9 +51,6 @@ FORMAT = prefixed(
         families=("vit",),
         markers=("encoder.layers.encoder_layer_0.ln_1.",),
         rename=timm_name,
-        notes=(
-            "torchvision resizes positions with corners aligned; at other sizes than the training's they are resized "
-            "to the grid here, bicubic",
-        ),
+        facts={"positions": "corners"},
     )
 )

@@ -187,11 +187,13 @@ RELEASES = {
     ),
     "torchvision_vit": _release(
         "torchvision, ViT", "torchvision_vit", torchvision_vit, (), torchvision_name,
-        "pytorch/vision: torchvision/models/vision_transformer.py", archs=(S16, "vit_base_patch32_224"),
+        "pytorch/vision: torchvision/models/vision_transformer.py",
+        archs=(f"{S16}.corners", "vit_base_patch32_224.corners"),
     ),
     "solo_learn_vit": _release(
         "solo-learn, ViT", "solo_learn", solo_learn, ("state_dict",), "backbone.{}".format,
-        "vturrisi/solo-learn: solo/backbones/vit, solo/methods", branch="online", others=("momentum",),
+        "vturrisi/solo-learn: solo/backbones/vit, solo/methods", archs=(f"{S16}.antialias",), branch="online",
+        others=("momentum",),
     ),
     "solo_learn_swin": _release(
         "solo-learn, Swin", "solo_learn", solo_learn, ("state_dict",), "backbone.{}".format,

@@ -240,6 +240,14 @@ RELEASES = {
     ),
 }  # fmt: skip
 
+
+def clip(state: State) -> Tree:
+    image, text = "visual.transformer.resblocks.0.", "transformer.resblocks.0."
+    towers = {"visual.conv1.weight": filled(768, 3, 16, 16), "visual.class_embedding": filled(768)}
+    towers |= {f"{image}ln_1.weight": filled(768), f"{image}attn.in_proj_weight": filled(2304, 768)}
+    return towers | {f"{text}ln_1.weight": filled(512), "logit_scale": filled(1)}
+
+
 REFUSED = {
     "dino_linear": Refusal(
         "DINO, linear classifier",
@@ -247,5 +255,12 @@ REFUSED = {
         ("a linear classifier alone", "the backbone"),
         "facebookresearch/dino: eval_linear.py",
         format="linear_classifier",
+    ),
+    "clip": Refusal(
+        "CLIP",
+        clip,
+        ("a norm before the first block", "an activation that no tensor shows"),
+        "openai/CLIP: clip/model.py; mlfoundations/open_clip: src/open_clip/transformer.py",
+        format="clip",
     ),
 }
