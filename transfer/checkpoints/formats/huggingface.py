@@ -193,8 +193,8 @@ def to_transformers(backbone: Backbone) -> dict[str, torch.Tensor]:
     if not alone or (scaled and "cls_token" not in state):
         raise CheckpointError(
             f"{backbone.source.path} is a {backbone.arch}, and transformers has no such ViT",
-            found="its ViTs have a final norm of all tokens; registers and gates come with layer scale, and that with a "
-            "CLS token",
+            found="its ViTs have a final norm of all tokens; registers and gates come with layer scale, and that with "
+            "a CLS token",
             todo="convert it to timm or safetensors",
         )
     block = {target: name for name, target in _IN_BLOCK.items() if _own(name, scaled, backbone)}
