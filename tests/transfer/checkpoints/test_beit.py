@@ -19,7 +19,7 @@ from transfer.checkpoints.families import family_of, family_of_names
 from transfer.checkpoints.families.beit import FAMILY, parse
 from transfer.runtime.errors import CheckpointError, UserError
 
-CASES = json.loads(Path(__file__).with_name("beit_originals.json").read_text())
+CASES = json.loads(Path(__file__).with_name("beit_originals.json").read_text(encoding="utf-8"))
 ARCHS = [
     *FAMILY.offered,
     "beit_base_patch16_224.shared",

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoint_files as files
 import pytest
 import timm
 import torch
+from releases.vit_toolkits import DINOV2, VIT
+from releases.vit_toolkits import transformers as transformers_names
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVit
@@ -289,6 +292,41 @@ def test_transformers(tmp_path, kind, more, names):
     assert not any(told.values()), told
     own = fresh.eval()
     demand_equal(backbone, forward, (64, 64), (96, 80))
+
+
+VERSION_5 = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+
+
+@pytest.mark.parametrize(
+    ("arch", "block"),
+    [
+        ("vit_64x2_patch8_64.eps1e-12", VIT),
+        ("vit_64x2_patch8_64.ls", DINOV2),
+        ("vit_64x2_patch8_64.swiglu.reg4.ls.antialias", DINOV2),
+    ],
+)
+def test_the_names_of_transformers_5_are_read(arch, block):
+    state = files.real_state(arch)
+    saved = {}
+    for name, tensor in transformers_names(state, block).items():
+        for old, new in VERSION_5.items():
+            name = name.replace(f".{old}.", f".{new}.")
+        if block is VIT:
+            name = name.replace("encoder.layer.", "layers.")
+        if "swiglu" in arch and ".mlp.fc1." in name:
+            saved[name.replace("fc1", "gate_proj")], saved[name.replace("fc1", "up_proj")] = tensor.chunk(2)
+        else:
+            saved[name.replace("mlp.fc2", "mlp.down_proj") if "swiglu" in arch else name] = tensor
+    backbone = files.in_memory(saved)
+    assert (backbone.source.format, backbone.arch) == ("huggingface", arch)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state.items())
 
 
 def huggingface_file(folder: Path, config: object) -> Backbone:

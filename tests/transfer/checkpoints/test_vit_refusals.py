@@ -41,22 +41,6 @@ def in_blocks(**tensors: tuple[int, ...]) -> State:
     }
 
 
-def beit(state: State, shared: bool = True) -> Tree:
-    """microsoft/unilm: beit/modeling_pretrain.py, modeling_finetune.py."""
-    kept = without(state, "pos_embed", *(f"blocks.{block}.attn.qkv.bias" for block in BLOCKS))
-    kept |= in_blocks(attn__q_bias=(WIDE,), attn__v_bias=(WIDE,), gamma_1=(WIDE,), gamma_2=(WIDE,))
-    if not shared:
-        return kept | in_blocks(attn__relative_position_bias_table=(732, 6), attn__relative_position_index=(197, 197))
-    kept |= {"rel_pos_bias.relative_position_bias_table": filled(732, 6), "mask_token": filled(1, 1, WIDE)}
-    return kept | linear("lm_head.", WIDE, 8192)
-
-
-def cae(state: State) -> Tree:
-    """lxtGH/CAE: models/modeling_finetune.py."""
-    kept = without(beit(state, shared=False), *(f"blocks.{block}.attn.relative_position" for block in BLOCKS))
-    return kept | {"pos_embed": state["pos_embed"]}
-
-
 def dinov3(state: State) -> Tree:
     """facebookresearch/dinov3: dinov3/models/vision_transformer.py."""
     tokens = {"storage_tokens": filled(1, 4, WIDE), "mask_token": filled(1, WIDE), "rope_embed.periods": filled(16)}
@@ -136,16 +120,6 @@ REFUSED: dict[str, tuple[Callable[[], Tree], tuple[str, ...]]] = {
         lambda: WHOLE | {"pos_embed": filled(1, 201, WIDE), "reg_token": filled(1, 4, WIDE)},
         ("positions for its registers", "201 is 14² + 5"),
     ),
-    "BEiT": (lambda: {"model": beit(WHOLE)}, ("BEiT family", "relative", "rel_pos_bias.relative_position_bias_table")),
-    "BEiT v2": (
-        lambda: {"model": beit(WHOLE) | {"cls_pt_layers.0.norm1.weight": filled(WIDE)}},
-        ("BEiT family", "supported are ViTs with a table of positions"),
-    ),
-    "BEiT, fine-tuned": (
-        lambda: {"model": beit(WHOLE, shared=False)},
-        ("BEiT family", "blocks.0.attn.relative_position_bias_table"),
-    ),
-    "CAE's encoder": (lambda: cae(WHOLE), ("queries and values have biases, keys have none", "blocks.0.attn.q_bias")),
     "DINOv3": (lambda: dinov3(WHOLE), ("a ViT of DINOv3", "storage_tokens, rope_embed.periods", "DINOv2")),
     "DINOv3, untied norms": (
         lambda: dinov3(WHOLE) | {"cls_norm.weight": filled(WIDE)},
@@ -367,10 +341,10 @@ def test_what_transformers_has_not_is_not_written_for_it(tmp_path, arch):
 
 
 def test_nothing_of_a_refused_file_is_written(tmp_path, capsys):
-    path = files.write({"model": beit(WHOLE)}, tmp_path / "beit.pth", "zip")
+    path = files.write(dinov3(WHOLE), tmp_path / "dinov3.pth", "zip")
     with pytest.raises(CheckpointError):
         read_backbone(path)
     out = tmp_path / "out.pth"
     assert main(["convert", str(path), "--to", "timm", "-o", str(out)]) != 0
-    assert "BEiT family" in capsys.readouterr().err
+    assert "DINOv3" in capsys.readouterr().err
     assert not out.exists()

@@ -128,5 +128,7 @@ def test_poolings_are_kept_apart_in_the_cache(tmp_path: Path) -> None:
     other = extract(VIT, data, WholeView(32, 32), ("cls-raw", "cls"), cache=tmp_path, device=CPU)
     assert np.array_equal(one.arrays["cls"], other.arrays["cls"])
     assert not np.allclose(other.arrays["cls"], other.arrays["cls-raw"])
-    poolings = [json.loads(path.read_text())["identity"]["pooling"] for path in tmp_path.glob("*/meta.json")]
+    poolings = [
+        json.loads(path.read_text(encoding="utf-8"))["identity"]["pooling"] for path in tmp_path.glob("*/meta.json")
+    ]
     assert sorted(poolings) == ["cls", "cls-raw"]

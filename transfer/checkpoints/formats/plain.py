@@ -76,6 +76,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     if key is None:
         weights = _without_training_state(weights)
     names = [str(name).removeprefix(prefix) for name in weights]
+    tables = any(name.endswith("relative_position_bias_table") for name in names)
     of_beit = family_of_names(names).name == "beit"
     left = (
         (INDICES if of_beit else {})
@@ -100,7 +101,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     if "arch" not in facts:
         note = next((text for start, text in _ASSUMED_OF.items() if has_prefix(state, start)), ASSUMED)
         facts |= {"notes": (note, *notes[1:]), "facts": {"positions": "antialias"}}
-        facts |= {"input": HALF, "lints": (FIRST,), "notes": ()} if of_beit else {}
+        facts |= {"input": HALF, "lints": (FIRST,), "notes": ()} if of_beit and tables else {}
     return Extracted(state, dropped, **facts)
 
 
