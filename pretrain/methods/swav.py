@@ -167,6 +167,8 @@ def build(network: EncoderSpec, settings: Settings) -> SwAV:
     """
     lowest = {"views": 1, "small_views": 0, "small_crop": 16, "hidden": 1, "dimensions": 1, "prototypes": 2}
     at_least(settings, {**lowest, "sinkhorn_iterations": 1, "freeze": 0, "queue": 0})
+    if settings.small_views:
+        network.check_side("--small-crop", settings.small_crop)
     if settings.views + settings.small_views < 2:
         raise UserError(
             "--views 1 without small views leaves no other view to predict from",
