@@ -160,7 +160,7 @@ class SwAV(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> SwAV:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.
