@@ -18,10 +18,11 @@ from PIL import Image
 from pretrain import train
 from pretrain.forces import Forces
 from pretrain.machine import Machine
-from pretrain.methods import find_method
+from pretrain.methods import Method, find_method
 from pretrain.presets import method_names
 from pretrain.recipe import Arch
 from pretrain.train import pretrain
+from transfer.checkpoints.formats.msbreg import AVERAGED
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.curve import read
 
@@ -68,6 +69,16 @@ def flat(state: Any, prefix: str = "") -> dict[str, Any]:
 
 def test_the_methods_of_the_paper_are_here() -> None:
     assert set(METHODS) == PUBLISHED
+
+
+def test_the_branch_that_is_evaluated_is_the_one_that_is_read() -> None:
+    averaged = {
+        name
+        for name in METHODS
+        for made in vars(find_method(name)).values()
+        if isinstance(made, type) and issubclass(made, Method) and made.evaluated == "target"
+    }
+    assert averaged == set(AVERAGED)
 
 
 @pytest.mark.slow
