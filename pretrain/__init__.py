@@ -1,1 +1,1 @@
-"""Self-supervised pretraining of ResNets: the MSBReg losses, the views, the methods and the training loop."""
+"""Self-supervised pretraining of encoders: the MSBReg losses, the views, the methods and the training loop."""

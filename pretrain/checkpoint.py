@@ -1,9 +1,10 @@
 """The checkpoint of a run: weights for others to read, and all that an exact resume needs.
 
 A `torch.save` dict that loads with `weights_only=True`:
-    format "msbreg-checkpoint", version 1, arch, method, epoch, step, stem "imagenet" or "cifar",
+    format "msbreg-checkpoint", version 1, method, epoch, step,
+    arch, stem  "imagenet" or "cifar" of a ResNet; a transformer's arch is the whole name, vit_tiny_patch16_128
     input     channels, value_range, mean and std that the encoder was trained with
-    online    encoder.<torchvision names without fc>, projector.…, predictor.…
+    online    encoder.<torchvision names without fc, timm names without head>, projector.…, predictor.…
     target    encoder.…, projector.… (methods with a slow copy)
     config    everything that decides the outcome, as plain values
     optimizer, scaler, progress, rest (what else the method remembers: a queue, prototypes)
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from pretrain.methods import Method
+from pretrain.networks import architecture
 from pretrain.recipe import BEFORE
 from pretrain.step import Step
 from pretrain.views import MEAN, STD
@@ -44,10 +46,11 @@ def save(path: Path, step: Step, config: Mapping[str, Any], progress: Mapping[st
     Raises:
         UserError: no space left or no right to write; the previous checkpoint is kept.
     """
+    encoder: Any = step.method.branches["online"].encoder
     state = {
         "format": FORMAT,
         "version": VERSION,
-        "arch": config["recipe"]["arch"],
+        "arch": architecture(encoder, config["recipe"]["arch"]),
         "method": config["method"],
         "epoch": progress["epoch"],
         "step": progress["step"],

@@ -78,8 +78,8 @@ def force_report(
 
     Returns, for the method's own loss (`own`), `singular` and `brownian`, where present:
         force_<term>: norm of its weighted gradient at an embedding, on average over embeddings, relative to that of the
-            method's own loss (which is therefore 1); absent for a loss that does not look at the embeddings (SwAV's and
-            supervised are of the scores).
+            method's own loss (which is therefore 1); absent for a loss that does not look at the embeddings (SwAV's,
+            DINO's and supervised are of the scores).
         tangential_<term>: the share of that gradient's norm that is tangential to the sphere: only this moves a unit
             vector. The singular force's vanishes at the uniform spread.
         singular_scale: λ_s·√(n·min(n, d)), the size of the singular term at its optimum.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import timm
@@ -13,18 +14,27 @@ import torchvision
 from torch import Tensor, nn
 
 from pretrain.recipe import EncoderSpec
+from transfer.checkpoints.families import vit
 
 
-def build_encoder(network: EncoderSpec, *, zero_init_residual: bool | None = None) -> tuple[nn.Module, int]:
-    """A torchvision ResNet without its classifier, and the length of its pooled feature.
+def build_encoder(
+    network: EncoderSpec, *, zero_init_residual: bool | None = None, positions: str = "size"
+) -> tuple[nn.Module, int]:
+    """An encoder without its classifier, and the length of its feature.
 
-    The names in its `state_dict()` are torchvision's, so the trained encoder fills a detector's backbone as it is.
+    A ResNet is torchvision's and its feature the average of the last map, a vision transformer timm's and its feature
+    the CLS token behind the final norm. So are the names in its `state_dict()`, and the trained encoder fills a
+    detector's backbone or the family's module as it is. Its weights begin as these libraries begin them.
 
     Args:
         network: architecture and stem.
         zero_init_residual: whether residual branches start at zero. None: those of bottleneck blocks do, as in the
             Haiku ResNet that BYOL used.
+        positions: how a transformer resizes its table for views of another size, one of `vit.POSITIONS`.
     """
+    if network.patch:
+        plain = vit.vit_of(network.transformer)
+        return vit.FAMILY.build(replace(plain, positions=positions).arch), plain.width
     if zero_init_residual is None:
         zero_init_residual = network.arch in ("resnet50", "resnet101")
     if network.arch == "resnet18_quarter":  # timm's names are torchvision's
@@ -40,6 +50,15 @@ def build_encoder(network: EncoderSpec, *, zero_init_residual: bool | None = Non
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
         encoder.maxpool = nn.Identity()
     return encoder, features
+
+
+def architecture(encoder: nn.Module, asked: str) -> str:
+    """What a checkpoint calls an encoder: a transformer by its whole name, a ResNet as it was `asked` for.
+
+    The whole name says the size of the table of positions and how it is resized, which no shape shows.
+    """
+    numbers = getattr(encoder, "vit", None)
+    return numbers.arch if isinstance(numbers, vit.Vit) else asked
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

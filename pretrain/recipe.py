@@ -9,9 +9,27 @@ from typing import Any, Literal
 
 from transfer.runtime.errors import UserError
 
-Arch = Literal["resnet18_quarter", "resnet18", "resnet34", "resnet50", "resnet101"]
+Arch = Literal[
+    "resnet18_quarter",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "vit_tiny",
+    "vit_small",
+    "vit_tiny_patch8",
+    "vit_small_patch8",
+]
 Stem = Literal["imagenet", "cifar"]
-AugmentationName = Literal["vicreg", "byol", "moco", "simclr", "swav", "wmse", "crop"]
+AugmentationName = Literal["vicreg", "byol", "moco", "simclr", "swav", "wmse", "crop", "dino"]
+
+# Vision transformers: (size, side of a patch in pixels). Which weights they have is said in the families' room.
+TRANSFORMERS: Mapping[str, tuple[str, int]] = {
+    "vit_tiny": ("tiny", 16),
+    "vit_small": ("small", 16),
+    "vit_tiny_patch8": ("tiny", 8),
+    "vit_small_patch8": ("small", 8),
+}
 
 LOWEST = {"batch": 2, "accumulate": 1, "crop": 16, "epochs": 1, "steps": 0, "warmup_steps": 0, "seed": 0}
 # What a recipe without these fields did: checkpoints and rows of that time are resumed. A field that is added to
@@ -30,16 +48,45 @@ class EncoderSpec:
     """Which encoder a method is built around.
 
     Attributes:
-        arch: the ResNet. "resnet18_quarter" has a quarter of the channels in its stages (the stem keeps its 64): for
-            studies on a CPU, it converts to nothing.
+        arch: the ResNet or vision transformer. "resnet18_quarter" has a quarter of the channels in its stages (the
+            stem keeps its 64): for studies on a CPU, it converts to nothing.
         stem: "imagenet": 7×7 convolution of stride 2 and max-pooling, which detectors have too. "cifar": 3×3
             convolution of stride 1 and no pooling, for images of 32 pixels (Chen et al., SimCLR, 2020, appendix B.9).
+            Transformers have none.
         classes: number of classes of the labelled images, for methods that need labels.
+        crop: side in pixels of the views that a transformer's table of positions is for.
     """
 
     arch: Arch
     stem: Stem = "imagenet"
     classes: int = 0
+    crop: int = 224
+
+    @property
+    def patch(self) -> int:
+        """Side of a transformer's patch in pixels; 0 of a ResNet."""
+        return TRANSFORMERS[self.arch][1] if self.arch in TRANSFORMERS else 0
+
+    @property
+    def transformer(self) -> str:
+        """The whole name of a transformer, as `transfer.checkpoints.families.vit` has it; "" of a ResNet."""
+        if not self.patch:
+            return ""
+        return f"vit_{TRANSFORMERS[self.arch][0]}_patch{self.patch}_{self.crop}"
+
+    def check_side(self, option: str, side: int) -> None:
+        """Refuse images that a transformer cannot cut into whole patches; `side` in pixels is that of `option`.
+
+        Raises:
+            UserError: says which sizes are near.
+        """
+        if self.patch and (side % self.patch or side < self.patch):
+            below = side // self.patch * self.patch
+            near = f"{below} or {below + self.patch}" if below else f"{self.patch}"
+            raise UserError(
+                f"{option} {side} is no multiple of the patches of {self.patch} pixels of --arch {self.arch}",
+                todo=f"give {option} {near}",
+            )
 
 
 @dataclass(frozen=True)
@@ -48,9 +95,11 @@ class Recipe:
     length: google-deepmind/deepmind-research, byol/configs/byol.py) with VICReg's symmetrised views.
 
     Attributes:
-        arch: the ResNet; resnet18_quarter is for studies on a CPU and converts to nothing.
-        stem: imagenet, or cifar (3x3, no pooling) for 32-pixel images; only imagenet converts to detectors.
-        crop: side of a view in pixels.
+        arch: a ResNet, or a vision transformer with patches of 16 pixels (patch8: of 8) whose table of positions is for
+            --crop; resnet18_quarter is for studies on a CPU and converts to nothing.
+        stem: of a ResNet: imagenet, or cifar (3x3, no pooling) for 32-pixel images; only imagenet converts to
+            detectors.
+        crop: side of a view in pixels; for a transformer a multiple of its patches.
         augmentation: whose random views; methods start from their own paper's.
         views_on: workers augment with Pillow; device does colour and blur in batches there, the same draws.
         epochs: passes over the images.
@@ -71,7 +120,7 @@ class Recipe:
         milestones: epochs after which the rate is multiplied by --factor; none: a cosine follows the warm-up.
         factor: of the milestones.
         momentum: of lars and sgd; beta1 of adam and adamw.
-        weight_decay: on weights.
+        weight_decay: on weights; a transformer's positions and tokens are none (but with DINO, as published).
         decay_all: biases and norm parameters decay too, and LARS adapts them.
         trust: LARS's trust coefficient.
         clip: longest gradient (global norm); 0: not clipped.
@@ -116,6 +165,12 @@ class Recipe:
             UserError: a number is out of range, or there are fewer images than a batch.
         """
         at_least(self, LOWEST)
+        self.network().check_side("--crop", self.crop)
+        if self.arch in TRANSFORMERS and self.stem != "imagenet":
+            raise UserError(
+                f"--stem {self.stem} is for ResNets, and --arch {self.arch} cuts its images into patches",
+                todo="leave out --stem; for small images choose small patches, as in --arch vit_tiny_patch8",
+            )
         for name in ("lr", "trust"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{_option(name)} is {getattr(self, name)}", todo="give a positive number")
@@ -182,7 +237,7 @@ class Recipe:
 
     def network(self, classes: int = 0) -> EncoderSpec:
         """The encoder that the method is built around."""
-        return EncoderSpec(self.arch, self.stem, classes)
+        return EncoderSpec(self.arch, self.stem, classes, self.crop)
 
     def steps_per_epoch(self, images: int) -> int:
         """Steps in one pass; the last, incomplete batch is dropped."""
@@ -221,6 +276,15 @@ class Recipe:
 def demo(**changes: Any) -> Recipe:
     """A recipe that is no protocol: a minute or two on two CPU cores, to see that everything works."""
     return replace(Recipe(arch="resnet18", crop=64, steps=28, warmup_steps=4, batch=32), **changes)
+
+
+def for_transformers(recipe: Recipe) -> Recipe:
+    """A demo's recipe for a vision transformer: AdamW, which trains one where SGD does not, with DINO's first decay.
+
+    Ours: 5e-4 whatever the batch is a rate for a short training of small batches; nobody published it.
+    """
+    rate = 5e-4 * 256 / recipe.batch
+    return replace(recipe, optimizer="adamw", lr=rate, bias_lr=0.0, weight_decay=0.04, clip=3.0, decay_all=False)
 
 
 def at_least(options: object, lowest: Mapping[str, int]) -> None:

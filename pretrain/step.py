@@ -82,6 +82,7 @@ class Step:
                 when the loss was computed.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.before_step(progress)
         if len(parts) == 1:
             graphs = [self._forward(parts[0])]
         else:

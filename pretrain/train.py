@@ -22,7 +22,7 @@ from pretrain.health import collapse_warning, force_report, health
 from pretrain.machine import Machine, check_precision, prepare
 from pretrain.methods import Method, Outputs, find_method
 from pretrain.monitor import Monitor
-from pretrain.optimizers import build_optimizer, set_rate
+from pretrain.optimizers import build_optimizer, set_decay, set_rate
 from pretrain.recipe import Recipe
 from pretrain.sources import ImageSource, open_source
 from pretrain.step import Outcome, Step
@@ -251,8 +251,10 @@ class _Run:
         images = len(self.source)
         warm = self.done < self.recipe.warmup(images)
         rate = set_rate(self.step.optimizer, self.recipe.rate_at(self.done, images), warm)
+        progress = self.done / self.total
+        set_decay(self.step.optimizer, self.method.weight_decay(progress, self.recipe.weight_decay))
         parts, labels = self._parts(batch)
-        outcome = self.step(parts, labels, self.done, self.done / self.total, self._directions(), watch)
+        outcome = self.step(parts, labels, self.done, progress, self._directions(), watch)
         if not bool(outcome.loss.isfinite()):
             self._stop(f"the loss is {outcome.loss.item()} at step {self.done + 1}", _numbers(outcome))
         self.done += 1
@@ -289,7 +291,8 @@ class _Run:
         if self.monitor is None or not self._probes_here():
             return
         if any(self.processes.collect(not curves.has(self.done, "knn"))):
-            curves.note(self.done, self.monitor(self.method.branches["online"].encoder))  # type: ignore[arg-type]
+            encoder: Any = self.method.branches[self.method.evaluated].encoder
+            curves.note(self.done, self.monitor(encoder))
 
     def _note_unreadable(self, batch: data.DrawnBatch) -> None:
         """List new unreadable images of all processes; stop when they are more than the budget."""

@@ -65,9 +65,13 @@ AUGMENTATIONS: dict[AugmentationName, tuple[Kind, ...]] = {
     "wmse": (Kind(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grey=0.1, blur=0.0),),
     # Supervised training (He et al. 2016; pytorch/examples, imagenet/main.py): crop and flip.
     "crop": (Kind(jitter_chance=0.0, grey=0.0, blur=0.0, bilinear=True),),
+    # facebookresearch/dino, main_dino.py: DataAugmentationDINO and --global_crops_scale.
+    "dino": (Kind(scale=(0.4, 1.0), blur=1.0), Kind(scale=(0.4, 1.0), blur=0.1, solarize=0.2)),
 }
-# Small views of multi-crop: the same, of smaller parts of the image (facebookresearch/swav, --min_scale_crops).
+# Small views of multi-crop: the same, of smaller parts of the image (facebookresearch/swav, --min_scale_crops) …
 SMALL_SCALE = (0.05, 0.14)
+# … or of kinds of their own (facebookresearch/dino, main_dino.py: --local_crops_scale).
+SMALL: dict[AugmentationName, tuple[Kind, ...]] = {"dino": (Kind(scale=(0.05, 0.4)),)}
 
 
 @dataclass(frozen=True)
@@ -205,12 +209,9 @@ class Views:
         """Kind and side of every view, the large ones first."""
         kinds = AUGMENTATIONS[self.augmentation]
         large = [(kinds[k % len(kinds)], self.crop) for k in range(self.count)]
-        small = [(_smaller(kinds[k % len(kinds)]), self.small_crop) for k in range(self.small)]
+        smaller = SMALL.get(self.augmentation) or tuple(replace(kind, scale=SMALL_SCALE) for kind in kinds)
+        small = [(smaller[k % len(smaller)], self.small_crop) for k in range(self.small)]
         return large + small
-
-
-def _smaller(kind: Kind) -> Kind:
-    return replace(kind, scale=SMALL_SCALE)
 
 
 def to_network(

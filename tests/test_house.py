@@ -47,7 +47,10 @@ MAY_IMPORT = {
         *("transfer/classification", "transfer/datasets", "transfer/runtime"),
         *("transfer/task.py", "transfer/protocol.py"),
     ),
-    "pretrain": ("transfer/runtime", "transfer/datasets", "transfer/classification/probes"),
+    "pretrain": (
+        *("transfer/checkpoints/families", "transfer/classification/probes"),
+        *("transfer/datasets", "transfer/runtime"),
+    ),
     "results": ("transfer/runtime", "transfer/record.py"),
 }
 # An arrow of one file that the table does not show, with the reason.

@@ -24,20 +24,25 @@ Outputs = tuple[Tensor, ...]
 class Method(nn.Module, ABC):
     """What the training loop asks of a method.
 
-    A step is: `forward` on the views of every part of the batch (a process, a micro-batch), `loss` once on the
-    outputs of all parts together, its gradient back through each part, `after_backward`, the update, `after_step`.
+    A step is: `before_step`, `forward` on the views of every part of the batch (a process, a micro-batch), `loss` once
+    on the outputs of all parts together, its gradient back through each part, `after_backward`, the update,
+    `after_step`.
     So a loss may look at the whole batch (a covariance, negatives) and means the same however the batch is cut.
 
     Attributes:
-        branches: name → network whose weights go into the checkpoint; "online" is the one that is trained and
-            evaluated, and holds the encoder as `encoder`.
+        branches: name → network whose weights go into the checkpoint, with the encoder as `encoder`; "online" is the
+            one that is trained.
+        evaluated: the branch that its authors evaluate.
         forces: the dispersing forces of MSBReg, added to the loss of any method; weights of 0 switch them off.
         constant_rate: modules whose learning rate stays at its peak after warm-up (SimSiam's predictor).
+        decays_tokens: whether a transformer's positions and tokens are decayed as weights are.
     """
 
     branches: dict[str, nn.Module]
+    evaluated: str = "online"
     forces: Forces
     constant_rate: tuple[nn.Module, ...] = ()
+    decays_tokens: bool = False
 
     @abstractmethod
     def forward(self, views: list[Tensor]) -> Outputs:
@@ -69,6 +74,13 @@ class Method(nn.Module, ABC):
             return own, terms
         added, more = dispersion(self.forces, self.embeddings(outputs), generator)
         return own + added, {**terms, **more}
+
+    def weight_decay(self, progress: float, first: float) -> float:
+        """Weight decay when this share of training is done: the recipe's, `first`, where a method has no schedule."""
+        return first
+
+    def before_step(self, progress: float) -> None:
+        """Called before each step with the share of training done before it, for what follows a schedule."""
 
     def after_backward(self, step: int) -> None:
         """Called before the update of step 0, 1, … with all gradients in place."""

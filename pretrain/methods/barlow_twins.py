@@ -68,7 +68,7 @@ class BarlowTwins(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> BarlowTwins:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

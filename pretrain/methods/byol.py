@@ -30,7 +30,7 @@ class BYOL(OnlineAndTarget):
 
 
 def build(network: EncoderSpec, settings: Settings) -> BYOL:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

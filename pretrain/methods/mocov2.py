@@ -122,7 +122,7 @@ class MoCo(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> MoCo:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

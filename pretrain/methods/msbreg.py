@@ -72,7 +72,7 @@ def check(settings: Settings) -> None:
 
 
 def build(network: EncoderSpec, settings: Settings) -> OnlineAndTarget:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

@@ -75,7 +75,7 @@ class SimCLR(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> SimCLR:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

@@ -70,7 +70,7 @@ class SimSiam(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> SimSiam:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

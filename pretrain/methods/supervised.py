@@ -21,7 +21,7 @@ NEEDS_LABELS = True
 
 
 class Supervised(Method):
-    """A ResNet and its linear classifier, both as torchvision initialises them."""
+    """An encoder and its linear classifier, both as torchvision (timm, of a transformer) initialises them."""
 
     def __init__(self, network: EncoderSpec, settings: Settings) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Supervised(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> Supervised:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense, or images of fewer than two classes.

@@ -160,13 +160,15 @@ class SwAV(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> SwAV:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.
     """
     lowest = {"views": 1, "small_views": 0, "small_crop": 16, "hidden": 1, "dimensions": 1, "prototypes": 2}
     at_least(settings, {**lowest, "sinkhorn_iterations": 1, "freeze": 0, "queue": 0})
+    if settings.small_views:
+        network.check_side("--small-crop", settings.small_crop)
     if settings.views + settings.small_views < 2:
         raise UserError(
             "--views 1 without small views leaves no other view to predict from",

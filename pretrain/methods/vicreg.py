@@ -72,7 +72,7 @@ class VICReg(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> VICReg:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

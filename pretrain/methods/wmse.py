@@ -146,7 +146,7 @@ class WMSE(Method):
 
 
 def build(network: EncoderSpec, settings: Settings) -> WMSE:
-    """The method for one ResNet.
+    """The method for one encoder.
 
     Raises:
         UserError: settings that make no sense.

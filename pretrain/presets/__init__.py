@@ -5,9 +5,9 @@ A file declares
     `PROTOCOLS` name → (`Recipe`, `Settings`), by epochs: as published,
     `PRESETS`   the same for smaller hardware, never published: `demo`.
 
-An epoch is as many whole batches as there are; the remaining images are left out, as MoCo, SimSiam, SwAV and W-MSE do.
-Barlow Twins, VICReg and the supervised training have one more step an epoch, of the remaining images; BYOL and SimCLR
-let them begin the next epoch. At every step of an epoch so counted the learning rate is the published one.
+An epoch is as many whole batches as there are; the remaining images are left out, as MoCo, SimSiam, SwAV, W-MSE and
+DINO do. Barlow Twins, VICReg and the supervised training have one more step an epoch, of the remaining images; BYOL and
+SimCLR let them begin the next epoch. At every step of an epoch so counted the learning rate is the published one.
 
 What the method computes is in the file of the same name in `pretrain.methods`.
 """

@@ -18,17 +18,20 @@ from PIL import Image
 from pretrain import train
 from pretrain.forces import Forces
 from pretrain.machine import Machine
-from pretrain.methods import find_method
+from pretrain.methods import Method, find_method
 from pretrain.presets import method_names
 from pretrain.recipe import Arch
 from pretrain.train import pretrain
+from transfer.checkpoints.formats.msbreg import AVERAGED
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.curve import read
 
 ROOT = Path(__file__).parents[2]
 METHODS = method_names()
 MACHINE = Machine(device="cpu", workers=0, log_every=1, save_every=2)
-PUBLISHED = {"barlow_twins", "byol", "mocov2", "msbreg", "simclr", "simsiam", "supervised", "swav", "vicreg", "wmse"}
+PUBLISHED = {
+    *("barlow_twins", "byol", "dino", "mocov2", "msbreg", "simclr", "simsiam", "supervised", "swav", "vicreg", "wmse"),
+}
 SMALL = {"hidden": 16, "dimensions": 8, "width": 16, "prototypes": 12, "queue": 16, "groups": 2, "whitening_size": 16}
 
 
@@ -68,6 +71,16 @@ def test_the_methods_of_the_paper_are_here() -> None:
     assert set(METHODS) == PUBLISHED
 
 
+def test_the_branch_that_is_evaluated_is_the_one_that_is_read() -> None:
+    averaged = {
+        name
+        for name in METHODS
+        for made in vars(find_method(name)).values()
+        if isinstance(made, type) and issubclass(made, Method) and made.evaluated == "target"
+    }
+    assert averaged == set(AVERAGED)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_it_trains_resumes_exactly_and_leaves_a_backbone(
@@ -98,7 +111,20 @@ def test_it_trains_resumes_exactly_and_leaves_a_backbone(
     short = start(name, classes, tmp_path / "short", steps=1, arch="resnet18")
     backbone = read_backbone(tmp_path / "short" / "checkpoint.pth")
     assert backbone.arch == "resnet18"
-    assert torch.equal(backbone.state["conv1.weight"], short["online"]["encoder.conv1.weight"])
+    taken = short["target" if name == "dino" else "online"]  # what its authors evaluate
+    assert torch.equal(backbone.state["conv1.weight"], taken["encoder.conv1.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_it_trains_a_vision_transformer(name: str, classes: Path, tmp_path: Path) -> None:
+    saved = start(name, classes, tmp_path, steps=2, arch="vit_tiny")
+    backbone = read_backbone(tmp_path / "checkpoint.pth")
+    assert backbone.arch == saved["arch"] == "vit_tiny_patch16_32" + (".offset" if name == "dino" else "")
+    taken = saved["target" if name == "dino" else "online"]
+    tensors = {key.removeprefix("encoder."): value for key, value in taken.items() if key.startswith("encoder.")}
+    assert tensors.keys() == backbone.state.keys()
+    assert all(torch.equal(tensor, backbone.state[key]) for key, tensor in tensors.items())
 
 
 @pytest.mark.slow

@@ -55,6 +55,11 @@ def test_a_protocol_by_its_name_and_as_it_was_once_asked_for() -> None:
         (["--preset", "dmo"], "unknown preset 'dmo' of msbreg"),
         (["--protocol", "99"], "unknown protocol '99' of msbreg"),
         (["--method", "byoll"], "unknown method 'byoll'"),
+        (["--arch", "vit_huge"], "unknown architecture 'vit_huge'"),
+        (["--arch", "vit_tiny", "--crop", "40"], "--crop 40 is no multiple of the patches of 16 pixels"),
+        (["--arch", "vit_tiny", "--stem", "cifar"], "--stem cifar is for ResNets"),
+        (["--arch", "vit_tiny", "--method", "dino", "--small-crop", "24"], "--small-crop 24 is no multiple"),
+        (["--arch", "vit_tiny", "--method", "swav", "--small-crop", "24"], "--small-crop 24 is no multiple"),
         (["--lr", "-1"], "--lr is -1.0"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["--device", "tpu9000"], "unknown device"),
@@ -109,9 +114,11 @@ def test_plot_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_kill_and_resume_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "arch"), [("msbreg", "resnet18_quarter"), ("dino", "vit_tiny_patch8")])
+def test_kill_and_resume_ends_with_the_same_weights(method: str, arch: str, images: Path, tmp_path: Path) -> None:
     options = [str(images), "--preset", "demo", "--batch", "4", "--crop", "32", "--hidden", "16", "--steps", "12"]
-    options += ["--arch", "resnet18_quarter", "--save-every", "1", "--device", "cpu", "--workers", "1", "--out"]
+    options += ["--method", method, "--arch", arch]
+    options += ["--save-every", "1", "--device", "cpu", "--workers", "1", "--out"]
     command = [sys.executable, "-m", "pretrain", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
@@ -131,6 +138,6 @@ def test_kill_and_resume_ends_with_the_same_weights(images: Path, tmp_path: Path
     subprocess.run([*command, str(tmp_path / "cut")], check=True, env=environment, capture_output=True)
     whole, cut = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "cut"))
     assert whole["step"] == cut["step"] == 12
-    for branch in ("online", "target"):
+    for branch in ("online", "target", "rest"):
         assert all(torch.equal(tensor, cut[branch][name]) for name, tensor in whole[branch].items())
     assert not list((tmp_path / "cut").glob(".*.part"))

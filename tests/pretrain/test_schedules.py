@@ -37,7 +37,7 @@ def scaled(base: float, batch: int, end: float = 0.0) -> Rates:
 
 
 def swav(base: float, final: float, start: float, warm: int) -> Rates:
-    """swav: main_swav.py."""
+    """swav: main_swav.py; dino: utils.py, cosine_scheduler."""
 
     def rates(epochs: int, epoch: int) -> Iterator[float]:
         yield from np.linspace(start, base, epoch * warm).tolist()
@@ -87,6 +87,7 @@ BYOL = {"100": scaled(0.45, 4096), "300": scaled(0.3, 4096), "1000": scaled(0.2,
 PUBLISHED: dict[str, dict[str, Rates]] = {
     "barlow_twins": {"300": scaled(0.2, 2048, 0.001), "1000": scaled(0.2, 2048, 0.001)},
     "byol": BYOL,
+    "dino": {"100": swav(5e-4 * 512 / 256, 1e-6, 0.0, 10), "300": swav(5e-4 * 1024 / 256, 1e-6, 0.0, 10)},
     "mocov2": {"200": once_an_epoch(0.03), "800": once_an_epoch(0.03)},
     "msbreg": BYOL,
     "simclr": {"100": scaled(0.3, 4096), "1000": scaled(0.3, 4096)},

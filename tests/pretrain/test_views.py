@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,14 @@ def test_views_have_their_shape_differ_and_repeat_by_seed(augmentation: str) -> 
     assert all(view.dtype == torch.uint8 for view in first)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(not torch.equal(first[0], other) for other in first[1:4])
+
+
+def test_small_views_are_those_of_their_authors() -> None:
+    """facebookresearch/dino: --local_crops_scale, blur 0.5, not solarized; swav: smaller parts, else the same."""
+    large, *_, small = (kind for kind, _ in Views(2, 64, "dino", small=3, small_crop=32).kinds())
+    assert (large.scale, small.scale, small.blur, small.solarize) == ((0.4, 1.0), (0.05, 0.4), 0.5, 0.0)
+    large, *_, small = (kind for kind, _ in Views(2, 64, "swav", small=3, small_crop=32).kinds())
+    assert small == replace(large, scale=(0.05, 0.14))
 
 
 def test_byol_views_are_asymmetric_and_vicreg_views_alike() -> None:

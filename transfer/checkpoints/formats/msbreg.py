@@ -1,10 +1,14 @@
 """This project's own pretraining checkpoints, version 1, as `pretrain` writes them.
 
 Layout: `{"format": "msbreg-checkpoint", "version": 1, "arch", "method", "epoch", "step", "stem", "input", "online",
-"target", "rest", "config"}`, beside training state. `online` and `target` hold `encoder.` (torchvision names, no `fc`),
-`projector.` and, online only, `predictor.`; `rest` what else the method remembers (a queue, prototypes, a classifier).
-`target` exists for methods with a slow copy (MSBReg, BYOL, MoCo). The online network is the one that is evaluated, as
-BYOL's authors do (google-deepmind/deepmind-research: byol); `--branch target` takes its moving average.
+"target", "rest", "config"}`, beside training state. `online` and `target` hold `encoder.` (of a ResNet torchvision's
+names without `fc`, of a vision transformer timm's without `head`), `projector.` and, online only, `predictor.`; `rest`
+what else the method remembers (a queue, prototypes, a classifier). A transformer's `arch` is its whole name, which says
+for which size its positions are and how they are resized.
+
+`target` exists for methods with a slow copy (MSBReg, BYOL, MoCo, DINO). The online network is the one that is
+evaluated, as BYOL's authors do (google-deepmind/deepmind-research: byol), but of DINO the moving average, its teacher
+(facebookresearch/dino: eval_linear.py); `--branch` takes the other one.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from transfer.runtime.errors import CheckpointError
 
 NAME = "msbreg"
 BRANCHES = ("online", "target")
+AVERAGED = ("dino",)  # methods whose authors evaluate the moving average
 MEMORY = "rest"
 MARK, VERSION = "msbreg-checkpoint", 1
 
@@ -44,7 +49,7 @@ def recognise(tree: Tree) -> Match | Mismatch:
 
 def read(tree: Tree, branch: str | None) -> Extracted:
     """Take the encoder of the online network, or of its moving average."""
-    taken = branch or BRANCHES[0]
+    taken = branch or BRANCHES[tree.get("method") in AVERAGED]
     version, stem, arch = tree.get("version"), tree.get("stem"), tree.get("arch")
     if type(version) is not int or version != VERSION:
         raise CheckpointError(
