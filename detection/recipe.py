@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from detection.score.coco_ap import CocoApOptions
 from detection.score.voc_ap import VocApOptions
@@ -55,6 +55,8 @@ class DetectorRecipe:
     (facebookresearch/detectron2: detectron2/config/defaults.py). `python -m transfer recipe TASK` names the source of
     every value.
     """
+
+    takes: ClassVar[str] = "resnet"  # the family of backbones that it is built on
 
     family: Decided[Family] = fixed("faster_rcnn")
     neck: Decided[Neck] = fixed("c4")

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from detection.recipe import DetectorRecipe
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.resnet import gmacs_by_stage
 from transfer.runtime.provenance import Difference
 
@@ -145,10 +146,10 @@ def norm_differences(published: DetectorRecipe, recipe: DetectorRecipe, processe
 def expectation(recipe: DetectorRecipe, arch: str, processes: int) -> Expectation | None:
     """Hours and memory from Detectron2's model zoo, in proportion to images per process and the backbone's cost.
 
-    None for a detector that the zoo has no ResNet-50 row of (FCOS).
+    None for a detector that the zoo has no ResNet-50 row of (FCOS), and for backbones that are no ResNets.
     """
     row = ZOO.get((recipe.family, recipe.neck))
-    if row is None:
+    if row is None or family_of(arch).name != "resnet":
         return None
     images = recipe.batch / processes / ZOO_IMAGES
     trained = recipe.norm != "FrozenBN"

@@ -38,6 +38,7 @@ from detection.scaling import BATCH, expectation, fitted, norm_differences, norm
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
 from transfer.checkpoints.cpu_time import refuse_if_endless
+from transfer.checkpoints.families import families, family_of
 from transfer.checkpoints.families.resnet import STAGES, gmacs_by_stage
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.runtime.errors import UserError
@@ -52,6 +53,8 @@ EACH_A_TASK = (
     "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
     "bash segmentation/run_coco.sh c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)"
 )
+# Family of backbones → its detectors, for a message
+DETECTORS = {"resnet": EACH_A_TASK}
 RECOMPUTED = "blocks of the ResNet were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
 
@@ -150,12 +153,19 @@ class DetectionTask(Task):
         """Images a GPU, batch norm, hours and memory.
 
         Raises:
-            UserError: the batch cannot be shared by so many GPUs.
+            UserError: the batch cannot be shared by so many GPUs; the detector is not built on such a backbone.
         """
+        demand_family(recipe.detector, hardware.arch)
         return account(recipe.detector, scaled.detector, hardware)
 
     def choose_engine(self, wanted: str, archs: Collection[str]) -> tuple[Engine, str]:
-        """See `detection.engines.choose`."""
+        """See `detection.engines.choose`.
+
+        Raises:
+            UserError: the detector is not built on such a backbone.
+        """
+        for arch in archs:
+            demand_family(self.detector, arch)
         name, why = choose_engine(wanted, self.engines, archs)
         return load_engine(name), why
 
@@ -311,6 +321,22 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
         masked = recipe.max_detections if test else recipe.roi_batch * recipe.roi_positive
         masks = 0.116 * width**2 * recipe.mask_convs * masked
     return (total + 6.4 * width**2) * area + 0.014 * width * regions + masks
+
+
+def demand_family(recipe: DetectorRecipe, arch: str) -> None:
+    """Raise `UserError` if the detector is built on another family of backbones than that of `arch`."""
+    given, taken = family_of(arch).name, families()[recipe.takes]
+    if given == taken.name:
+        return
+    todo = DETECTORS.get(given)
+    raise UserError(
+        f"this detector is not built on a {arch}",
+        found=f"its backbone is one of {', '.join(taken.offered)}",
+        todo=f"take a detector for this checkpoint: {todo}"
+        if todo
+        else "no detector here takes such a checkpoint; its frozen features are measured by "
+        "bash transfer/run_knn.sh CKPT and the other tasks of `python -m transfer tasks`",
+    )
 
 
 def demand_sound(recipe: DetectorRecipe, device: str) -> None:

@@ -1,0 +1,30 @@
+"""A checkpoint that a detector is not built on is refused before anything else is read."""
+
+import pytest
+
+from detection.task import DetectionTask
+from transfer.cli import recipe_command, run_command
+from transfer.runtime.errors import UserError
+from transfer.task import load_task, task_names
+
+DETECTORS = [name for name in task_names() if isinstance(load_task(name), DetectionTask)]
+OF_RESNETS = [name for name in DETECTORS if load_task(name).detector.takes == "resnet"]
+
+
+@pytest.mark.parametrize("name", OF_RESNETS)
+def test_a_vision_transformer_is_refused_by_detectors_of_resnets(name):
+    with pytest.raises(UserError, match="not built on a vit_small_patch16_224") as caught:
+        load_task(name).choose_engine("auto", {"resnet50", "vit_small_patch16_224"})
+    assert "resnet50" in caught.value.found
+    assert "bash " in caught.value.todo
+
+
+def test_the_command_line_says_so_before_data_are_read(tmp_path):
+    words = ["detection.voc", "random:vit_tiny_patch16_224", "--device", "cpu", "--voc-root", str(tmp_path / "nowhere")]
+    with pytest.raises(UserError, match="not built on a vit_tiny_patch16_224"):
+        run_command(words)
+
+
+def test_the_recipe_for_other_hardware_says_so_too():
+    with pytest.raises(UserError, match="not built on a vit_tiny_patch16_224"):
+        recipe_command(["detection.voc", "--gpus", "1", "--memory", "24", "--arch", "vit_tiny_patch16_224"])
