@@ -113,8 +113,8 @@ def fitted(
 
 
 def images_normalised(recipe: DetectorRecipe, processes: int) -> int:
-    """Images whose statistics a batch norm sees together in training; 0 if it is frozen."""
-    if recipe.norm == "FrozenBN":
+    """Images whose statistics a batch norm sees together in training; 0 if it is frozen, or there is none."""
+    if recipe.norm in ("FrozenBN", "LN"):
         return 0
     return recipe.batch if recipe.norm == "SyncBN" else recipe.batch // processes
 
@@ -123,7 +123,7 @@ def norm_in_words(recipe: DetectorRecipe, processes: int) -> str:
     """For example "SyncBN over 16 images"; on one process that is plain BN over its batch."""
     images = images_normalised(recipe, processes)
     if not images:
-        return "FrozenBN"
+        return str(recipe.norm)
     name = "SyncBN" if recipe.norm == "SyncBN" and processes > 1 else "BN"
     return f"{name} over {images} images"
 

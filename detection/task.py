@@ -30,13 +30,16 @@ from detection.recipe import (
     DetectionRecipe,
     DetectorRecipe,
     MaskRcnnFPN,
+    MaskRcnnViTDet,
     RegionsFPN,
+    ViTDet,
     out_of_range,
     unbuildable,
 )
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
+from detection.vitdet import demand_fitting, pyramid_gmacs, trunk_gmacs
 from transfer.checkpoints.cpu_time import refuse_if_endless
 from transfer.checkpoints.families import families, family_of
 from transfer.checkpoints.families.resnet import STAGES, gmacs_by_stage
@@ -53,9 +56,14 @@ EACH_A_TASK = (
     "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
     "bash segmentation/run_coco.sh c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)"
 )
-# Family of backbones → its detectors, for a message
-DETECTORS = {"resnet": EACH_A_TASK}
-RECOMPUTED = "blocks of the ResNet were computed again in the backward pass (--recompute)"
+# Family of backbones → its detectors, for a message; and the architecture that their numbers are published of
+DETECTORS = {
+    "resnet": EACH_A_TASK,
+    "vit": "bash detection/run_voc.sh vitdet CKPT (detection.voc_vitdet), bash detection/run_coco.sh vitdet CKPT "
+    "(detection.coco_vitdet), or with masks bash segmentation/run_coco.sh vitdet CKPT (segmentation.coco_vitdet)",
+}
+USUAL = {"resnet": "resnet50", "vit": "vit_base_patch16_224"}
+RECOMPUTED = "blocks of the backbone were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
 
 
@@ -81,6 +89,11 @@ class DetectionTask(Task):
         """That of the first protocol."""
         recipe: DetectorRecipe = next(iter(self.protocols.values())).detector
         return recipe
+
+    @property
+    def usual(self) -> str:
+        """See `Task`."""
+        return USUAL[self.detector.takes]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -116,6 +129,8 @@ class DetectionTask(Task):
         if recipe.overfit < 0:
             raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
         demand_sound(recipe.detector, run.device)
+        if isinstance(recipe.detector, ViTDet):
+            demand_fitting(recipe.detector, run.backbone.arch)
         if run.device == "cpu":
             gmacs = self.work(recipe, {}, run.backbone.arch)
             what = f"{recipe.detector.iterations:,} iterations of {recipe.detector.batch} images"
@@ -134,7 +149,7 @@ class DetectionTask(Task):
     def expected(self, recipe: DetectionRecipe) -> str:
         """By Detectron2's model zoo. See `Task`."""
         gpus = recipe.detector.published_processes()
-        found = expectation(recipe.detector, "resnet50", gpus)
+        found = expectation(recipe.detector, self.usual, gpus)
         return "" if found is None else f"about {found.hours:.1f} on {gpus} × V100, not measured here: {found.source}"
 
     def scale(self, recipe: DetectionRecipe, hardware: Hardware, batch: int | None) -> tuple[DetectionRecipe, str]:
@@ -193,7 +208,7 @@ class DetectionTask(Task):
         draw_misses(splits.test, outcome.detections, run.workdir / "misses.png")
         draw_curves(measured.coco[-1], run.workdir / "curves.png")
         arch = run.backbone.arch
-        architecture: tuple[Difference, ...] = () if arch == "resnet50" else (("architecture", "resnet50", arch),)
+        architecture: tuple[Difference, ...] = () if arch == self.usual else (("architecture", self.usual, arch),)
         norms = norm_differences(self.detector, recipe.detector, run.world.size)
         again = (RECOMPUTED,) if run.recompute else ()
         return TaskOutcome(
@@ -221,6 +236,7 @@ def detection_task(
         primary=("mask_AP" if masks else "AP") if leading == "coco" else "AP50",
         published=protocols,
         presets=presets,
+        families={name: (protocol.recipe.detector.takes,) for name, protocol in protocols.items()},
         leading=leading,
         official=official,
     )
@@ -298,8 +314,10 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     """Multiply–accumulates (in 10⁹) of one image's forward pass, convolutions of backbone and heads only.
 
     An estimate: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs once per region on a 14×14
-    map, exactly what it sees at 224×224. In a `test` as many regions as can be.
+    map, exactly what it sees at 224×224. In a `test` as many regions as can be. ViTDet's is counted on its canvas.
     """
+    if isinstance(recipe, ViTDet):
+        return _of_regions(recipe, test) + trunk_gmacs(arch, recipe) + pyramid_gmacs(arch, recipe)
     by_stage = gmacs_by_stage(arch)
     total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
     short = float(recipe.test_size if test else np.mean(recipe.train_sizes))
@@ -314,13 +332,22 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     if isinstance(recipe, Dense):
         # Two towers of 3×3 convolutions on p3 … p7: 1,045 positions at 224², 0.59 million multiplications each.
         return (total + (1.6 + 1.25 * recipe.dense.convs) * width**2) * area
-    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
-    # goes through two fully connected layers, and a quarter of them through the mask head on 14×14 positions.
+    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's
+    return (total + 6.4 * width**2) * area + _of_regions(recipe, test)
+
+
+def _of_regions(recipe: RegionsFPN | ViTDet, test: bool) -> float:
+    """Each region goes through fully connected layers, and a quarter of them through the mask head on 14×14 positions.
+
+    ViTDet's are convolved before, on 7×7 positions.
+    """
+    width = recipe.fpn_channels / 256
     regions, masks = recipe.rpn_post_nms_test if test else recipe.roi_batch, 0.0
-    if isinstance(recipe, MaskRcnnFPN):
+    if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet):
         masked = recipe.max_detections if test else recipe.roi_batch * recipe.roi_positive
         masks = 0.116 * width**2 * recipe.mask_convs * masked
-    return (total + 6.4 * width**2) * area + 0.014 * width * regions + masks
+    convolved = 0.029 * width**2 * recipe.box_convs if isinstance(recipe, ViTDet) else 0.0
+    return (0.014 * width + convolved) * regions + masks
 
 
 def demand_family(recipe: DetectorRecipe, arch: str) -> None:

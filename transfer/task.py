@@ -118,6 +118,11 @@ class Task(ABC):
         return {name: protocol.recipe for name, protocol in self.published.items()}
 
     @property
+    def usual(self) -> str:
+        """The architecture that its published numbers are of."""
+        return "resnet50"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Files and folders below the data root that the published data consist of; empty if there are none."""
         return ()

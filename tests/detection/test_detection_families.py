@@ -8,6 +8,7 @@ from transfer.runtime.errors import UserError
 from transfer.task import load_task, task_names
 
 DETECTORS = [name for name in task_names() if isinstance(load_task(name), DetectionTask)]
+OF_VITS = [name for name in DETECTORS if load_task(name).detector.takes == "vit"]
 OF_RESNETS = [name for name in DETECTORS if load_task(name).detector.takes == "resnet"]
 
 
@@ -16,7 +17,25 @@ def test_a_vision_transformer_is_refused_by_detectors_of_resnets(name):
     with pytest.raises(UserError, match="not built on a vit_small_patch16_224") as caught:
         load_task(name).choose_engine("auto", {"resnet50", "vit_small_patch16_224"})
     assert "resnet50" in caught.value.found
-    assert "bash " in caught.value.todo
+    assert "bash detection/run_voc.sh vitdet CKPT" in caught.value.todo
+    assert all(task in caught.value.todo for task in OF_VITS)
+
+
+@pytest.mark.parametrize("name", OF_VITS)
+def test_a_resnet_is_refused_by_detectors_of_vision_transformers(name):
+    with pytest.raises(UserError, match="not built on a resnet50") as caught:
+        load_task(name).choose_engine("auto", {"vit_base_patch16_224", "resnet50"})
+    assert "vit_base_patch16_224" in caught.value.found
+    assert "bash detection/run_voc.sh [fpn] CKPT" in caught.value.todo
+    assert load_task(name).covers("100ep", "vit_base_patch16_224")
+    assert not load_task(name).covers("100ep", "resnet50")
+
+
+def test_a_vit_that_the_form_cannot_hold_is_refused_before_data_are_read(tmp_path):
+    words = ["detection.voc_vitdet", "random:vit_tiny_patch16_224", "--device", "cpu", "--preset", "smoke"]
+    words += ["--voc-root", str(tmp_path / "nowhere"), "--detector.global-blocks", "3", "12"]
+    with pytest.raises(UserError, match="global_blocks 3 12 are not all there"):
+        run_command(words)
 
 
 def test_the_command_line_says_so_before_data_are_read(tmp_path):
@@ -28,3 +47,4 @@ def test_the_command_line_says_so_before_data_are_read(tmp_path):
 def test_the_recipe_for_other_hardware_says_so_too():
     with pytest.raises(UserError, match="not built on a vit_tiny_patch16_224"):
         recipe_command(["detection.voc", "--gpus", "1", "--memory", "24", "--arch", "vit_tiny_patch16_224"])
+    assert "rescaled" in recipe_command(["detection.voc_vitdet", "--gpus", "1", "--memory", "24"])
