@@ -129,8 +129,6 @@ class DetectionTask(Task):
         if recipe.overfit < 0:
             raise UserError(f"--overfit {recipe.overfit}", todo="give a number of images, or 0 for the whole data set")
         demand_sound(recipe.detector, run.device)
-        if isinstance(recipe.detector, ViTDet):
-            demand_fitting(recipe.detector, run.backbone.arch)
         if run.device == "cpu":
             gmacs = self.work(recipe, {}, run.backbone.arch)
             what = f"{recipe.detector.iterations:,} iterations of {recipe.detector.batch} images"
@@ -173,14 +171,18 @@ class DetectionTask(Task):
         demand_family(recipe.detector, hardware.arch)
         return account(recipe.detector, scaled.detector, hardware)
 
-    def choose_engine(self, wanted: str, archs: Collection[str]) -> tuple[Engine, str]:
-        """See `detection.engines.choose`.
+    def refusal(self, recipe: DetectionRecipe, arch: str) -> UserError | None:
+        """See `Task`."""
+        try:
+            demand_family(recipe.detector, arch)
+            if isinstance(recipe.detector, ViTDet):
+                demand_fitting(recipe.detector, arch)
+        except UserError as error:
+            return error
+        return None
 
-        Raises:
-            UserError: the detector is not built on such a backbone.
-        """
-        for arch in archs:
-            demand_family(self.detector, arch)
+    def choose_engine(self, wanted: str, archs: Collection[str]) -> tuple[Engine, str]:
+        """See `detection.engines.choose`."""
         name, why = choose_engine(wanted, self.engines, archs)
         return load_engine(name), why
 

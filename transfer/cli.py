@@ -52,7 +52,7 @@ class RunOptions(Debug):
         workers: data-loading processes; does not change any number.
         threads: of PyTorch on the CPU, the same on every machine unless given; more are faster and move numbers by
             rounding, so they stand in the record.
-        recompute: detectors only: a block of the ResNet keeps its input alone and is computed again in the backward
+        recompute: detectors only: a block of the backbone keeps its input alone and is computed again in the backward
             pass: less memory, more time, the same numbers to rounding.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
@@ -212,6 +212,9 @@ def _run_all(line: CommandLine, world: World, beside: tuple[Any, ...]) -> int:
         say_from(logging.ERROR)
     logger.info("computes with: %s", settle(line.device, options.threads).line())
     backbones = read_backbones(options)
+    for backbone, _ in backbones:
+        if refusal := task.refusal(line.recipe, backbone.arch):
+            raise refusal
     engine, why = task.choose_engine(options.engine, {backbone.arch for backbone, _ in backbones})
     if engine:
         logger.info("engine: %s (%s)", engine.name, why)

@@ -157,6 +157,10 @@ class Task(ABC):
     def run(self, run: Run) -> TaskOutcome:
         """Do the work; every process of `run.world` calls it."""
 
+    def refusal(self, recipe: Any, arch: str) -> UserError | None:
+        """Why it cannot be carried out on this architecture, with what to type; asked before anything else is read."""
+        return None
+
     def frozen(self, recipe: Any) -> tuple[Any, ...]:
         """What it takes from the frozen backbone, `transfer.classification.views.Frozen` each; none if that learns."""
         return ()

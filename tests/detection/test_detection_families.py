@@ -12,21 +12,25 @@ OF_VITS = [name for name in DETECTORS if load_task(name).detector.takes == "vit"
 OF_RESNETS = [name for name in DETECTORS if load_task(name).detector.takes == "resnet"]
 
 
+def first_recipe(name):
+    return next(iter(load_task(name).protocols.values()))
+
+
 @pytest.mark.parametrize("name", OF_RESNETS)
 def test_a_vision_transformer_is_refused_by_detectors_of_resnets(name):
-    with pytest.raises(UserError, match="not built on a vit_small_patch16_224") as caught:
-        load_task(name).choose_engine("auto", {"resnet50", "vit_small_patch16_224"})
-    assert "resnet50" in caught.value.found
-    assert "bash detection/run_voc.sh vitdet CKPT" in caught.value.todo
-    assert all(task in caught.value.todo for task in OF_VITS)
+    why = load_task(name).refusal(first_recipe(name), "vit_small_patch16_224")
+    assert "not built on a vit_small_patch16_224" in why.what
+    assert "resnet50" in why.found
+    assert "bash detection/run_voc.sh vitdet CKPT" in why.todo
+    assert all(task in why.todo for task in OF_VITS)
 
 
 @pytest.mark.parametrize("name", OF_VITS)
 def test_a_resnet_is_refused_by_detectors_of_vision_transformers(name):
-    with pytest.raises(UserError, match="not built on a resnet50") as caught:
-        load_task(name).choose_engine("auto", {"vit_base_patch16_224", "resnet50"})
-    assert "vit_base_patch16_224" in caught.value.found
-    assert "bash detection/run_voc.sh [fpn] CKPT" in caught.value.todo
+    why = load_task(name).refusal(first_recipe(name), "resnet50")
+    assert "not built on a resnet50" in why.what
+    assert "vit_base_patch16_224" in why.found
+    assert "bash detection/run_voc.sh [fpn] CKPT" in why.todo
     assert load_task(name).covers("100ep", "vit_base_patch16_224")
     assert not load_task(name).covers("100ep", "resnet50")
 
