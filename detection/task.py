@@ -148,7 +148,11 @@ class DetectionTask(Task):
         """By Detectron2's model zoo. See `Task`."""
         gpus = recipe.detector.published_processes()
         found = expectation(recipe.detector, self.usual, gpus)
-        return "" if found is None else f"about {found.hours:.1f} on {gpus} × V100, not measured here: {found.source}"
+        return (
+            ""
+            if found is None
+            else f"about {found.hours:.1f} on {gpus} × {found.gpu}, not measured here: {found.source}"
+        )
 
     def scale(self, recipe: DetectionRecipe, hardware: Hardware, batch: int | None) -> tuple[DetectionRecipe, str]:
         """On fewer GPUs than published as it is if their memory holds its batch, else rescaled.
@@ -265,8 +269,8 @@ def account(published: DetectorRecipe, scaled: DetectorRecipe, hardware: Hardwar
         lines.append("hours and memory: no published measurement of this detector to go by")
     else:
         lines.append(
-            f"expected: about {expected.hours:.0f} hours on V100s, {expected.gigabytes:.0f} GB per GPU, not measured "
-            f"here: {expected.source}"
+            f"expected: about {expected.hours:.0f} hours on {expected.gpu}s, {expected.gigabytes:.0f} GB per GPU, "
+            f"not measured here: {expected.source}"
         )
     return lines
 

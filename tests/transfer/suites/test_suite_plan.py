@@ -78,6 +78,7 @@ def test_missing_images_make_runs_impossible_and_no_others(images, tmp_path):
     assert "found:" in states[1].reason or "to do:" in states[1].reason
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_a_task_cannot_take_stops_no_other(tmp_path):
     pytest.importorskip("mmdet")
     words = ("--device", "cpu", "--voc-root", str(tmp_path / "nothing"), "--preset", "smoke", "--runs", str(tmp_path))
