@@ -39,10 +39,11 @@ from detection.recipe import (
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
-from detection.vitdet import demand_fitting, pyramid_gmacs, trunk_gmacs
+from detection.vitdet import PATCH, demand_fitting, pyramid_gmacs, trunk_gmacs
 from transfer.checkpoints.cpu_time import refuse_if_endless
 from transfer.checkpoints.families import families, family_of
 from transfer.checkpoints.families.resnet import STAGES, gmacs_by_stage
+from transfer.checkpoints.families.vit import vit_of
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
@@ -362,9 +363,10 @@ def demand_family(recipe: DetectorRecipe, arch: str) -> None:
     if given == taken.name:
         return
     todo = DETECTORS.get(given)
+    fitting = [name for name in taken.offered if not isinstance(recipe, ViTDet) or vit_of(name).patch == PATCH]
     raise UserError(
         f"this detector is not built on a {arch}",
-        found=f"its backbone is one of {', '.join(taken.offered)}",
+        found=f"its backbone is one of {', '.join(fitting)}",
         todo=f"take a detector for this checkpoint: {todo}"
         if todo
         else "no detector here takes such a checkpoint; its frozen features are measured by "

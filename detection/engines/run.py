@@ -42,6 +42,8 @@ def carry_out(job: DetectionJob, build: Callable[[DetectionJob], Detector]) -> D
     demand_masks(job)
     detector = build(job)
     notes = detector.notes()
+    for note in notes:
+        logger.info("%s", note)
     if recipe.iterations == 0:
         detector.demand_read()
         proof: Verification | None = prove(detector)

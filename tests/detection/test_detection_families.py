@@ -30,6 +30,7 @@ def test_a_resnet_is_refused_by_detectors_of_vision_transformers(name):
     why = load_task(name).refusal(first_recipe(name), "resnet50")
     assert "not built on a resnet50" in why.what
     assert "vit_base_patch16_224" in why.found
+    assert "patch8" not in why.found
     assert "bash detection/run_voc.sh [fpn] CKPT" in why.todo
     assert load_task(name).covers("100ep", "vit_base_patch16_224")
     assert not load_task(name).covers("100ep", "resnet50")
