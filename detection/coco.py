@@ -1,4 +1,4 @@
-"""Detectors on COCO train2017 → val2017 or any data set of your own: Faster R-CNN (C4, FPN), RetinaNet, FCOS.
+"""Detectors on COCO train2017 → val2017 or any data set of your own: Faster R-CNN (C4, FPN, ViTDet), RetinaNet, FCOS.
 
 A column each, because their numbers must not be compared with each other's. The papers' COCO tables are of Mask R-CNN:
 `segmentation/coco.py`.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from detection.data import COCO
 from detection.presets import cpu_presets
-from detection.protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, DetectorProtocol, two_times
+from detection.protocols import COCO_C4, COCO_FPN, FCOS, RETINANET, VITDET_BOXES, DetectorProtocol, two_times
 from detection.task import detection_task
 from transfer.task import Task
 
 
-def _task(detector: str, protocol: DetectorProtocol) -> Task:
+def _task(detector: str, protocol: DetectorProtocol, protocols: dict[str, DetectorProtocol] | None = None) -> Task:
     return detection_task(
         title=f"{detector} on COCO (train2017 → val2017, or any data set of your own)",
         leading="coco",
         official=COCO,
-        protocols={"1x": protocol, "2x": two_times(protocol)},
+        protocols=protocols or {"1x": protocol, "2x": two_times(protocol)},
         presets=cpu_presets(protocol),
     )
 
@@ -28,4 +28,5 @@ TASKS = {
     "fpn": _task("Faster R-CNN R50-FPN", COCO_FPN),
     "retinanet": _task("RetinaNet R50-FPN", RETINANET),
     "fcos": _task("FCOS R50-FPN", FCOS),
+    "vitdet": _task("Faster R-CNN ViTDet", VITDET_BOXES, {"100ep": VITDET_BOXES}),
 }

@@ -10,10 +10,13 @@ from detection.recipe import (
     DetectionRecipe,
     DetectorRecipe,
     FasterRcnnFPN,
+    FasterRcnnViTDet,
     MaskRcnnFPN,
+    MaskRcnnViTDet,
     Masks,
     Regions,
     RetinaNet,
+    ViTDet,
     turned_into,
 )
 
@@ -39,6 +42,31 @@ CPU_FPN = FasterRcnnFPN(
     rpn_post_nms_test=300,
     roi_batch=64,
 )
+CPU_VITDET = FasterRcnnViTDet(
+    canvas=256,
+    test_size=256,
+    max_size=256,
+    scales=(0.8, 1.25),
+    window=8,
+    drop_path=0.0,
+    fpn_channels=64,
+    rpn_convs=1,
+    box_convs=1,
+    anchor_sizes=(16, 32, 64, 128, 256),
+    roi_resolution=7,
+    iterations=300,
+    batch=2,
+    lr=5e-4,
+    steps=(240, 285),
+    warmup_iterations=50,
+    weight_decay=0.1,
+    weight_decay_bias=0.0,
+    rpn_pre_nms_train=1_000,
+    rpn_post_nms_train=500,
+    rpn_pre_nms_test=500,
+    rpn_post_nms_test=300,
+    roi_batch=64,
+)
 _PYRAMIDS: dict[str, type[DetectorRecipe]] = {
     "faster_rcnn": FasterRcnnFPN,
     "mask_rcnn": MaskRcnnFPN,
@@ -48,15 +76,32 @@ _PYRAMIDS: dict[str, type[DetectorRecipe]] = {
 
 
 def small(protocol: DetectorRecipe) -> DetectorRecipe:
-    """The detector of `protocol` in the size of `CPU_FPN`; with a pyramid, also where the protocol has a C4 head."""
+    """The detector of `protocol` in the size of `CPU_FPN`; with a pyramid, also where the protocol has a C4 head.
+
+    ViTDet in that of `CPU_VITDET`.
+    """
     kept = {name: getattr(protocol, name) for name in ("score_threshold", "nms", "dense") if hasattr(protocol, name)}
     if isinstance(protocol, Masks):
         kept["mask_convs"] = 2
+    if isinstance(protocol, ViTDet):
+        return turned_into(CPU_VITDET, MaskRcnnViTDet if protocol.masks else FasterRcnnViTDet, **kept)
     return turned_into(CPU_FPN, _PYRAMIDS[protocol.family], **kept)
 
 
 def smoke(recipe: DetectorRecipe) -> DetectorRecipe:
     """As short and small as still runs through everything."""
+    if isinstance(recipe, ViTDet):
+        return dataclasses.replace(
+            recipe,
+            canvas=128,
+            test_size=128,
+            max_size=128,
+            window=4,
+            anchor_sizes=(8, 16, 32, 64, 128),
+            iterations=80,
+            steps=(65,),
+            warmup_iterations=20,
+        )
     return dataclasses.replace(
         recipe,
         train_sizes=(160,),
@@ -95,6 +140,8 @@ def demo(recipe: Regions) -> Regions:
 
 def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
     """Long enough to learn eight images by heart: one size, no flips."""
+    if isinstance(recipe, ViTDet):
+        return dataclasses.replace(recipe, scales=(1.0, 1.0), flip=0.0, iterations=250, steps=(200, 235), batch=4)
     return dataclasses.replace(
         recipe,
         train_sizes=(256,),
@@ -124,7 +171,7 @@ def cpu_presets(protocol: DetectorProtocol) -> dict[str, tuple[str, DetectionRec
             DetectionRecipe(overfitting(detector), overfit=8),
         ),
     }
-    if isinstance(detector, Regions):
+    if isinstance(detector, Regions) and not isinstance(detector, ViTDet):
         presets["demo"] = (
             "two CPU cores, about 1 minute: learns the easy toy scenes (`python -m transfer toy --easy`)",
             DetectionRecipe(demo(detector)),

@@ -10,18 +10,23 @@ from __future__ import annotations
 from typing import Literal
 
 from detection.recipe import (
-    FCOS as FCOS_RECIPE,
-)
-from detection.recipe import (
+    ADAMW,
     RETINA,
+    VITDET_100EP,
+    VITDET_DATA,
     D,
     DetectionRecipe,
     DetectorRecipe,
     FasterRcnnC4,
     FasterRcnnFPN,
+    FasterRcnnViTDet,
     MaskRcnnC4,
     MaskRcnnFPN,
+    MaskRcnnViTDet,
     RetinaNet,
+)
+from detection.recipe import (
+    FCOS as FCOS_RECIPE,
 )
 from transfer.protocol import OURS, Protocol
 
@@ -164,6 +169,57 @@ FCOS = (
         freeze_at=0,
         precise_bn=200,
     )
+)
+
+
+# ViTDet's Mask R-CNN (arXiv 2203.16527) by its authors' code; what its classes state is not repeated.
+_HEADS = f"{_COMMON}/models/mask_rcnn_fpn.py"
+_README = "Detectron2, projects/ViTDet/README.md"
+VITDET = (
+    _as(VOC_C4, MaskRcnnViTDet)
+    .but(
+        _HEADS,
+        anchor_sizes=(32, 64, 128, 256, 512),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        rpn_pre_nms_train=2_000,
+        rpn_post_nms_train=1_000,
+        rpn_pre_nms_test=1_000,
+        rpn_post_nms_test=1_000,
+        rpn_nms=0.7,
+        rpn_batch=256,
+        rpn_positive=0.5,
+        roi_batch=512,
+        roi_positive=0.25,
+        roi_resolution=7,
+        mask_resolution=14,
+        mask_convs=4,
+        score_threshold=0.05,
+    )
+    .but(VITDET_DATA, test_size=1024, max_size=1024, flip=0.5)
+    .but(
+        VITDET_100EP,
+        iterations=184_375,
+        steps=(163_889, 177_546),
+        gamma=0.1,
+        warmup_iterations=250,
+        warmup_factor=0.001,
+    )
+    .but(f"{VITDET_100EP}: train.amp", amp="fp16")
+    .but(_README, batch=64)
+    .but(ADAMW, lr=1e-4, momentum=0.9, weight_decay=0.1)
+    .but(f"{ADAMW}: of the trunk's norms; of pyramid and heads, where its rule sees none, ours", weight_decay_norm=0.0)
+)
+_LARGE = "Detectron2, ViTDet/configs/COCO/mask_rcnn_vitdet_l_100ep.py"
+VITDET_LARGE = VITDET.but(_LARGE, drop_path=0.4, layer_decay=0.8, global_blocks=(5, 11, 17, 23))
+VITDET_BOXES = _as(VITDET, FasterRcnnViTDet).but(
+    f"{OURS}: without masks it is not published; as with them, {VITDET_100EP}",
+    iterations=184_375,
+    steps=(163_889, 177_546),
+)
+VITDET_VOC = VITDET_BOXES.but(
+    f"{OURS}: 100 passes over the 16,551 images of trainval07+12 at the published batch, steps in proportion",
+    iterations=25_861,
+    steps=(22_988, 24_903),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from detection.score.coco_ap import CocoApOptions
 from detection.score.voc_ap import VocApOptions
@@ -16,9 +16,13 @@ D = "Detectron2, config/defaults.py: "
 C4_YAML = "MoCo, Base-RCNN-C4-BN.yaml"
 VOC = "MoCo, pascal_voc_R_50_C4_24k.yaml"
 RETINA = "Detectron2, Base-RetinaNet.yaml"
+VITDET_MODEL = "Detectron2, common/models/mask_rcnn_vitdet.py"
+VITDET_100EP = "Detectron2, ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep.py"
+VITDET_DATA = "Detectron2, ViTDet/configs/common/coco_loader_lsj.py"
+ADAMW = "Detectron2, common/optim.py, AdamW"
 
 Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
-Neck = Literal["c4", "fpn"]
+Neck = Literal["c4", "fpn", "simple_fpn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class DetectorRecipe:
     (facebookresearch/detectron2: detectron2/config/defaults.py). `python -m transfer recipe TASK` names the source of
     every value.
     """
+
+    takes: ClassVar[str] = "resnet"  # the family of backbones that it is built on
 
     family: Decided[Family] = fixed("faster_rcnn")
     neck: Decided[Neck] = fixed("c4")
@@ -199,6 +205,58 @@ class FCOS(Pyramid):
     dense: DenseRecipe = field(default_factory=DenseRecipe)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViTDet(Regions):
+    """A plain vision transformer, a pyramid made of its last map alone, and a head of regions with layer norms.
+
+    Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv 2203.16527; the values are
+    those of its authors' code (facebookresearch/detectron2: projects/ViTDet). Every image lies on a square canvas.
+    """
+
+    takes: ClassVar[str] = "vit"
+
+    neck: Decided[Neck] = fixed("simple_fpn")
+    norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # in pyramid and heads
+    freeze_at: Decided[int] = fixed(0)
+    train_sizes: Decided[tuple[int, ...]] = fixed(())  # canvas and scales say it
+    precise_bn: Decided[int] = fixed(0)
+    # -- input: longer sides of canvas · (a scale between the two), and a random piece of what is larger than the canvas
+    canvas: int = stated(1024, f"{VITDET_MODEL}: square_pad")
+    scales: tuple[float, float] = stated((0.1, 2.0), VITDET_DATA)
+    # -- trunk: tokens see those of a window of so many by so many, in a few blocks all
+    window: int = stated(14, VITDET_MODEL)
+    global_blocks: tuple[int, ...] = stated((2, 5, 8, 11), VITDET_MODEL)
+    drop_path: float = stated(0.1, VITDET_MODEL)  # of the last block; in proportion in those before it
+    # -- pyramid and heads
+    fpn_channels: int = stated(256, VITDET_MODEL)
+    rpn_convs: int = stated(2, VITDET_MODEL)
+    box_convs: int = stated(4, VITDET_MODEL)
+    box_fcs: int = stated(1, VITDET_MODEL)
+    # -- solver: AdamW, whose first moment is `momentum`
+    second_momentum: float = stated(0.999, ADAMW)
+    weight_decay_bias: float = stated(0.1, f"{ADAMW}: as of weights")  # of convolutions and linear layers
+    layer_decay: float = stated(0.7, VITDET_100EP)  # the rate of a block is that of the next one times this
+
+    def published_processes(self) -> int:
+        """64 GPUs for 64 images (projects/ViTDet/README.md)."""
+        return self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnViTDet(ViTDet):
+    """Boxes alone."""
+
+    family: Decided[Family] = fixed("faster_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnViTDet(ViTDet, Masks):
+    """The same with masks."""
+
+    family: Decided[Family] = fixed("mask_rcnn")
+    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
+
+
 C4 = FasterRcnnC4 | MaskRcnnC4
 RegionsFPN = FasterRcnnFPN | MaskRcnnFPN
 Dense = RetinaNet | FCOS
@@ -236,17 +294,19 @@ GROUPS = 32  # of FCOS's group norms (Detectron2, configs/common/models/fcos.py)
 _AT_LEAST_ONE = (
     *("batch", "test_size", "max_size", "fpn_channels", "roi_resolution", "mask_resolution", "max_detections"),
     *("rpn_pre_nms_train", "rpn_post_nms_train", "rpn_pre_nms_test", "rpn_post_nms_test", "rpn_batch", "roi_batch"),
-    *("dense.octaves", "dense.candidates"),
+    *("dense.octaves", "dense.candidates", "canvas", "window", "rpn_convs"),
 )
 _AT_LEAST_ZERO = (
     *("iterations", "warmup_iterations", "precise_bn", "freeze_at", "evaluate_every", "clip_gradients"),
     *("weight_decay", "weight_decay_norm", "rpn_loss_weight", "mask_convs", "dense.convs", "dense.focal_gamma"),
+    *("weight_decay_bias", "box_convs", "box_fcs"),
 )
 _SHARES = (
     *("flip", "gamma", "momentum", "warmup_factor", "rpn_positive", "roi_positive", "rpn_nms", "nms"),
     *("score_threshold", "dense.prior", "dense.focal_alpha", "dense.foreground_iou", "dense.background_iou"),
+    *("drop_path", "layer_decay", "second_momentum"),
 )
-_SIZES = ("train_sizes", "anchor_sizes", "anchor_ratios")
+_SIZES = ("train_sizes", "anchor_sizes", "anchor_ratios", "scales")
 
 
 def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
@@ -259,10 +319,14 @@ def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
             problems.append(f"{name} is {value}, below 0")
         if name in _SHARES and not 0 <= value <= 1:
             problems.append(f"{name} is {value}, not between 0 and 1")
+        if name == "train_sizes" and isinstance(recipe, ViTDet):
+            continue
         if name in _SIZES and (not value or not all(each > 0 for each in value)):
             problems.append(f"{name} is {value}")
     if recipe.freeze_at > len(STAGES) + 1:
         problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
+    if isinstance(recipe, ViTDet):
+        problems += _out_of_canvas(recipe)
     if not recipe.lr > 0:
         problems.append(f"lr is {recipe.lr}")
     if list(recipe.steps) != sorted(recipe.steps):
@@ -276,10 +340,31 @@ def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
     return problems
 
 
+CANVAS_STEP = 64  # the stride of the coarsest level
+
+
+def _out_of_canvas(recipe: ViTDet) -> list[str]:
+    """What does not fit on the canvas."""
+    problems = []
+    if recipe.canvas % CANVAS_STEP:
+        below = max(CANVAS_STEP, recipe.canvas // CANVAS_STEP * CANVAS_STEP)
+        problems.append(
+            f"a canvas of {recipe.canvas} pixels is no multiple of {CANVAS_STEP}: "
+            f"give --detector.canvas {below} or {below + CANVAS_STEP}"
+        )
+    if recipe.max_size > recipe.canvas:
+        problems.append(f"max_size is {recipe.max_size}, more than the canvas of {recipe.canvas}")
+    if recipe.scales[0] > recipe.scales[1]:
+        problems.append(f"scales {recipe.scales} are not in order")
+    if not recipe.layer_decay > 0:
+        problems.append(f"layer_decay is {recipe.layer_decay}")
+    return problems
+
+
 def unbuildable(recipe: DetectorRecipe, device: str) -> list[str]:
     """Combinations that no engine has."""
     problems = []
-    if isinstance(recipe, Pyramid) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
+    if isinstance(recipe, Pyramid | ViTDet) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
         problems.append(
             f"FPN wants five anchor_sizes, one anchor size per level, finest first, got {len(recipe.anchor_sizes)}"
         )

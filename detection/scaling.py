@@ -6,21 +6,29 @@ import dataclasses
 from dataclasses import dataclass
 
 from detection.recipe import DetectorRecipe
-from transfer.checkpoints.families.resnet import gmacs_by_stage
+from transfer.checkpoints.families import family_of
 from transfer.runtime.provenance import Difference
 
 
 @dataclass(frozen=True)
 class Zoo:
-    """A row of Detectron2's model zoo (MODEL_ZOO.md): ResNet-50, 1×, 8 V100s, 2 images each, FrozenBN.
+    """A row of Detectron2's model zoo (MODEL_ZOO.md): ResNet-50, 1×, 8 V100s, 2 images each, FrozenBN; or of ViTDet's.
 
     Attributes:
         seconds: per training iteration.
-        gigabytes: of GPU memory in training, for the 2 images.
+        gigabytes: of GPU memory in training, for the images of a GPU.
+        images: on each GPU.
+        gpu: which.
+        arch: of the backbone.
+        page: where it stands.
     """
 
     seconds: float
     gigabytes: float
+    images: int = 2
+    gpu: str = "V100"
+    arch: str = "resnet50"
+    page: str = "MODEL_ZOO.md"
 
 
 ZOO: dict[tuple[str, str], Zoo] = {
@@ -29,10 +37,10 @@ ZOO: dict[tuple[str, str], Zoo] = {
     ("mask_rcnn", "c4"): Zoo(0.584, 5.2),
     ("mask_rcnn", "fpn"): Zoo(0.261, 3.4),
     ("retinanet", "fpn"): Zoo(0.205, 4.1),
+    ("mask_rcnn", "simple_fpn"): Zoo(0.314, 10.9, 1, "A100", "vit_base_patch16_224", "projects/ViTDet/README.md"),
 }
 # The zoo's own pair of 3× Mask R-CNN R50-FPN runs, with and without SyncBN: 0.261 → 0.345 s, 3.4 → 5.5 GB.
 TRAINED_NORM_SECONDS, TRAINED_NORM_MEMORY = 0.345 / 0.261, 5.5 / 3.4
-ZOO_IMAGES = 2
 BATCH = "detector.batch"
 
 
@@ -41,13 +49,15 @@ class Expectation:
     """What a run should take; an estimate from others' measurements, not from this machine.
 
     Attributes:
-        hours: of training on V100s.
+        hours: of training.
         gigabytes: per GPU.
+        gpu: which that is.
         source: how it was arrived at.
     """
 
     hours: float
     gigabytes: float
+    gpu: str
     source: str
 
 
@@ -55,8 +65,9 @@ def rescaled(recipe: DetectorRecipe, processes: int, batch: int | None = None) -
     """The recipe for fewer processes, by the linear scaling rule (Goyal et al., arXiv 1706.02677).
 
     Without a `batch`, images per process stay as published: the memory of a GPU decides that number. The learning rate
-    changes in proportion to the batch; iterations, steps and warm-up in inverse proportion, so as many images are seen.
-    More processes than published change nothing.
+    changes in proportion to the batch, AdamW's too, as MAE's authors scale it (facebookresearch/mae: main_finetune.py,
+    --blr); iterations, steps and warm-up in inverse proportion, so as many images are seen. More processes than
+    published change nothing.
     """
     published = recipe.published_processes()
     if batch is None:
@@ -112,8 +123,8 @@ def fitted(
 
 
 def images_normalised(recipe: DetectorRecipe, processes: int) -> int:
-    """Images whose statistics a batch norm sees together in training; 0 if it is frozen."""
-    if recipe.norm == "FrozenBN":
+    """Images whose statistics a batch norm sees together in training; 0 if it is frozen, or there is none."""
+    if recipe.norm in ("FrozenBN", "LN"):
         return 0
     return recipe.batch if recipe.norm == "SyncBN" else recipe.batch // processes
 
@@ -122,7 +133,7 @@ def norm_in_words(recipe: DetectorRecipe, processes: int) -> str:
     """For example "SyncBN over 16 images"; on one process that is plain BN over its batch."""
     images = images_normalised(recipe, processes)
     if not images:
-        return "FrozenBN"
+        return "FrozenBN" if recipe.norm == "FrozenBN" else f"none ({recipe.norm})"
     name = "SyncBN" if recipe.norm == "SyncBN" and processes > 1 else "BN"
     return f"{name} over {images} images"
 
@@ -145,19 +156,20 @@ def norm_differences(published: DetectorRecipe, recipe: DetectorRecipe, processe
 def expectation(recipe: DetectorRecipe, arch: str, processes: int) -> Expectation | None:
     """Hours and memory from Detectron2's model zoo, in proportion to images per process and the backbone's cost.
 
-    None for a detector that the zoo has no ResNet-50 row of (FCOS).
+    None for a detector that the zoo has no row of (FCOS, ViTDet without masks), and for backbones of another family.
     """
     row = ZOO.get((recipe.family, recipe.neck))
-    if row is None:
+    if row is None or family_of(arch) is not family_of(row.arch):
         return None
-    images = recipe.batch / processes / ZOO_IMAGES
-    trained = recipe.norm != "FrozenBN"
-    size = sum(gmacs_by_stage(arch).values()) / sum(gmacs_by_stage("resnet50").values())
+    images = recipe.batch / processes / row.images
+    trained = recipe.norm not in ("FrozenBN", "LN")
+    size = family_of(arch).gmacs(arch) / family_of(arch).gmacs(row.arch)
     seconds = row.seconds * images * size * (TRAINED_NORM_SECONDS if trained else 1.0)
     gigabytes = row.gigabytes * images * size * (TRAINED_NORM_MEMORY if trained else 1.0)
     source = (
-        f"Detectron2's MODEL_ZOO.md ({row.seconds} s and {row.gigabytes} GB for 2 images on a V100), in proportion to "
+        f"Detectron2's {row.page} ({row.seconds} s and {row.gigabytes} GB for {row.images} image"
+        f"{'s' if row.images > 1 else ''} on {'an' if row.gpu[0] == 'A' else 'a'} {row.gpu}), in proportion to "
         "images per GPU and the backbone's multiply–accumulates"
         + (", with the zoo's own factors for trained batch norms" if trained else "")
     )
-    return Expectation(seconds * recipe.iterations / 3600, gigabytes, source)
+    return Expectation(seconds * recipe.iterations / 3600, gigabytes, row.gpu, source)

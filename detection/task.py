@@ -30,15 +30,20 @@ from detection.recipe import (
     DetectionRecipe,
     DetectorRecipe,
     MaskRcnnFPN,
+    MaskRcnnViTDet,
     RegionsFPN,
+    ViTDet,
     out_of_range,
     unbuildable,
 )
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
+from detection.vitdet import PATCH, demand_fitting, pyramid_gmacs, trunk_gmacs
 from transfer.checkpoints.cpu_time import refuse_if_endless
+from transfer.checkpoints.families import families, family_of
 from transfer.checkpoints.families.resnet import STAGES, gmacs_by_stage
+from transfer.checkpoints.families.vit import vit_of
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
@@ -52,7 +57,14 @@ EACH_A_TASK = (
     "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
     "bash segmentation/run_coco.sh c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)"
 )
-RECOMPUTED = "blocks of the ResNet were computed again in the backward pass (--recompute)"
+# Family of backbones → its detectors, for a message; and the architecture that their numbers are published of
+DETECTORS = {
+    "resnet": EACH_A_TASK,
+    "vit": "bash detection/run_voc.sh vitdet CKPT (detection.voc_vitdet), bash detection/run_coco.sh vitdet CKPT "
+    "(detection.coco_vitdet), or with masks bash segmentation/run_coco.sh vitdet CKPT (segmentation.coco_vitdet)",
+}
+USUAL = {"resnet": "resnet50", "vit": "vit_base_patch16_224"}
+RECOMPUTED = "blocks of the backbone were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
 
 
@@ -78,6 +90,11 @@ class DetectionTask(Task):
         """That of the first protocol."""
         recipe: DetectorRecipe = next(iter(self.protocols.values())).detector
         return recipe
+
+    @property
+    def usual(self) -> str:
+        """See `Task`."""
+        return USUAL[self.detector.takes]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -131,8 +148,12 @@ class DetectionTask(Task):
     def expected(self, recipe: DetectionRecipe) -> str:
         """By Detectron2's model zoo. See `Task`."""
         gpus = recipe.detector.published_processes()
-        found = expectation(recipe.detector, "resnet50", gpus)
-        return "" if found is None else f"about {found.hours:.1f} on {gpus} × V100, not measured here: {found.source}"
+        found = expectation(recipe.detector, self.usual, gpus)
+        return (
+            ""
+            if found is None
+            else f"about {found.hours:.1f} on {gpus} × {found.gpu}, not measured here: {found.source}"
+        )
 
     def scale(self, recipe: DetectionRecipe, hardware: Hardware, batch: int | None) -> tuple[DetectionRecipe, str]:
         """On fewer GPUs than published as it is if their memory holds its batch, else rescaled.
@@ -150,9 +171,20 @@ class DetectionTask(Task):
         """Images a GPU, batch norm, hours and memory.
 
         Raises:
-            UserError: the batch cannot be shared by so many GPUs.
+            UserError: the batch cannot be shared by so many GPUs; the detector is not built on such a backbone.
         """
+        demand_family(recipe.detector, hardware.arch)
         return account(recipe.detector, scaled.detector, hardware)
+
+    def refusal(self, recipe: DetectionRecipe, arch: str) -> UserError | None:
+        """See `Task`."""
+        try:
+            demand_family(recipe.detector, arch)
+            if isinstance(recipe.detector, ViTDet):
+                demand_fitting(recipe.detector, arch)
+        except UserError as error:
+            return error
+        return None
 
     def choose_engine(self, wanted: str, archs: Collection[str]) -> tuple[Engine, str]:
         """See `detection.engines.choose`."""
@@ -183,7 +215,7 @@ class DetectionTask(Task):
         draw_misses(splits.test, outcome.detections, run.workdir / "misses.png")
         draw_curves(measured.coco[-1], run.workdir / "curves.png")
         arch = run.backbone.arch
-        architecture: tuple[Difference, ...] = () if arch == "resnet50" else (("architecture", "resnet50", arch),)
+        architecture: tuple[Difference, ...] = () if arch == self.usual else (("architecture", self.usual, arch),)
         norms = norm_differences(self.detector, recipe.detector, run.world.size)
         again = (RECOMPUTED,) if run.recompute else ()
         return TaskOutcome(
@@ -211,6 +243,7 @@ def detection_task(
         primary=("mask_AP" if masks else "AP") if leading == "coco" else "AP50",
         published=protocols,
         presets=presets,
+        families={name: (protocol.recipe.detector.takes,) for name, protocol in protocols.items()},
         leading=leading,
         official=official,
     )
@@ -237,8 +270,8 @@ def account(published: DetectorRecipe, scaled: DetectorRecipe, hardware: Hardwar
         lines.append("hours and memory: no published measurement of this detector to go by")
     else:
         lines.append(
-            f"expected: about {expected.hours:.0f} hours on V100s, {expected.gigabytes:.0f} GB per GPU, not measured "
-            f"here: {expected.source}"
+            f"expected: about {expected.hours:.0f} hours on {expected.gpu}s, {expected.gigabytes:.0f} GB per GPU, "
+            f"not measured here: {expected.source}"
         )
     return lines
 
@@ -288,8 +321,10 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     """Multiply–accumulates (in 10⁹) of one image's forward pass, convolutions of backbone and heads only.
 
     An estimate: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs once per region on a 14×14
-    map, exactly what it sees at 224×224. In a `test` as many regions as can be.
+    map, exactly what it sees at 224×224. In a `test` as many regions as can be. ViTDet's is counted on its canvas.
     """
+    if isinstance(recipe, ViTDet):
+        return _of_regions(recipe, test) + trunk_gmacs(arch, recipe) + pyramid_gmacs(arch, recipe)
     by_stage = gmacs_by_stage(arch)
     total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
     short = float(recipe.test_size if test else np.mean(recipe.train_sizes))
@@ -304,13 +339,39 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     if isinstance(recipe, Dense):
         # Two towers of 3×3 convolutions on p3 … p7: 1,045 positions at 224², 0.59 million multiplications each.
         return (total + (1.6 + 1.25 * recipe.dense.convs) * width**2) * area
-    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's; each region
-    # goes through two fully connected layers, and a quarter of them through the mask head on 14×14 positions.
+    # FPN adds 3×3 convolutions on every level, about 6.4 GMACs at 224² and 256 channels with the RPN's
+    return (total + 6.4 * width**2) * area + _of_regions(recipe, test)
+
+
+def _of_regions(recipe: RegionsFPN | ViTDet, test: bool) -> float:
+    """Each region goes through fully connected layers, and a quarter of them through the mask head on 14×14 positions.
+
+    ViTDet's are convolved before, on 7×7 positions.
+    """
+    width = recipe.fpn_channels / 256
     regions, masks = recipe.rpn_post_nms_test if test else recipe.roi_batch, 0.0
-    if isinstance(recipe, MaskRcnnFPN):
+    if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet):
         masked = recipe.max_detections if test else recipe.roi_batch * recipe.roi_positive
         masks = 0.116 * width**2 * recipe.mask_convs * masked
-    return (total + 6.4 * width**2) * area + 0.014 * width * regions + masks
+    convolved = 0.029 * width**2 * recipe.box_convs if isinstance(recipe, ViTDet) else 0.0
+    return (0.014 * width + convolved) * regions + masks
+
+
+def demand_family(recipe: DetectorRecipe, arch: str) -> None:
+    """Raise `UserError` if the detector is built on another family of backbones than that of `arch`."""
+    given, taken = family_of(arch).name, families()[recipe.takes]
+    if given == taken.name:
+        return
+    todo = DETECTORS.get(given)
+    fitting = [name for name in taken.offered if not isinstance(recipe, ViTDet) or vit_of(name).patch == PATCH]
+    raise UserError(
+        f"this detector is not built on a {arch}",
+        found=f"its backbone is one of {', '.join(fitting)}",
+        todo=f"take a detector for this checkpoint: {todo}"
+        if todo
+        else "no detector here takes such a checkpoint; its frozen features are measured by "
+        "bash transfer/run_knn.sh CKPT and the other tasks of `python -m transfer tasks`",
+    )
 
 
 def demand_sound(recipe: DetectorRecipe, device: str) -> None:

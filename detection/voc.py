@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from detection.data import official_voc
 from detection.presets import cpu_presets
-from detection.protocols import VOC_07_C4, VOC_C4, ssl_transfer
+from detection.protocols import VITDET_VOC, VOC_07_C4, VOC_C4, ssl_transfer
 from detection.task import detection_task
 
 MOCO = VOC_C4
@@ -45,5 +45,12 @@ TASKS = {
         official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
         protocols={"ssl-transfer": ssl_transfer("finetune"), "ssl-transfer-frozen": ssl_transfer("frozen")},
         presets=cpu_presets(ssl_transfer("finetune")),
+    ),
+    "vitdet": detection_task(
+        title="Faster R-CNN ViTDet on Pascal VOC (07+12 → test2007, or any data set of your own)",
+        leading="voc",
+        official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
+        protocols={"100ep": VITDET_VOC},
+        presets=cpu_presets(VITDET_VOC),
     ),
 }

@@ -96,6 +96,14 @@ LAYOUTS = (
         ),
     ),
     TableLayout(
+        "detection-vitdet", "Detection and segmentation, ViTDet", "Detection and segmentation",
+        (
+            Group("detection.voc_vitdet", "VOC07+12", _VOC),
+            Group("segmentation.coco_vitdet", "COCO box", _BOXES),
+            Group("segmentation.coco_vitdet", "COCO mask", _MASKS),
+        ),
+    ),
+    TableLayout(
         "finegrained-linear", "Fine-grained, linear", "Linear classification", _fine("linear"),
     ),
     TableLayout(
@@ -112,6 +120,10 @@ LAYOUTS = (
     TableLayout(
         "coco-fpn", "Detection without masks, R50-FPN", "Detection",
         (Group("detection.coco_fpn", "COCO box", _APS),),
+    ),
+    TableLayout(
+        "coco-vitdet", "Detection without masks, ViTDet", "Detection",
+        (Group("detection.coco_vitdet", "COCO box", _APS),),
     ),
     TableLayout(
         "dense", "One-stage detection, R50-FPN", "One-stage detection",

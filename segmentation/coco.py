@@ -1,14 +1,23 @@
 """Mask R-CNN on COCO train2017 → val2017 or any data set of your own with masks: box and mask AP, C4 and FPN.
 
 The C4 columns of the MoCo, SimSiam and Barlow Twins papers are `segmentation.coco_c4`, the COCO columns of VICReg's are
-`segmentation.coco_fpn`: two tasks, because their numbers must never share a column.
+`segmentation.coco_fpn`: two tasks, because their numbers must never share a column. ViTDet's (arXiv 2203.16527) is
+`segmentation.coco_vitdet`, for vision transformers.
 """
 
 from __future__ import annotations
 
 from detection.data import COCO
 from detection.presets import cpu_presets
-from detection.protocols import COCO_C4, COCO_FPN, DetectorProtocol, two_times, with_masks
+from detection.protocols import (
+    COCO_C4,
+    COCO_FPN,
+    VITDET,
+    VITDET_LARGE,
+    DetectorProtocol,
+    two_times,
+    with_masks,
+)
 from detection.task import detection_task
 from transfer.protocol import OURS
 from transfer.task import Task
@@ -70,4 +79,5 @@ TASKS = {
             "2x": two_times(FPN),
         },
     ),
+    "vitdet": _task("ViTDet", VITDET, {"100ep": VITDET, "large_100ep": VITDET_LARGE}),
 }

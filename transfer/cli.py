@@ -52,7 +52,7 @@ class RunOptions(Debug):
         workers: data-loading processes; does not change any number.
         threads: of PyTorch on the CPU, the same on every machine unless given; more are faster and move numbers by
             rounding, so they stand in the record.
-        recompute: detectors only: a block of the ResNet keeps its input alone and is computed again in the backward
+        recompute: detectors only: a block of the backbone keeps its input alone and is computed again in the backward
             pass: less memory, more time, the same numbers to rounding.
         format: force a checkpoint format instead of recognising it.
         branch: which network of the checkpoint, for example query/key or online/target.
@@ -213,6 +213,9 @@ def _run_all(line: CommandLine, world: World, beside: tuple[Any, ...]) -> int:
         say_from(logging.ERROR)
     logger.info("computes with: %s", settle(line.device, options.threads).line())
     backbones = read_backbones(options)
+    for backbone, _ in backbones:
+        if refusal := task.refusal(line.recipe, backbone.arch):
+            raise refusal
     engine, why = task.choose_engine(options.engine, {backbone.arch for backbone, _ in backbones})
     if engine:
         logger.info("engine: %s (%s)", engine.name, why)
@@ -251,7 +254,7 @@ def starting_recipe(
         raise UserError(f"no protocol is called {protocol!r}", todo=f"choose one of {', '.join(task.protocols)}")
     if preset is None:
         memory = gpu_gigabytes() if device == "cuda" and task.batch_option else None
-        scaled, why = task.scale(task.protocols[protocol], Hardware(device, processes, memory), batch)
+        scaled, why = task.scale(task.protocols[protocol], Hardware(device, processes, memory, task.usual), batch)
         if why:
             logger.info("%s", why)
         return scaled
@@ -424,7 +427,7 @@ class RecipeOptions(Debug):
         gpus: print the protocol rescaled to this many GPUs, what it takes and in what it is not as published.
         batch: with --gpus: images per iteration over all of them; by default as many on each as published.
         memory: with --gpus: GB of each; the published batch is kept where it fits.
-        arch: with --gpus: the backbone, for the hours and the memory.
+        arch: with --gpus: the backbone, for the hours and the memory; by default that of the published numbers.
     """
 
     task: Positional[str]
@@ -433,7 +436,7 @@ class RecipeOptions(Debug):
     gpus: int | None = None
     batch: int | None = None
     memory: float | None = None
-    arch: str = "resnet50"
+    arch: str | None = None
 
 
 def recipe_command(arguments: Sequence[str]) -> str:
@@ -483,9 +486,10 @@ def _rescaled(task: Task, protocol: str, options: RecipeOptions) -> str:
         raise UserError(f"--gpus {gpus} --batch {options.batch}", todo="give 1 or more")
     if options.memory is not None and options.memory <= 0:
         raise UserError(f"--memory {options.memory:g}", todo="give the GB of a GPU")
-    family_of(options.arch)
+    arch = options.arch or task.usual
+    family_of(arch)
     published = task.protocols[protocol]
-    hardware = Hardware("cuda", gpus, options.memory, options.arch)
+    hardware = Hardware("cuda", gpus, options.memory, arch)
     recipe, why = task.scale(published, hardware, options.batch)
     lines = [*([why] if why else []), *task.account(published, recipe, hardware)]
     rows = _changed(published, recipe)

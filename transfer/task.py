@@ -118,6 +118,11 @@ class Task(ABC):
         return {name: protocol.recipe for name, protocol in self.published.items()}
 
     @property
+    def usual(self) -> str:
+        """The architecture that its published numbers are of."""
+        return "resnet50"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Files and folders below the data root that the published data consist of; empty if there are none."""
         return ()
@@ -151,6 +156,10 @@ class Task(ABC):
     @abstractmethod
     def run(self, run: Run) -> TaskOutcome:
         """Do the work; every process of `run.world` calls it."""
+
+    def refusal(self, recipe: Any, arch: str) -> UserError | None:
+        """Why it cannot be carried out on this architecture, with what to type; asked before anything else is read."""
+        return None
 
     def frozen(self, recipe: Any) -> tuple[Any, ...]:
         """What it takes from the frozen backbone, `transfer.classification.views.Frozen` each; none if that learns."""

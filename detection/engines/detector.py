@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from detection.recipe import DetectorRecipe
+from detection import vitdet
+from detection.recipe import DetectorRecipe, ViTDet
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
 from transfer.runtime.errors import EngineError
 from transfer.runtime.provenance import Difference
@@ -47,7 +48,7 @@ class DetectionJob:
         workers: data-loading processes (0: in the main process); does not change any number.
         checkpoint_every: iterations between checkpoints.
         world: this process among those that train together; `recipe.batch` is the batch of all of them.
-        recompute: blocks of the ResNet are computed again in the backward pass, see `detection.engines.recompute`.
+        recompute: blocks of the backbone are computed again in the backward pass, see `detection.engines.recompute`.
         score: detections on `test` → numbers in percent, for the curve that `recipe.evaluate_every` asks for.
     """
 
@@ -140,14 +141,14 @@ class Detector(ABC):
 
     Attributes:
         name: of the engine.
-        blocks: classes of the ResNet's blocks, for --recompute.
+        blocks: classes of the backbone's blocks, for --recompute.
         job: what it was built for.
         model: the library's own module.
         config: (file name, text) of the native config, kept beside the results.
     """
 
     name: ClassVar[str]
-    blocks: ClassVar[tuple[type, ...]]
+    blocks: tuple[type, ...]
     model: nn.Module
     config: tuple[str, str]
 
@@ -207,3 +208,8 @@ class Detector(ABC):
     def differences(self) -> tuple[Difference, ...]:
         """What this library does otherwise than the protocols' own: (what, theirs, here)."""
         return ()
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the number should know of how the weights were taken."""
+        recipe = self.job.recipe
+        return vitdet.notes(self.job.backbone.arch, recipe) if isinstance(recipe, ViTDet) else ()

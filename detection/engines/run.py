@@ -41,7 +41,9 @@ def carry_out(job: DetectionJob, build: Callable[[DetectionJob], Detector]) -> D
     demand_buildable(recipe, job.device)
     demand_masks(job)
     detector = build(job)
-    notes: tuple[str, ...] = ()
+    notes = detector.notes()
+    for note in notes:
+        logger.info("%s", note)
     if recipe.iterations == 0:
         detector.demand_read()
         proof: Verification | None = prove(detector)
@@ -52,8 +54,8 @@ def carry_out(job: DetectionJob, build: Callable[[DetectionJob], Detector]) -> D
             logger.info("%d blocks are computed again in the backward pass", count)
         began, proof = train(detector)
         if began:
-            notes = (f"training was taken up after {began} of {recipe.iterations} iterations",)
-            logger.info(notes[0])
+            notes += (f"training was taken up after {began} of {recipe.iterations} iterations",)
+            logger.info(notes[-1])
         renewed = renew_statistics(detector)
         logger.info("PreciseBN: %d layers from %d batches", renewed, detector.precise_bn)
     return DetectionOutcome(predict(detector), proof, detector.differences(), notes)

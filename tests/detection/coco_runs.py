@@ -9,16 +9,26 @@ TINY = [
     *("--detector.train-sizes", "64", "--detector.test-size", "64", "--detector.max-size", "96"),
     *("--detector.precise-bn", "2", "--detector.warmup-iterations", "2"),
 ]
+# On its canvas of 128 pixels; random:vit_64x12_patch16_64 is a small one.
+TINY_VITDET = ["--device", "cpu", "--detector.warmup-iterations", "2", "--detector.fpn-channels", "32"]
 REGIONS = [
     *("--detector.roi-batch", "16", "--detector.rpn-post-nms-train", "50", "--detector.rpn-post-nms-test", "20"),
 ]
 
 
-def tiny(coco: Path, runs: Path, *more: str, iterations: int = 4, regions: bool = True, c4: bool = False) -> list[str]:
+def tiny(
+    coco: Path,
+    runs: Path,
+    *more: str,
+    iterations: int = 4,
+    regions: bool = True,
+    c4: bool = False,
+    vitdet: bool = False,
+) -> list[str]:
     """Options of a tiny run on the toy set at `coco`; the presets have pyramids, C4 is the protocol's own detector."""
     return [
         *(("--detector.batch", "2") if c4 else ("--preset", "smoke")),
-        *TINY,
+        *(TINY_VITDET if vitdet else TINY),
         *(REGIONS if regions else []),
         *("--train-json", str(coco / "annotations" / "instances_train2017.json")),
         *("--train-images", str(coco / "train2017")),

@@ -16,6 +16,11 @@ from transfer.protocol import flatten
 from transfer.runtime.errors import UserError
 from transfer.task import load_task, task_names
 
+# Family of backbones → what the class of a detector of it decides
+DECIDED = {
+    "resnet": {"family", "neck"},
+    "vit": {"family", "neck", "norm", "freeze_at", "train_sizes", "precise_bn"},
+}
 MOCO = load_task("detection.voc").protocols["moco"].detector
 
 
@@ -150,7 +155,9 @@ def test_a_detector_has_no_value_that_nothing_in_it_reads(kind, name):
 def test_what_a_detector_is_cannot_be_typed(name, capsys):
     task = load_task(name)
     recipe = next(iter(task.protocols.values()))
-    assert {entry.name for entry in dataclasses.fields(recipe.detector) if not entry.init} == {"family", "neck"}
+    assert {entry.name for entry in dataclasses.fields(recipe.detector) if not entry.init} == DECIDED[
+        recipe.detector.takes
+    ]
     with pytest.raises(SystemExit):
         _parse(name, task, recipe, ["x.pth", "--detector.family", recipe.detector.family])
     assert "Unrecognized options" in capsys.readouterr().err
@@ -196,7 +203,8 @@ def test_protocols_and_presets_pass_their_own_checks(task):
     declared = load_task(task)
     recipes = [*declared.protocols.values(), *(recipe for _, recipe in declared.presets.values())]
     for recipe in recipes:
-        declared.check(SimpleNamespace(recipe=recipe, data=None, device="cuda"))
+        backbone = SimpleNamespace(arch={"resnet": "resnet50", "vit": "vit_large_patch16_224"}[declared.detector.takes])
+        declared.check(SimpleNamespace(recipe=recipe, data=None, device="cuda", backbone=backbone))
 
 
 def test_a_batch_must_be_shared_equally(monkeypatch):

@@ -46,7 +46,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "transfer/suites/slots.py": (SUITE,),
 }
 # They name a GPU to refuse it or to speak of it: a CPU reaches these lines.
-ON_A_CPU = ("pretrain/recipe.py", "detection/recipe.py", "transfer/task.py")
+ON_A_CPU = ("pretrain/recipe.py", "detection/protocols.py", "detection/recipe.py", "transfer/task.py")
 
 
 def reached() -> dict[str, tuple[str, ...]]:

@@ -22,6 +22,9 @@ ENGINES = [
 ]
 
 
+VIT = "random:vit_64x12_patch16_64"
+
+
 def only_record(runs, task):
     (path,) = (runs / "records" / task).glob("*.json")
     return read_record(path)
@@ -42,7 +45,7 @@ def script(*arguments, cwd, **environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("word", ["c4", "fpn"])
+@pytest.mark.parametrize("word", ["c4", "fpn", "vitdet"])
 def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, tmp_path):
     pytest.importorskip(engine)
     runs = tmp_path / "runs"
@@ -51,8 +54,8 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
         [
             "run",
             f"segmentation.coco_{word}",
-            "random:resnet18",
-            *tiny(coco, runs, "--engine", engine, *score, c4=word == "c4"),
+            VIT if word == "vitdet" else "random:resnet18",
+            *tiny(coco, runs, "--engine", engine, *score, c4=word == "c4", vitdet=word == "vitdet"),
         ]
     )
     assert status == 0
@@ -60,7 +63,8 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
     assert record.status == "finished", record.failure
     assert {"box_AP", "box_AP50", "mask_AP", "mask_AP50", "voc_AP50"} <= set(record.metrics)
     assert record.primary_metric == "mask_AP"
-    assert record.verification["tensors"] == 100
+    assert record.verification["tensors"] == (147 if word == "vitdet" else 100)
+    assert any("ViTDet leaves out" in note for note in record.notes) == (word == "vitdet")
     workdir = runs / "work" / f"segmentation.coco_{word}" / record.run_id
     for picture in ("contact_sheet.png", "misses.png", "curves.png"):
         assert (workdir / picture).stat().st_size > 1000
@@ -83,6 +87,19 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
             assert rows.max() <= np.ceil(y + height) + 1
             assert columns.min() >= np.floor(x) - 1
             assert columns.max() <= np.ceil(x + width) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_train_one_vitdet(engine, coco, tmp_path):
+    pytest.importorskip(engine)
+    runs = tmp_path / "runs"
+    arguments = ["vitdet", VIT, *tiny(coco, runs, "--engine", engine, "--detector.drop-path", "0.2", vitdet=True)]
+    done = script(*arguments, cwd=tmp_path, TORCHRUN="2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = only_record(runs, "segmentation.coco_vitdet")
+    assert record.status == "finished"
+    assert "2 processes" in record.notes
 
 
 @pytest.mark.slow

@@ -119,6 +119,21 @@ def in_precision(device: torch.device | str, amp: str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, types.get(amp), enabled=amp in types)
 
 
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What a network made of a Backbone holds and computes that is not the family's own module.
+
+    Attributes:
+        state: name in the network → tensor that must be there.
+        sides: (height, width) of the image of the proof.
+        reference: RGB uint8 [height, width, 3] → outputs by name, each [1, …], that it must compute.
+    """
+
+    state: Mapping[str, Tensor]
+    sides: tuple[int, int]
+    reference: Callable[[NDArray[np.uint8]], Mapping[str, Tensor]]
+
+
 def verify(
     backbone: Backbone,
     engine: str,
@@ -128,6 +143,7 @@ def verify(
     precision: str = "fp32",
     own: Callable[[NDArray[np.uint8]], Mapping[str, torch.Tensor]] | None = None,
     also: Sequence[tuple[int, int]] = (),
+    form: Form | None = None,
 ) -> Verification:
     """Compare what is inside the network that will compute with the Backbone.
 
@@ -142,11 +158,13 @@ def verify(
             be, and may be off by `ROUNDING`.
         own: as `stages`, in that precision; `stages` itself if it follows PyTorch's switches (TF32).
         also: (height, width) of further images to compare at, beside the size that the family proves at.
+        form: what is to be in the network and computed by it, where that is not the family's module.
 
     Raises:
         EngineError: a tensor is absent or differs, or a stage output is further away than that.
     """
-    wanted = {name: tensor for name, tensor in backbone.state.items() if not is_optional(name)}
+    state = form.state if form else backbone.state
+    wanted = {name: tensor for name, tensor in state.items() if not is_optional(name)}
     absent = [name for name in wanted if name not in placed]
     differing = [
         f"{name} in {placed[name][1]}"
@@ -164,10 +182,10 @@ def verify(
         )
     errors: dict[str, float] = {}
     rounding: dict[str, float] = {}
-    usual = family_of(backbone.arch).proof_sides(backbone.arch)
+    usual = form.sides if form else family_of(backbone.arch).proof_sides(backbone.arch)
     for sides in dict.fromkeys((usual, *also)):
         image = probe_image(*sides)
-        reference = reference_stages(backbone, image)
+        reference = form.reference(image) if form else reference_stages(backbone, image)
         shown = {stage: stage if sides == usual else f"{stage} at {sides[0]} × {sides[1]}" for stage in reference}
         with torch.no_grad():
             with _full_precision():

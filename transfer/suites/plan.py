@@ -128,8 +128,10 @@ def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts:
     labels = labels_of(dataclasses.replace(typed.options, seeds=tuple(seeds)))
     weights = _weights(typed, facts)
     fingerprints, engine, problem = {}, "", ""
+    refusals = {each.arch: typed.task.refusal(typed.recipe, each.arch) for each in weights}
     try:
-        chosen, _ = typed.task.choose_engine(typed.options.engine, {each.arch for each in weights})
+        archs = {arch for arch, refusal in refusals.items() if not refusal}
+        chosen, _ = typed.task.choose_engine(typed.options.engine, archs)
         engine = chosen.name if chosen else ""
         fingerprints = dict(facts.fingerprints(typed))
     except UserError as error:
@@ -144,8 +146,8 @@ def _of_line(line: TaskLine, common: CommonOptions, seeds: Sequence[int], facts:
         words = (line.task, name, *line.words, *common.words, "--labels", label, "--seeds", str(seed))
         if engine:  # one for all checkpoints, whichever each of them alone would get
             words += ("--engine", engine)
-        if problem:
-            yield Planned(line.task, label, seed, words, problem=problem)
+        if why := str(refusals[facts_of.arch] or problem):
+            yield Planned(line.task, label, seed, words, problem=why)
             continue
         sha256, branch = facts_of.sha256, facts_of.branch
         suited = typed.task.suited(typed.recipe, facts_of.arch)

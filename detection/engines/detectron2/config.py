@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 
 from detection.engines.detector import DetectionJob
 from detection.engines.detectron2.fcos import FCOS_BACKBONE, FCOS_DETECTOR
@@ -16,11 +16,13 @@ from detection.recipe import (
     Dense,
     DetectorRecipe,
     MaskRcnnFPN,
+    MaskRcnnViTDet,
     Masks,
     Pyramid,
     Regions,
     RegionsFPN,
     RetinaNet,
+    ViTDet,
     demand_buildable,
 )
 from transfer.checkpoints.backbone import Backbone
@@ -42,7 +44,13 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
     """
     recipe, classes = job.recipe, len(job.train.classes)
     demand_buildable(recipe, job.device)
-    settings = _model(job) | _resnet(job.backbone, recipe, job.world.size)
+    cfg = WatchedCfg(get_cfg())
+    settings = _model(job)
+    if isinstance(recipe, ViTDet):
+        settings |= _vitdet(recipe, job, cfg)
+    else:
+        settings |= _resnet(job.backbone, recipe, job.world.size)
+        settings["MODEL.WEIGHTS"] = str((job.workdir / BACKBONE_FILE).resolve())
     if isinstance(recipe, C4):
         settings |= _c4(recipe)
     if isinstance(recipe, RegionsFPN):
@@ -56,10 +64,10 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
     if isinstance(recipe, Masks):
         settings |= _masks(recipe)
     if recipe.iterations:
-        settings |= _training_input(recipe) | _solver(job)
+        settings |= _solver(job)
+        settings |= {} if isinstance(recipe, ViTDet) else _training_input(recipe) | _descent(recipe)
         if recipe.masks:
             settings["INPUT.MASK_FORMAT"] = mask_format(job.train)
-    cfg = WatchedCfg(get_cfg())
     cfg.give(settings)
     cfg.freeze()
     return cfg
@@ -91,7 +99,6 @@ def _model(job: DetectionJob) -> dict[str, Any]:
     mean, std = job.backbone.input.in_255()
     return {
         "MODEL.DEVICE": job.device,
-        "MODEL.WEIGHTS": str((job.workdir / BACKBONE_FILE).resolve()),
         "SEED": job.seed,
         "INPUT.FORMAT": job.backbone.input.channels,
         "MODEL.PIXEL_MEAN": mean,
@@ -150,6 +157,28 @@ def _region_pyramid(recipe: RegionsFPN) -> dict[str, Any]:
     if isinstance(recipe, MaskRcnnFPN):
         settings["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = recipe.mask_resolution
     return settings | _anchors(recipe, [[float(size)] for size in recipe.anchor_sizes])
+
+
+def _vitdet(recipe: ViTDet, job: DetectionJob, cfg: WatchedCfg) -> dict[str, Any]:
+    """Detectron2's ViTDet (configs/common/models/mask_rcnn_vitdet.py), which it configures by Python objects alone."""
+    from detection.engines.detectron2 import vitdet  # timm, which other detectors do not need
+
+    own = vitdet.section(recipe, job.backbone.arch)
+    cfg.MODEL.VITDET = WatchedCfg(CfgNode(own))
+    settings = {
+        **{f"{vitdet.SECTION}.{name}": value for name, value in own.items()},
+        "MODEL.BACKBONE.NAME": vitdet.build_vitdet_backbone.__name__,
+        "MODEL.RPN.IN_FEATURES": _REGION_LEVELS,
+        "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES": _REGION_LEVELS[:-1],
+        "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+        **vitdet.heads(recipe),
+        **_anchors(recipe, [[float(size)] for size in recipe.anchor_sizes]),
+    }
+    if isinstance(recipe, MaskRcnnViTDet):
+        settings["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = recipe.mask_resolution
+        settings["MODEL.ROI_MASK_HEAD.NORM"] = recipe.norm
+    return settings
 
 
 def _fpn(recipe: Pyramid, processes: int) -> dict[str, Any]:
@@ -240,6 +269,16 @@ def _training_input(recipe: DetectorRecipe) -> dict[str, Any]:
     }
 
 
+def _descent(recipe: DetectorRecipe) -> dict[str, Any]:
+    """Of Detectron2's SGD."""
+    return {
+        "SOLVER.BASE_LR": float(recipe.lr),
+        "SOLVER.MOMENTUM": float(recipe.momentum),
+        "SOLVER.WEIGHT_DECAY": float(recipe.weight_decay),
+        "SOLVER.WEIGHT_DECAY_NORM": float(recipe.weight_decay_norm),
+    }
+
+
 def _solver(job: DetectionJob) -> dict[str, Any]:
     # Clipping is not here: Detectron2's CLIP_GRADIENTS looks at one tensor at a time, the recipe at all together.
     recipe = job.recipe
@@ -247,13 +286,9 @@ def _solver(job: DetectionJob) -> dict[str, Any]:
         "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
         "SOLVER.MAX_ITER": recipe.iterations,
         "SOLVER.IMS_PER_BATCH": recipe.batch,
-        "SOLVER.BASE_LR": float(recipe.lr),
         # Detectron2's schedule refuses a step at the very end, where it would change nothing.
         "SOLVER.STEPS": tuple(step for step in recipe.steps if step < recipe.iterations),
         "SOLVER.GAMMA": float(recipe.gamma),
-        "SOLVER.MOMENTUM": float(recipe.momentum),
-        "SOLVER.WEIGHT_DECAY": float(recipe.weight_decay),
-        "SOLVER.WEIGHT_DECAY_NORM": float(recipe.weight_decay_norm),
         "SOLVER.WARMUP_ITERS": recipe.warmup_iterations,
         "SOLVER.WARMUP_FACTOR": float(recipe.warmup_factor),
         "SOLVER.WARMUP_METHOD": "linear",

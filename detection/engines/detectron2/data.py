@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from numpy.typing import NDArray
 
 from detection.engines.detector import DetectionJob
+from detection.engines.jitter import jittered
 from detection.engines.plan import plan_batches, planned_loader
+from detection.recipe import ViTDet
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.masks import Mask, sized
 from transfer.datasets.boxes.pixels import read_pixels
@@ -80,6 +82,43 @@ class TrainMapper:
         return item
 
 
+class JitterMapper:
+    """The same for images that are jittered on a canvas, see `detection.engines.jitter`.
+
+    A `DataError` is handed on as the item, see `TrainMapper`.
+    """
+
+    def __init__(self, cfg: CfgNode, job: DetectionJob) -> None:
+        self.channels: str = cfg.INPUT.FORMAT
+        self.mask_format: str | None = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
+        assert isinstance(job.recipe, ViTDet)
+        self.recipe = job.recipe
+
+    def __call__(self, image: DetectionImage) -> dict[str, Any] | DataError:
+        """The item of one image; draws from numpy's global generator."""
+        try:
+            pixels = read_pixels(image, self.channels)
+        except DataError as error:
+            return error
+        made = jittered(image, pixels, self.recipe, bool(self.mask_format))
+        instances = Instances(made.pixels.shape[:2])
+        instances.gt_boxes, instances.gt_classes = Boxes(torch.from_numpy(made.boxes)), torch.from_numpy(made.labels)
+        if self.mask_format == "polygon":
+            instances.gt_masks = PolygonMasks([list(mask.polygons) for mask in made.masks])
+        elif self.mask_format:
+            shape = made.pixels.shape[:2]
+            drawn = np.array([mask.pixels() for mask in made.masks], np.bool_).reshape(-1, *shape)
+            instances.gt_masks = BitMasks(torch.from_numpy(drawn))
+        return {
+            "file_name": str(image.path),
+            "image_id": image.image_id,
+            "height": image.height,
+            "width": image.width,
+            "image": _planes(made.pixels),
+            "instances": instances,
+        }
+
+
 class PredictionImages:
     """Maps a `DetectionImage` to a test item: "image" uint8 [3, H, W] at test size, "height" and "width" as stored.
 
@@ -106,7 +145,7 @@ class PredictionImages:
 
 
 def train_batches(
-    load: TrainMapper, batch: int, job: DetectionJob, seed: int, start: int, iterations: int
+    load: Callable[[DetectionImage], Any], batch: int, job: DetectionJob, seed: int, start: int, iterations: int
 ) -> Iterator[list[Any]]:
     """This process's share of the batches of iterations `start` … `iterations` − 1 of the plan under `seed`.
 

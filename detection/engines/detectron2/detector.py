@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from detection.engines.detector import DetectionJob, Detector, Schedule
 from detection.engines.detectron2.config import build_cfg
-from detection.engines.detectron2.data import PredictionImages, TrainMapper, test_items, train_batches
+from detection.engines.detectron2.data import JitterMapper, PredictionImages, TrainMapper, test_items, train_batches
 from detection.engines.detectron2.model import BLOCKS, build_with_weights, verify_model
+from detection.recipe import ViTDet
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionImage, Detections
 from transfer.datasets.boxes.masks import Mask
@@ -28,16 +30,21 @@ class Detectron2Detector(Detector):
     """See `Detector`. What the run is told by its native config is read from there, so that no key is set in vain."""
 
     name = "detectron2"
-    blocks = BLOCKS
+    blocks: tuple[type, ...] = BLOCKS
 
     def __init__(self, job: DetectionJob) -> None:
         super().__init__(job)
+        if isinstance(job.recipe, ViTDet):
+            from detection.engines.vitdet import BLOCKS as VIT_BLOCKS
+
+            self.blocks = VIT_BLOCKS
         self.cfg = build_cfg(job)
         self.config = "config.yaml", self.cfg.dump()
         self.model = build_with_weights(self.cfg, job.backbone, self.cfg.SEED, job.world)
         self.test_images = PredictionImages(self.cfg)
         if job.recipe.iterations:
-            self.mapper = TrainMapper(self.cfg, job.recipe.flip)
+            jitter = isinstance(job.recipe, ViTDet)
+            self.mapper = JitterMapper(self.cfg, job) if jitter else TrainMapper(self.cfg, job.recipe.flip)
             self.batch: int = self.cfg.SOLVER.IMS_PER_BATCH
             self.amp = job.recipe.amp if self.cfg.SOLVER.AMP.ENABLED else "off"
             self.precise_bn = self.cfg.TEST.PRECISE_BN.NUM_ITER if self.cfg.TEST.PRECISE_BN.ENABLED else 0
@@ -45,11 +52,25 @@ class Detectron2Detector(Detector):
 
     def verify(self) -> Verification:
         """See `Detector`."""
+        recipe = self.job.recipe
+        if isinstance(recipe, ViTDet):
+            from detection.engines.detectron2.vitdet import presented
+            from detection.engines.vitdet import PLACE, verify_trunk
+
+            own = partial(presented, self.model)
+            trunk: Any = self.model.get_submodule(PLACE)
+            return verify_trunk(trunk, self.job.backbone, recipe, self.name, own, self.amp)
         return verify_model(self.model, self.job.backbone, self.amp)
 
     def optimisation(self) -> tuple[torch.optim.Optimizer, Schedule]:
         """See `Detector`."""
-        optimizer = build_optimizer(self.cfg, self.model)
+        recipe = self.job.recipe
+        if isinstance(recipe, ViTDet):
+            from detection.engines.vitdet import adamw
+
+            optimizer = adamw(self.model, recipe)
+        else:
+            optimizer = build_optimizer(self.cfg, self.model)
         return optimizer, build_lr_scheduler(self.cfg, optimizer)
 
     def batches(self, seed: int, start: int, stop: int) -> Iterator[list[Any]]:

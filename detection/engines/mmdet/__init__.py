@@ -14,6 +14,7 @@ import torchvision
 from detection.engines import mmcv_ops
 from detection.engines.detector import DetectionJob, Detector
 from detection.engines.engine import DetectionEngine
+from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.resnet import architecture
 
 
@@ -42,6 +43,8 @@ class MMDetection(DetectionEngine):
 
     def cannot_build(self, arch: str) -> str | None:
         """One sentence for the `wide_resnet`s: mmdet takes a width inside the blocks for grouped convolutions only."""
+        if family_of(arch).name != "resnet":
+            return None
         known = architecture(arch)
         if known.groups == 1 and known.group_width != 64:
             return (

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from detection.engines.mmdet import regions
 from detection.engines.mmdet.dense import dense
-from detection.recipe import C4, Dense, DetectorRecipe, RegionsFPN, demand_buildable
+from detection.recipe import C4, Dense, DetectorRecipe, RegionsFPN, ViTDet, demand_buildable
 from transfer.checkpoints.backbone import Backbone
 from transfer.runtime.errors import EngineError
 
@@ -38,6 +38,8 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
     demand_buildable(recipe)
     if isinstance(recipe, Dense):
         model = dense(recipe, backbone, len(classes), processes)
+    elif isinstance(recipe, ViTDet):
+        model = regions.vitdet(recipe, backbone, len(classes))
     elif isinstance(recipe, C4):
         model = regions.c4(recipe, backbone, len(classes), processes)
     else:
@@ -46,7 +48,8 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
     return Config(
         {
             "model": {"type": _TYPES[recipe.family], **_preprocessor(recipe, backbone), **model},
-            "optim_wrapper": _optimizer(recipe),
+            # ViTDet's groups of parameters are made by one function for both libraries
+            **(dict[str, Any]() if isinstance(recipe, ViTDet) else {"optim_wrapper": _optimizer(recipe)}),
             "param_scheduler": _schedule(recipe),
         }
     )
@@ -56,8 +59,9 @@ def differences(recipe: DetectorRecipe) -> Differences:
     """What MMDetection does otherwise than Detectron2, for which the protocols are written: (what, theirs, here)."""
     found = []
     if recipe.family != "fcos":
+        if not isinstance(recipe, ViTDet):  # whose canvas is the image's own padding in both
+            found.append(("anchors over the padding of a batch", "background samples", "left out"))
         found += [
-            ("anchors over the padding of a batch", "background samples", "left out"),
             (
                 "box that a low-overlap anchor learns, if it is the best anchor of another box than it overlaps most",
                 "the one it overlaps most",
@@ -86,14 +90,15 @@ def differences(recipe: DetectorRecipe) -> Differences:
 
 def _preprocessor(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
     mean, std = backbone.input.in_255()
+    # Detectron2's size_divisibility: 32 with FPN, none with C4; images are no larger than a canvas, and fill it up
+    divisor = recipe.canvas if isinstance(recipe, ViTDet) else 32 if recipe.neck == "fpn" else 1
     return {
         "data_preprocessor": {
             "type": "DetDataPreprocessor",
             "mean": mean,
             "std": std,
             "bgr_to_rgb": backbone.input.channels == "RGB",  # images are handed over as BGR
-            # Detectron2's size_divisibility: 32 with FPN, none with C4.
-            "pad_size_divisor": 32 if recipe.neck == "fpn" else 1,
+            "pad_size_divisor": divisor,
         }
     }
 

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose, RandomChoiceResize, RandomFlip, Resize
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData
 
 from detection.engines.detector import DetectionJob
+from detection.engines.jitter import jittered
 from detection.engines.mmdet.masks import MaskFormat, mask_format, training_masks
 from detection.engines.plan import plan_batches, planned_loader
-from detection.recipe import DetectorRecipe
+from detection.recipe import DetectorRecipe, ViTDet
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.pixels import read_pixels
 from transfer.runtime.errors import DataError
@@ -42,6 +44,11 @@ def training_pipeline(recipe: DetectorRecipe, masks: MaskFormat | None = None) -
     return partial(_load, Compose(transforms), masks)
 
 
+def jittering_pipeline(recipe: ViTDet, masks: MaskFormat | None = None) -> Callable[[DetectionImage], Loaded]:
+    """Read and put on a canvas, see `detection.engines.jitter`."""
+    return partial(_load_jittered, recipe, masks)
+
+
 def test_pipeline(recipe: DetectorRecipe) -> Callable[[DetectionImage], Loaded]:
     """Read and resize the shorter side to `test_size`."""
     resize = Resize(scale=_scale(recipe, recipe.test_size), keep_ratio=True, backend="pillow")
@@ -51,7 +58,9 @@ def test_pipeline(recipe: DetectorRecipe) -> Callable[[DetectionImage], Loaded]:
 def training_batches(job: DetectionJob, seed: int, start: int, iterations: int) -> Loader[Any]:
     """This process's share of the batches of iterations `start` … `iterations` − 1 of the plan under `seed`."""
     plan = plan_batches(job.train, iterations, job.recipe.batch, seed, job.images_per_process)
-    load = training_pipeline(job.recipe, mask_format(job.train) if job.recipe.masks else None)
+    masks = mask_format(job.train) if job.recipe.masks else None
+    pipeline = jittering_pipeline if isinstance(job.recipe, ViTDet) else training_pipeline
+    load = pipeline(job.recipe, masks)  # type: ignore[arg-type]
     return planned_loader(job.train, load, plan, seed, start, job.workers, collate, job.world)
 
 
@@ -119,6 +128,30 @@ def _load(transforms: Callable[[Sample], Sample], masks: MaskFormat | None, imag
     if masks:
         shape, flipped = results["img_shape"][:2], bool(results["flip"])
         objects["masks"] = training_masks(image.masks or (), shape, flipped, masks)
+    return _pack(results, InstanceData(**objects))
+
+
+def _load_jittered(recipe: ViTDet, masks: MaskFormat | None, image: DetectionImage) -> Loaded:
+    try:
+        pixels = read_pixels(image, "BGR")
+    except DataError as error:
+        return error
+    made = jittered(image, pixels, recipe, bool(masks))
+    shape = made.pixels.shape[:2]
+    objects = {"bboxes": torch.from_numpy(made.boxes), "labels": torch.from_numpy(made.labels)}
+    if masks == "polygon":
+        objects["masks"] = PolygonMasks([list(mask.polygons) for mask in made.masks], *shape)
+    elif masks:
+        drawn = np.array([mask.pixels() for mask in made.masks], np.uint8).reshape(-1, *shape)
+        objects["masks"] = BitmapMasks(drawn, *shape)
+    results = {
+        "img": made.pixels,
+        "img_id": image.image_id,
+        "img_path": str(image.path),
+        "img_shape": shape,
+        "ori_shape": pixels.shape[:2],
+        "flip": made.flipped,
+    }
     return _pack(results, InstanceData(**objects))
 
 

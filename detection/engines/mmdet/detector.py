@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 from detection.engines.detector import DetectionJob, Detector, Schedule
 from detection.engines.mmdet.config import build_config, differences
 from detection.engines.mmdet.data import deliver, deliver_together, test_loader, training_batches
-from detection.engines.mmdet.model import BLOCKS, build_detector, verify_detector
+from detection.engines.mmdet.model import BLOCKS, build_detector, presented, verify_detector
 from detection.engines.mmdet.rehearsal import rehearse
+from detection.recipe import ViTDet
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionImage, Detections
 from transfer.datasets.boxes.masks import Mask
@@ -26,11 +28,15 @@ class MMDetector(Detector):
     """See `Detector`."""
 
     name = "mmdet"
-    blocks = BLOCKS
+    blocks: tuple[type, ...] = BLOCKS
     model: Any
 
     def __init__(self, job: DetectionJob) -> None:
         super().__init__(job)
+        if isinstance(job.recipe, ViTDet):
+            from detection.engines.vitdet import BLOCKS as VIT_BLOCKS
+
+            self.blocks = VIT_BLOCKS
         self.native = build_config(job.recipe, job.backbone, job.train.classes, job.world.size)
         self.config = "config.py", self.native.pretty_text
         self.model = build_detector(self.native, job.backbone, job.seed)
@@ -40,11 +46,23 @@ class MMDetector(Detector):
 
     def verify(self) -> Verification:
         """See `Detector`."""
+        recipe = self.job.recipe
+        if isinstance(recipe, ViTDet):
+            from detection.engines.vitdet import verify_trunk
+
+            own = partial(presented, self.model)
+            return verify_trunk(self.model.backbone.trunk, self.job.backbone, recipe, self.name, own, self.amp)
         return verify_detector(self.model, self.job.backbone, self.amp)
 
     def optimisation(self) -> tuple[torch.optim.Optimizer, Schedule]:
         """See `Detector`."""
-        optimizer: torch.optim.Optimizer = build_optim_wrapper(self.model, self.native.optim_wrapper).optimizer
+        recipe, optimizer = self.job.recipe, None
+        if isinstance(recipe, ViTDet):
+            from detection.engines.vitdet import adamw
+
+            optimizer = adamw(self.model, recipe)
+        else:
+            optimizer = build_optim_wrapper(self.model, self.native.optim_wrapper).optimizer
         return optimizer, Schedules(optimizer, self.native.param_scheduler)
 
     def batches(self, seed: int, start: int, stop: int) -> Iterator[Any]:

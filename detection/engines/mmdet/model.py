@@ -37,11 +37,21 @@ def build_detector(config: Config, backbone: Backbone, seed: int) -> nn.Module:
     # Before the first run there is no logger: mmengine would print how it initialised every single parameter.
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     register()
+    of_vit = config.model.backbone.type == "TransferViTDet"
+    if of_vit:
+        from detection.engines.mmdet.vitdet import register as register_vitdet  # imports timm
+
+        register_vitdet()
     seed_for_iteration(seed, 0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model: nn.Module = MODELS.build(watch(config.model))
         model.init_weights()  # type: ignore[operator]
-    load_backbone(model, backbone)
+    if of_vit:
+        from detection.engines.vitdet import load
+
+        load(model.backbone.trunk, backbone)  # type: ignore[union-attr, arg-type]
+    else:
+        load_backbone(model, backbone)
     return model
 
 
@@ -83,19 +93,25 @@ def verify_detector(model: nn.Module, backbone: Backbone, amp: str = "off") -> V
     )
 
 
+def presented(model: Any, image: NDArray[np.uint8]) -> torch.Tensor:
+    """RGB uint8 [H, W, 3] → [1, 3, H', W'], by the way of every other image."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+    sample = DetDataSample(metainfo={"img_shape": image.shape[:2]})
+    made: torch.Tensor = model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)["inputs"]
+    return made
+
+
 @torch.no_grad()
 def stage_outputs(model: Any, image: NDArray[np.uint8], amp: str = "off") -> Mapping[str, torch.Tensor]:
     """Stage name → output for an RGB uint8 image [H, W, 3], which takes the way that training images take."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
-    sample = DetDataSample(metainfo={"img_shape": image.shape[:2]})
     shared_head = model.roi_head.shared_head if model.with_shared_head else None
     owners = [owner for owner in (model.backbone, shared_head) if owner is not None]
     modules = {stage: getattr(owner, stage) for owner in owners for stage in STAGES if hasattr(owner, stage)}
     was_training = model.training
     model.eval()
-    batch = model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
-    with stages_seen(modules) as outputs, in_precision(batch["inputs"].device, amp):
-        features = model.backbone(batch["inputs"])
+    images = presented(model, image)
+    with stages_seen(modules) as outputs, in_precision(images.device, amp):
+        features = model.backbone(images)
         if shared_head is not None:
             shared_head(features[-1])
     model.train(was_training)

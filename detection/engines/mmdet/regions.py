@@ -10,7 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from detection.engines.mmdet import trunk
-from detection.recipe import C4, MaskRcnnC4, MaskRcnnFPN, Masks, Regions, RegionsFPN
+from detection.recipe import (
+    C4,
+    MaskRcnnC4,
+    MaskRcnnFPN,
+    MaskRcnnViTDet,
+    Masks,
+    Regions,
+    RegionsFPN,
+    ViTDet,
+)
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.families.resnet import stage_channels
 from transfer.checkpoints.formats.mmdet import style_of
@@ -19,6 +28,7 @@ FC_CHANNELS = 1024  # Detectron2: ROI_BOX_HEAD.FC_DIM in Base-RCNN-FPN.yaml
 MASK_CHANNELS = 256  # Detectron2: ROI_MASK_HEAD.CONV_DIM
 FPN_STRIDES = (4, 8, 16, 32, 64)
 C4_STRIDE = 16
+NORM = {"type": "ChannelNorm", "eps": 1e-6}
 MASK_THRESHOLD = 0.5  # Detectron2: detector_postprocess
 
 
@@ -57,11 +67,44 @@ def c4(recipe: C4, backbone: Backbone, classes: int, processes: int) -> dict[str
 def fpn(recipe: RegionsFPN, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
     """Detectron2's Base-RCNN-FPN: p2 … p6 for proposals, p2 … p5 for regions, a head of two hidden layers."""
     width = recipe.fpn_channels
+    return {
+        "backbone": trunk.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
+        "neck": trunk.pyramid(recipe, backbone, processes),
+        **_on_pyramid(recipe, width, classes),
+    }
+
+
+def vitdet(recipe: ViTDet, backbone: Backbone, classes: int) -> dict[str, Any]:
+    """Trunk and pyramid are one module; proposals and regions have more convolutions, with norms."""
+    return {
+        "backbone": {
+            "type": "TransferViTDet",
+            "arch": backbone.arch,
+            "canvas": recipe.canvas,
+            "window": recipe.window,
+            "global_blocks": tuple(recipe.global_blocks),
+            "drop_path": recipe.drop_path,
+            "out_channels": recipe.fpn_channels,
+        },
+        **_on_pyramid(recipe, recipe.fpn_channels, classes),
+    }
+
+
+def _on_pyramid(recipe: RegionsFPN | ViTDet, width: int, classes: int) -> dict[str, Any]:
+    layers: dict[str, Any] = {"type": "Shared2FCBBoxHead"}
+    if isinstance(recipe, ViTDet):
+        layers = {
+            "type": "ConvFCBBoxHead",
+            "num_shared_convs": recipe.box_convs,
+            "conv_out_channels": width,
+            "num_shared_fcs": recipe.box_fcs,
+            "norm_cfg": NORM,
+        }
     head: dict[str, Any] = {
         "type": "StandardRoIHead",
         "bbox_roi_extractor": _roi_extractor(recipe.roi_resolution, width, list(FPN_STRIDES[:4])),
         "bbox_head": {
-            "type": "Shared2FCBBoxHead",
+            **layers,
             "in_channels": width,
             "fc_out_channels": FC_CHANNELS,
             "roi_feat_size": recipe.roi_resolution,
@@ -73,16 +116,16 @@ def fpn(recipe: RegionsFPN, backbone: Backbone, classes: int, processes: int) ->
             **_boxes(recipe, classes),
         },
     }
-    if isinstance(recipe, MaskRcnnFPN):
-        head["mask_roi_extractor"] = _roi_extractor(recipe.mask_resolution, width, list(FPN_STRIDES[:4]))
+    side = recipe.mask_resolution if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet) else 0
+    if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet):
+        head["mask_roi_extractor"] = _roi_extractor(side, width, list(FPN_STRIDES[:4]))
         head["mask_head"] = _mask_head(recipe, width, classes)
-    return {
-        "backbone": trunk.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
-        "neck": trunk.pyramid(recipe, backbone, processes),
-        "rpn_head": _rpn_head(recipe, width, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1]),
-        "roi_head": head,
-        **_train_test(recipe, mask_side=2 * recipe.mask_resolution if isinstance(recipe, MaskRcnnFPN) else 0),
-    }
+    if isinstance(recipe, MaskRcnnViTDet):
+        head["mask_head"]["norm_cfg"] = NORM
+    proposals = _rpn_head(recipe, width, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1])
+    if isinstance(recipe, ViTDet):
+        proposals["num_convs"] = recipe.rpn_convs
+    return {"rpn_head": proposals, "roi_head": head, **_train_test(recipe, mask_side=2 * side)}
 
 
 def _rpn_head(recipe: Regions, channels: int, strides: list[int], base_sizes: Any, scales: Any) -> dict[str, Any]:

@@ -78,6 +78,18 @@ def test_missing_images_make_runs_impossible_and_no_others(images, tmp_path):
     assert "found:" in states[1].reason or "to do:" in states[1].reason
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_a_task_cannot_take_stops_no_other(tmp_path):
+    pytest.importorskip("mmdet")
+    words = ("--device", "cpu", "--voc-root", str(tmp_path / "nothing"), "--preset", "smoke", "--runs", str(tmp_path))
+    common = CommonOptions(("random:resnet18", "random:vit_tiny_patch16_224"), words=words)
+    plan = make_plan(typed_suite(("detection.voc", "detection.voc_vitdet")), common, Facts(tmp_path / "known.json"))
+    states = [standing(run, tmp_path) for run in plan]
+    assert [state.state for state in states] == ["impossible"] * 4
+    refused = ["not built on" in state.reason for state in states]
+    assert refused == [False, True, True, False]  # the others lack their images
+
+
 def test_what_a_run_would_refuse_is_refused_at_once(images, tmp_path, capsys):
     torch.save(dict(random_backbone("resnet18", 0).state), tmp_path / "a.pth")
     shutil.copy(tmp_path / "a.pth", tmp_path / "b.pth")
