@@ -57,7 +57,8 @@ def carry_out(job: DetectionJob, build: Callable[[DetectionJob], Detector]) -> D
             notes += (f"training was taken up after {began} of {recipe.iterations} iterations",)
             logger.info(notes[-1])
         renewed = renew_statistics(detector)
-        logger.info("PreciseBN: %d layers from %d batches", renewed, detector.precise_bn)
+        if detector.precise_bn:
+            logger.info("PreciseBN: %d layers from %d batches", renewed, detector.precise_bn)
     return DetectionOutcome(predict(detector), proof, detector.differences(), notes)
 
 
