@@ -39,6 +39,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "transfer/classification/features.py": (FEATURES,),
     "transfer/runtime/provenance.py": (VOC,),
     "transfer/classification/sgd/data.py": (CROPS,),
+    "transfer/classification/sgd/layerwise.py": (CROPS,),
     "transfer/runtime/world.py": (NCCL,),
     "transfer/runtime/progress.py": (VOC,),
     "transfer/checkpoints/speed.py": (SUITE,),

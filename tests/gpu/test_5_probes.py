@@ -120,19 +120,28 @@ def test_linear_classifiers_by_sgd(rows, device, measured):
     assert worst < 1e-3
 
 
-@pytest.mark.parametrize("mode", ["linear", "finetune"])
+TINY_VIT = "vit_64x2_patch8_32"
+
+
+@pytest.mark.parametrize("mode", ["linear", "finetune", "by layers"])
 def test_sgd_on_crops(mode, device, pick, tmp_path, measured, peak):
-    """Linear classifiers and fine-tuning on random crops (pinned memory, workers): the run ends with an accuracy."""
+    """Linear classifiers, fine-tuning, a ViT by layers, on random crops (pinned memory, workers): ends with numbers."""
     make_toy(tmp_path / "toy", sizes=SIZES)
     root = tmp_path / "toy" / "images"
     side = pick("224", "32")
-    task, length = {
-        "linear": ("transfer.imagenet_linear", ("--sgd.epochs", "2", "--lrs", "0.1")),
-        "finetune": ("finegrained.own_finetune", ("--sgd.steps", "4", "--lrs", "0.01", "--decays", "0")),
+    resnet, vit = pick("random:resnet50", "random:resnet18"), pick("random:vit_base_patch16_224", f"random:{TINY_VIT}")
+    task, checkpoint, own, length = {
+        "linear": ("transfer.imagenet_linear", resnet, "sgd", ("--sgd.epochs", "2", "--lrs", "0.1")),
+        "finetune": ("finegrained.own_finetune", resnet, "sgd", ("--sgd.steps", "4", "--lrs", "0.01", "--decays", "0")),
+        "by layers": (
+            *("transfer.imagenet_finetune", vit, "tuning"),
+            ("--protocol", "mae_base", "--tuning.epochs", "2", "--tuning.warmup-epochs", "1"),
+        ),
     }[mode]
+    held = () if mode == "by layers" else ("--holdout", "0.25")
     typed = [
-        *(task, pick("random:resnet50", "random:resnet18"), "--image-folder", str(root), "--holdout", "0.25"),
-        *("--sgd.crop", side, "--sgd.resize", side, "--sgd.batch", "16", *length),
+        *(task, checkpoint, "--image-folder", str(root), *held),
+        *(f"--{own}.crop", side, f"--{own}.resize", side, f"--{own}.batch", "16", *length),
     ]
     status, found = run(device, tmp_path, *typed)
     assert status == 0

@@ -88,7 +88,8 @@ def test_every_task_knows_its_work():
     images = {"train": 1_000, "val": 100, "test": 100}
     for name in task_names():
         task = load_task(name)
-        assert all((task.work(recipe, images, "resnet50") or 0) > 0 for recipe in task.protocols.values()), name
+        arch = "vit_base_patch16_224" if name.endswith("vitdet") else "resnet50"
+        assert all((task.work(recipe, images, arch) or 0) > 0 for recipe in task.protocols.values()), name
 
 
 def test_work_of_a_detector_is_its_iterations_and_what_it_looks_at():

@@ -81,4 +81,4 @@ def _other(branch: str) -> str:
     return "target" if branch == "online" else "online"
 
 
-FORMAT = Format(NAME, BRANCHES, recognise, read)
+FORMAT = Format(NAME, BRANCHES, recognise, read, families=("resnet", "vit"))
