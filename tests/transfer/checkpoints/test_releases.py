@@ -326,10 +326,6 @@ def test_round_trip_to_every_target(which, tmp_path):
             with pytest.raises(CheckpointError, match="no such network"):
                 convert(path, to, out)
             continue
-        if to == "huggingface" and any(part in original.arch for part in ("nocls", "fcnorm", "nonorm")):
-            with pytest.raises(CheckpointError, match="no such ViT"):
-                convert(path, to, out)
-            continue
         resnet = family_of(release.archs[0]).name == "resnet"
         wide = to == "timm" and resnet and architecture(release.archs[0]).width != 1
         if wide or (release.stride_in_1x1 and to in ("torchvision", "timm")):
