@@ -49,6 +49,15 @@ def demand_fitting(recipe: ViTDet, arch: str) -> None:
             + " ".join(str(vit.depth * quarter // 4 - 1) for quarter in range(1, 5)),
         )
 
+    if recipe.global_blocks and max(recipe.global_blocks) != vit.depth - 1:
+        raise UserError(
+            "the last blocks would see windows alone, which no published ViTDet has",
+            found=f"global_blocks {' '.join(map(str, recipe.global_blocks))} of a {arch} with {vit.depth} blocks",
+            todo="give --detector.global-blocks "
+            + " ".join(str(vit.depth * quarter // 4 - 1) for quarter in range(1, 5))
+            + "; with masks, --protocol large_100ep is that of a ViT-L",
+        )
+
 
 def trunk_gmacs(arch: str, recipe: ViTDet) -> float:
     """10⁹ multiply–accumulates of the trunk's forward pass of one canvas."""

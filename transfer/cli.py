@@ -221,6 +221,8 @@ def _run_all(line: CommandLine, world: World, beside: tuple[Any, ...]) -> int:
         logger.info("engine: %s (%s)", engine.name, why)
     runs = [line.run(backbone, label, engine, world) for backbone, label in backbones]
     for run in runs:
+        for value, typed, taken in recipe_differences(line.recipe, run.recipe):
+            logger.info("%s: %s %s stands for %s on a %s", run.label, value, typed, taken, run.backbone.arch)
         hint = advice(run.backbone.source.format, line.protocol, task.protocols, run.backbone.arch)
         if hint:
             logger.info("%s: %s", run.label, hint)

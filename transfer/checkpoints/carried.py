@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from reprlib import repr as brief
 from typing import Any
@@ -20,6 +20,26 @@ ASSUMED = (
     "the file cannot say how its pixels were normalised, where its strides sit and how it pads: assumed are RGB with "
     "ImageNet's mean and std, the stride in the 3×3 convolution, and no SAME padding or anti-aliased pooling"
 )
+
+# The same of a network under timm's names.
+TIMMS_RULE = {"positions": "antialias"}
+ASSUMED_OF_VITS = (
+    "the file cannot say how its pixels were normalised, how many heads it has, the eps of its norms and how positions "
+    "are resized: assumed are RGB with ImageNet's mean and std, the usual heads of its size, 1e-6, and timm's rule "
+    "(bicubic, antialiased), which matters at other sizes than the training's"
+)
+_PIXELS = "the file cannot say how its pixels were normalised: assumed are RGB with ImageNet's mean and std"
+_ASSUMED_OF: Mapping[str, str] = {
+    "layer1.": ASSUMED,
+    "stages.": _PIXELS,
+    "layers.": f"{_PIXELS}; nor the eps of its norms: assumed is 1e-5",
+}
+
+
+def assumed(names: Iterable[str]) -> str:
+    """What a file with a network of these names cannot say, and what is taken instead."""
+    starts = [start for start in _ASSUMED_OF if any(name.startswith(start) for name in names)]
+    return _ASSUMED_OF[starts[0]] if starts else ASSUMED_OF_VITS
 
 
 def carry(backbone: Backbone) -> dict[str, Any]:

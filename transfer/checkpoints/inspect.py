@@ -55,7 +55,8 @@ def examine(
         return Description("\n".join(lines), complete=False)
     if reference is not None:
         found = compare_channels(backbone, read_backbone(reference))
-        agreed = Lint("channels", f"conv1 agrees with the reference's: {backbone.input.channels}")
+        stem = family_of(backbone.arch).stem.removesuffix(".weight")
+        agreed = Lint("channels", f"{stem} agrees with the reference's: {backbone.input.channels}")
         backbone = backbone.with_lints(found or (agreed,))
     lines = [*_file(path, contents), *_formats(contents, every), *_backbone(backbone)]
     return Description("\n".join(lines), complete=True)

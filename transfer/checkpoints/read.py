@@ -150,6 +150,7 @@ def _under(tree: Tree, prefix: str) -> Extracted:
         input=usual.input,
         stride_in_1x1=usual.stride_in_1x1,
         same_padding=usual.same_padding,
+        facts=usual.facts,
         lints=usual.lints,
         notes=(f"a file of the format {known[0].name}, of which --prefix took the network under `{found.branch}`",),
     )

@@ -53,7 +53,7 @@ class TuningTask(ClassificationTask):
             demand_sgd(run, recipe.sgd, passes=3)
             return
         recipe.tuning.check()
-        demand_transformer(run.backbone.arch)
+        demand_transformer(run.backbone.arch, recipe.tuning.pooling)
         seen = recipe.tuning.images_seen(len(run.data.splits.train))
         refuse_on_cpu(run, f"{seen:,} crops of {recipe.tuning.crop} pixels, 3 passes each")
 
@@ -97,13 +97,19 @@ class TuningTask(ClassificationTask):
 CPU = "two CPU cores, small sets: 10 epochs at 96 pixels"
 
 
-def demand_transformer(arch: str) -> None:
-    """Raise `UserError` where blocks have no rates of their own."""
+def demand_transformer(arch: str, pooling: str) -> None:
+    """Raise `UserError` where blocks have no rates of their own, or there is no CLS token that is asked for."""
     if family_of(arch).name != "vit":
         raise UserError(
             "this protocol fine-tunes a vision transformer, with a learning rate for every block",
             found=f"the checkpoint is a {arch}",
             todo="choose another protocol, for example --protocol vissl",
+        )
+    if pooling == "cls" and "cls" not in family_of(arch).poolings(arch):
+        raise UserError(
+            "there is no CLS token behind a norm in this checkpoint",
+            found=arch,
+            todo="leave out --tuning.pooling: the average of patches has a norm of its own",
         )
 
 

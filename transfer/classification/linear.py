@@ -40,8 +40,9 @@ class LinearSgdRecipe:
         form: crops: published; cached: on features of whole images, not comparable with published numbers.
         lrs: learning rates to search, instead of the one of `sgd`; none: that one alone, as published.
         weight_decays: weight decays to search, instead of the one of `sgd`; none: that one alone.
-        poolings: features: avg, max, grid. Several are searched like rates and decays; if they alone are several, each
-            is reported, the first as "top1", another as "top1_avg": as published, side by side.
+        poolings: features: avg, max, grid of a ResNet; of others see docs/classification.md. Several are searched like
+            rates and decays; if they alone are several, each is reported, the first as "top1", another as "top1_avg":
+            as published, side by side.
         head: linear: a linear layer alone; batchnorm: a BatchNorm of the channels in front of it, with a scale and a
             shift; batchnorm_no_affine: without them.
         head_eps: of that BatchNorm.

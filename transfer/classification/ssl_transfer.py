@@ -50,7 +50,7 @@ class LogisticRecipe:
 
     Attributes:
         view: what the network sees of an image.
-        pooling: which features: avg, max or grid.
+        pooling: which features: avg, max or grid of a ResNet; of others see docs/classification.md.
         penalties: of the weights, in the sum of the losses: Σ CE + penalty/2 · ‖W‖²; the best on the validation part
             is taken.
         holdout: share of the training images to choose on, where the set has no validation split of its own.

@@ -131,7 +131,8 @@ class ClassificationTask(Task):
     def suited(self, recipe: Any, arch: str) -> Any:
         """Its poolings are those that stand for them in the family. See `Task`.
 
-        `max` and `grid` stand for another feature where a protocol or preset says them; typed, they are what is wanted.
+        `avg` always stands for that feature, `max` and `grid` where a protocol or preset says them; typed otherwise,
+        they are what is wanted, and refused where the family has none.
         """
         family = family_of(arch)
         stated = (*self.protocols.values(), *(preset for _, preset in self.presets.values()))
@@ -181,7 +182,7 @@ def _demand_features(run: Run) -> None:
     poolings = [pooling for pooling in wanted if pooling is not None]
     for pooling in poolings:
         family.demand_pooling(arch, pooling)
-    seen = getattr(recipe, "view", None) or getattr(recipe, "sgd", None)
+    seen = next((part for name in ("view", "sgd", "tuning") if (part := getattr(recipe, name, None))), None)
     if seen is not None:
         family.demand(arch, poolings, seen.crop, seen.crop)
 

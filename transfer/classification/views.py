@@ -75,7 +75,7 @@ class Frozen:
 
     Attributes:
         view: what the network sees of an image.
-        poolings: of its last map: names of `Family.poolings`.
+        poolings: names of `Family.poolings`.
         precision: of the backbone's arithmetic.
         val: whether those of the validation split are wanted too, where there is one.
     """

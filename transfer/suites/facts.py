@@ -58,7 +58,10 @@ class Facts:
         import torch  # random weights are those of one version
 
         how = [options.format, options.branch, options.prefix, options.allow_half]
-        stamp: object = torch.__version__ if name.startswith("random:") else self._state(Path(name))
+        stamp: object = torch.__version__
+        if not name.startswith("random:"):
+            beside = Path(name).with_name("config.json")  # which transformers' files say their heads and eps in
+            stamp = self._state(Path(name)) + (self._state(beside) if beside.exists() else [])
         found = self._known.get(key := f"checkpoint {name} {how}")
         if found is None or found["stamp"] != stamp:
             backbone = read_one(name, options)

@@ -139,6 +139,11 @@ MAE = (
     .but("facebookresearch/mae: util/lr_sched.py", schedule="cosine", per_epoch=False, warmup_epochs=10)
     .but(f"{_MAE}: BatchNorm1d without affine", head="batchnorm_no_affine", head_eps=1e-6, head_momentum=0.1)
     .but(f"{_MAE}: interpolation=3", interpolation="bicubic", test_interpolation="bicubic")
+    .but(
+        f"{OURS}: torchvision's crops; MAE's own do not draw again where a side is too long (util/crop.py)",
+        smallest=0.08,
+    )
+    .but(f"{OURS}: one norm over the whole batch; there over the 512 images of each of 32 GPUs", processes=1)
     .but(f"{_MAE}: --cls_token, behind the final norm", poolings=("cls",))
 )
 MAE_LARGE = MAE.but("facebookresearch/mae: FINETUNE.md: L and H", epochs=50)

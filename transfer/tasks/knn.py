@@ -25,7 +25,7 @@ class KnnRecipe:
 
     Attributes:
         view: what the network sees of an image.
-        pooling: which features: avg, max or grid.
+        pooling: which features: avg, max or grid of a ResNet; of others see docs/classification.md.
         ks: neighbours; each gives a metric of its own, `top1_k20`.
         temperature: of the votes.
         precision: of the backbone's arithmetic: fp32, or bf16 on a GPU that has it.

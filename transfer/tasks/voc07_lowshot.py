@@ -40,7 +40,7 @@ class LowShotRecipe:
 
     Attributes:
         view: what the network sees of an image.
-        pooling: which features: avg, grid or max.
+        pooling: which features: avg, grid or max of a ResNet; of others see docs/classification.md.
         ks: images that show the class; each gives a metric, `mAP_k8`.
         draws: independent ones, whose mean is reported; their standard deviation is in the details.
         costs: candidates; one for all classes and draws of a k.

@@ -29,7 +29,7 @@ class SvmRecipe:
 
     Attributes:
         view: what the network sees of an image.
-        pooling: which features: avg (2,048 of a ResNet-50), grid (8,192) or max.
+        pooling: which features: avg (2,048 of a ResNet-50), grid (8,192) or max; of others see docs/classification.md.
         costs: candidates; each class takes the one of the best average precision in cross validation.
         folds: of the cross validation.
         positive_weight, negative_weight: of the losses of images that show the class, and of those that do not.

@@ -240,3 +240,10 @@ def test_recipes_with_masks_have_the_same_backbone():
     assert {key: getattr(RECIPES["masks"], key) for key in ("canvas", "window", "layer_decay")} == {
         key: getattr(TINY, key) for key in ("canvas", "window", "layer_decay")
     }
+
+
+def test_a_deeper_network_than_the_recipe_is_for_is_refused_with_its_blocks():
+    with pytest.raises(UserError, match="see windows alone") as caught:
+        demand_fitting(TINY, "vit_large_patch16_224")
+    assert "--detector.global-blocks 5 11 17 23" in str(caught.value)
+    demand_fitting(replace(TINY, global_blocks=(5, 11, 17, 23)), "vit_large_patch16_224")

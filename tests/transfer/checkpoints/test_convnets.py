@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import checkpoint_files as files
 import pytest
 import torch
 from checkpoint_files import in_memory, real_state
 from releases.convnets import dinov3, fcmae_run, official, spark, sparse_name, swin, swin_network
+from test_vit_originals import TOLERANCE, images, off, weights
 from timm.models.convnext import checkpoint_filter_fn as convnext_of_timm
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_of_timm
 
@@ -244,3 +248,27 @@ def test_a_swin_of_its_authors_is_not_read_under_timms_names():
 @pytest.mark.parametrize("arch", [ATTO, "convnext_atto", TINY])
 def test_an_untrained_network_is_told(arch):
     assert "initialisation" in {lint.code for lint in lints_of(random_backbone(arch, 0))}
+
+
+ORIGINALS = json.loads(Path(__file__).with_name("convnet_originals.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", ORIGINALS)
+def test_it_computes_what_the_original_class_computed(case):
+    """Numbers made as those of `test_vit_originals.py`.
+
+    By facebookresearch/ConvNeXt-V2 2553895, models/convnextv2.py, and microsoft/Swin-Transformer f82860b,
+    models/swin_transformer.py: forward_features.
+    """
+    arch, size, wanted = (ORIGINALS[case][key] for key in ("arch", "size", "outputs"))
+    family = family_of(arch)
+    with torch.device("meta"):
+        module = family.build(arch)
+    module = module.to_empty(device="cpu")
+    module.load_state_dict(weights(family.shapes(arch)))
+    module.eval()
+    with torch.no_grad():
+        found = family.features(module, family.outputs(module, images(*size), ("avg",)), ("avg",))
+        found |= {"network": module(images(*size))}
+    for name, values in wanted.items():
+        assert off(found[name], values) < TOLERANCE, name

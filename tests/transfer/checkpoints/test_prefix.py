@@ -6,7 +6,7 @@ import checkpoint_files as files
 import pytest
 import torch
 from checkpoint_files import in_memory
-from releases import moco
+from releases import all_releases, moco
 from releases.timm import model_ema
 
 from transfer.__main__ import main
@@ -154,3 +154,24 @@ def test_a_refusal_shows_the_three_nearest_formats():
     assert 1 <= len(lines) <= 3
     assert "not moco, which knows" in lines[0]
     assert "no name begins with encoder_q." in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("which", "prefix", "arch"),
+    [
+        ("moco_v3_vit", "module.momentum_encoder.", "vit_small_patch16_224.h12"),
+        ("dino_vit_full", "student.module.backbone.", "vit_small_patch16_224.offset"),
+    ],
+)
+def test_what_a_format_knows_of_its_networks_holds_under_a_typed_prefix_too(which, prefix, arch):
+    release = all_releases()[which]
+    tree = release.build(files.cheap_state(release.archs[0]))
+    assert in_memory(tree, prefix=prefix).arch == arch
+
+
+@pytest.mark.parametrize("start", ["", "backbone.", "net."])
+def test_a_vit_of_nobody_known_is_read_alike_wherever_it_lies_and_says_what_is_assumed(start):
+    state = files.without_fc(files.cheap_state("vit_192x2_patch16_64"))
+    backbone = in_memory({"state_dict": {start + name: tensor for name, tensor in state.items()}})
+    assert backbone.arch == "vit_192x2_patch16_64.antialias"
+    assert any("how many heads" in note for note in backbone.notes)

@@ -73,7 +73,7 @@ def test_a_step_is_that_of_adamw_on_soft_labels() -> None:
     loss.backward()
     optimizer.step()
     batch = Batch(views, torch.arange(4), torch.zeros(4, dtype=torch.int64))
-    assert float(learner.step(batch, labels, 0.5, 4, 1)) == pytest.approx(float(loss), rel=1e-5)
+    assert float(learner.step(batch, labels, 0.5, 4, 1)) == pytest.approx(float(loss.detach()), rel=1e-5)
     for name, tensor in other.network.state_dict().items():
         torch.testing.assert_close(model.network.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
@@ -156,6 +156,23 @@ def test_the_task_runs_by_maes_protocol_and_says_what_it_left_out(
     assert not {"architecture", "start of the classifier"} & {each["what"] for each in record.differences}
     run("transfer.imagenet_finetune", "random:resnet18", *images, *options, runs=tmp_path / "other", status=2)
     assert "--protocol vissl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arch", "typed", "words"),
+    [
+        (ARCH, ["--tuning.crop", "30", "--tuning.resize", "36"], "no multiple of the patches of 8"),
+        (f"{ARCH}.nocls", ["--tuning.pooling", "cls"], "no CLS token"),
+    ],
+)
+def test_what_a_checkpoint_cannot_be_fine_tuned_by_is_refused_before_anything_is_trained(
+    arch: str, typed: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = ["--image-folder", str(write_images(tmp_path / "images"))]
+    options = ["--protocol", "mae_base", "--tuning.crop", "32", "--tuning.resize", "36", *typed]
+    run("transfer.imagenet_finetune", f"random:{arch}", *images, *options, runs=tmp_path / "runs", status=2)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "work").exists()
 
 
 def test_posterising_to_no_bits_leaves_a_black_image() -> None:

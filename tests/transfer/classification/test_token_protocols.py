@@ -100,3 +100,14 @@ def test_a_resnet_has_no_tokens() -> None:
     for pooling in ("cls", "cls4+patches"):
         with pytest.raises(UserError, match="avg, max, grid"):
             family_of("resnet50").demand_pooling("resnet50", pooling)
+
+
+def test_features_of_several_maps_are_normalised_number_by_number() -> None:
+    recipe = replace(TASK.protocols["mae"], head="batchnorm")
+    for arch in ("swin_tiny_window7_224", S16):
+        norm = recipe.norm(arch)
+        assert norm is not None
+        assert norm.channels == 0
+    norm = recipe.norm("resnet50")
+    assert norm is not None
+    assert norm.channels == 2048

@@ -20,7 +20,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from transfer.checkpoints.families import Facts, Shape
-from transfer.checkpoints.families.vit import VisionTransformers, most, tensors_of_blocks
+from transfer.checkpoints.families.vit import WHERE, VisionTransformers, most, tensors_of_blocks, untrained
 from transfer.runtime.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
@@ -310,12 +310,13 @@ class Beits(VisionTransformers):
         absolute = "; absolute ones, too" if beit.absolute else ""
         return {
             "attention": f"{beit.heads} heads of {beit.width // beit.heads} channels; keys have no bias",
+            "norms": f"eps 1e-06; the final one {WHERE[beit.norm]}",
             "positions": f"{words[beit.relative]}{absolute}, for {beit.image} pixels alone",
         }
 
     def lints(self, arch: str, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
         """See `Family`."""
-        return iter(())
+        yield from untrained(state)
 
 
 FAMILY = Beits()

@@ -279,6 +279,10 @@ class SwinTransformers(Family):
         """See `Family`."""
         return swin_of(arch).widths[-1]
 
+    def map_channels(self, arch: str) -> int:
+        """See `Family`: `avg4` is of several maps."""
+        return 0
+
     def width(self, arch: str, pooling: str) -> int:
         """C = 768 of a tiny one; of `avg4` two blocks of the last stage and two of the one before, 3 C."""
         swin = swin_of(arch)

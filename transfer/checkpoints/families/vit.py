@@ -495,10 +495,9 @@ class VisionTransformers(Family):
             "antialias": "to the grid, bicubic and antialiased",
             "corners": "to the grid, bicubic, corners on corners",
         }
-        norm = {"tokens": "of all tokens", "pooled": "of the average of patches", "none": "not in the file"}[vit.norm]
         return {
             "attention": f"{vit.heads} heads of {vit.width // vit.heads} channels",
-            "norms": f"eps {vit.eps:g}; the final one {norm}",
+            "norms": f"eps {vit.eps:g}; the final one {WHERE[vit.norm]}",
             "positions": f"{vit.grid} × {vit.grid} for {vit.image} pixels; for others resized {rules[vit.positions]}",
         }
 
@@ -514,9 +513,17 @@ class VisionTransformers(Family):
                 f"MoCo v3's ViT-S has 12 heads and this file is read with {vit.heads}: the shapes are the same and "
                 "another function is computed; --format moco_v3 says so",
             )
-        norms = [name for name in state if re.search(r"norm\d?\.(weight|bias)$", name)]
-        if norms and all(bool((state[name] == float(name.endswith("weight"))).all()) for name in norms):
-            yield "initialisation", "all layer norms have scale 1 and shift 0: an untrained file"
+        yield from untrained(state)
+
+
+WHERE = {"tokens": "of all tokens", "pooled": "of the average of patches", "none": "not in the file"}
+
+
+def untrained(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """A lint of a network whose layer norms nothing has moved."""
+    norms = [name for name in state if re.search(r"norm\d?\.(weight|bias)$", name)]
+    if norms and all(bool((state[name] == float(name.endswith("weight"))).all()) for name in norms):
+        yield "initialisation", "all layer norms have scale 1 and shift 0: an untrained file"
 
 
 def most(values: Iterable[int]) -> int:

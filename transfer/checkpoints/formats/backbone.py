@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from transfer.checkpoints.carried import TIMMS_RULE, assumed
 from transfer.checkpoints.declared import CLASSIFIERS, LIGHTNING, USUAL_HEADS, Network, Release, prefixed
 from transfer.checkpoints.families import markers
 from transfer.checkpoints.rules import Extracted, Tree, refuse_unknown
@@ -25,6 +26,7 @@ _DECLARED = prefixed(
         heads=USUAL_HEADS | LIGHTNING,
         behind=CLASSIFIERS,
         markers=markers(),
+        facts=TIMMS_RULE,
         general=2,
         notes=(
             "nothing in the file says which toolkit wrote it; the network called `backbone.` was taken, the only one "
@@ -38,7 +40,9 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     """As declared; and no head may hold a network of its own, which could be the one that was evaluated."""
     found = _DECLARED.read(tree, branch)
     refuse_unknown([name for group in found.dropped for name in group.names if _OF_A_NETWORK.search(name)])
-    return found
+    if any(name.startswith("layer1.") for name in found.state):
+        return found
+    return dataclasses.replace(found, notes=(*found.notes, assumed(list(found.state))))
 
 
 FORMAT = dataclasses.replace(_DECLARED, read=read, told_by_name=True)

@@ -125,9 +125,10 @@ _VIT_HEADS = {
 }
 
 
-def _transformer(title: str, prefix: str, form: str, **more: Any) -> Release:
-    """One of transformers' ViTs: "vit", "dinov2" or "registers"."""
+def _transformer(title: str, prefix: str, form: str, eps: float | None = None, **more: Any) -> Release:
+    """One of transformers' ViTs: "vit", "dinov2" or "registers"; eps where it is not its configuration's default."""
     plain = form == "vit"
+    usual_eps = eps or (1e-12 if plain else 1e-6)
     usual = {
         "lacks": ("embeddings.register_tokens",) if not prefix and form == "dinov2" else (),
         "markers": ("encoder.layer.0.layernorm_before.", "layers.0.layernorm_before.")
@@ -144,12 +145,12 @@ def _transformer(title: str, prefix: str, form: str, **more: Any) -> Release:
         keys=(None, "state_dict"),
         outer=("",),
         families=("vit",),
-        facts={"eps": 1e-12 if plain else 1e-6, "positions": "antialias" if form == "registers" else "size"},
+        facts={"eps": usual_eps, "positions": "antialias" if form == "registers" else "size"},
         lints=(
             Lint(
                 "eps",
                 "only the config.json that belongs to this file says the eps of the norms (layer_norm_eps) and the "
-                f"number of heads, and it does not lie beside it; taken were {'1e-12' if plain else '1e-6'}, the "
+                f"number of heads, and it does not lie beside it; taken were {usual_eps:g}, the "
                 "default and what most published conversions have, and the usual heads of its size",
             ),
         ),
@@ -256,6 +257,7 @@ _LAYOUTS = one_of(
             needs=("vit.embeddings.",),
             markers=("encoder.layer.0.layernorm_before.",),
             rename=half_prefixed,
+            eps=1e-6,
         )
     ),
     prefixed(_transformer("ViT, under `vit.`", "vit.", "vit")),

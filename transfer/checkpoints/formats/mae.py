@@ -23,6 +23,10 @@ _DECODER = {
     "mask_token": "stands for masked patches in the decoder",
 }
 _MARKERS = ("blocks.0.norm1.",)
+_ANYBODYS = (
+    "nothing in the file says whose encoder it is: it is read as MAE's, with ImageNet's mean and std, the usual heads "
+    "of its size and positions resized to the grid, bicubic; --format dino, moco_v3 or plain say otherwise"
+)
 _FINE_TUNED = Lint(
     "fine-tuned",
     "the final norm comes behind the average of patches (fc_norm), as in MAE's fine-tuned classifiers: this network "
@@ -54,6 +58,7 @@ _DECLARED = one_of(
             (),
             ("head.", "fc.", "mask_token", "dist_token", "blocks.0.ls1.", "blocks.0.gamma_1"),
             keys=("model",),
+            notes=(_ANYBODYS,),
         )
     ),
 )

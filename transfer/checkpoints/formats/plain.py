@@ -1,4 +1,4 @@
-"""A plain ViT, ConvNeXt or Swin under timm's names, bare or under "state_dict" and the like, perhaps with a classifier.
+"""A plain ViT, BEiT, ConvNeXt or Swin under timm's names, bare or under "state_dict" and the like.
 
 Covers timm's own files, the released backbones of DINO (facebookresearch/dino: hubconf.py), extracted ones of iBOT, and
 what `python -m transfer convert --to timm` and `--to safetensors` write. Such a file says nothing of mean and std
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.carried import CARRIED, carried, carry
+from transfer.checkpoints.carried import CARRIED, TIMMS_RULE, assumed, carried, carry
 from transfer.checkpoints.declared import CLASSIFIERS, plain_place, plainly_explained, renamed
 from transfer.checkpoints.families import families, family_of_names, markers
 from transfer.checkpoints.formats.beit import FIRST, HALF, INDICES
@@ -33,7 +33,6 @@ from transfer.checkpoints.rules import (
     Target,
     Tree,
     beside,
-    has_prefix,
     separate,
 )
 from transfer.checkpoints.safetensors_files import write_safetensors
@@ -44,18 +43,6 @@ NAME = "plain"
 PARTS = "cls_token_and_position"  # of what is carried: the two terms of timm's sum
 KEYS = ("state_dict", "model", "model_state_dict", "net", "module", "teacher")
 _MARKERS = tuple(marker for marker in markers() if marker not in families()["resnet"].markers)
-_PIXELS = "the file cannot say how its pixels were normalised: assumed are RGB with ImageNet's mean and std"
-# Beginnings of names → what such a file cannot say
-_ASSUMED_OF: Mapping[str, str] = {
-    "stages.": _PIXELS,
-    "layers.": f"{_PIXELS}; nor the eps of its norms: assumed is 1e-5",
-}
-ASSUMED = (
-    "the file cannot say how its pixels were normalised, how many heads it has, the eps of its norms and how positions "
-    "are resized: assumed are RGB with ImageNet's mean and std, the usual heads of its size, 1e-6, and timm's rule "
-    "(bicubic, antialiased), which matters at other sizes than the training's"
-)
-
 FOLDED = (
     "timm adds the CLS token's position to the token where there are registers; the sum is taken as the token and its "
     "position as zero, which computes the same"
@@ -93,14 +80,13 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     facts = carried(said)
     if isinstance(said, Mapping) and PARTS in said:
         state = _apart(state, said[PARTS])
-    notes: tuple[str, ...] = (ASSUMED,)
+    notes: tuple[str, ...] = (assumed(list(state)),)
     if _is_folded(state):
         # x + 0 is x: the same sum, in the two terms that the family has
         state["pos_embed"] = torch.cat([torch.zeros_like(state["cls_token"]), state["pos_embed"]], 1)
         notes += (FOLDED,)
     if "arch" not in facts:
-        note = next((text for start, text in _ASSUMED_OF.items() if has_prefix(state, start)), ASSUMED)
-        facts |= {"notes": (note, *notes[1:]), "facts": {"positions": "antialias"}}
+        facts |= {"notes": notes, "facts": TIMMS_RULE}
         facts |= {"input": HALF, "lints": (FIRST,), "notes": ()} if of_beit and tables else {}
     return Extracted(state, dropped, **facts)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from transfer.checkpoints.backbone import Dropped
-from transfer.checkpoints.carried import ASSUMED
+from transfer.checkpoints.carried import TIMMS_RULE, assumed
 from transfer.checkpoints.declared import CLASSIFIERS, LIGHTNING, USUAL_HEADS, renamed, sequential
 from transfer.checkpoints.families import families
 from transfer.checkpoints.formats.huggingface import torchvision_name as huggingface_name
@@ -181,7 +181,7 @@ def _extracted(one: Candidate, state: dict[str, torch.Tensor], dropped: tuple[Dr
     if one.rename is not None:
         state = renamed(state, one.rename, one.prefix)
     note = f"nothing in the file says which program wrote it; the network under `{one.shown}` was taken"
-    return Extracted(state, dropped, one.shown or "top", notes=(note, ASSUMED))
+    return Extracted(state, dropped, one.shown or "top", facts=TIMMS_RULE, notes=(note, assumed(list(state))))
 
 
 def _listed(found: list[Candidate]) -> str:
