@@ -21,7 +21,7 @@ import torch
 from releases import Release, all_releases
 
 from transfer.checkpoints.backbone import Backbone
-from transfer.checkpoints.families.resnet import expected_shapes, is_optional
+from transfer.checkpoints.families import family_of, is_optional
 from transfer.checkpoints.inspect import examine
 from transfer.checkpoints.read import read_backbone
 from transfer.runtime.errors import CheckpointError
@@ -81,7 +81,7 @@ def is_complete(backbone: Backbone) -> bool:
         name in backbone.state
         and tuple(backbone.state[name].shape) == shape
         and bool(torch.isfinite(backbone.state[name]).all())
-        for name, shape in expected_shapes(backbone.arch).items()
+        for name, shape in family_of(backbone.arch).shapes(backbone.arch).items()
         if not is_optional(name)
     )
 
