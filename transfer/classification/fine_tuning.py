@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transfer.checkpoints.families import family_of
-from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe
+from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe, demand_transformer
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.classification.ssl_transfer import START_OF_CLASSIFIER
 from transfer.classification.task import ClassificationTask, demand_sgd, gmacs_of, refuse_on_cpu
 from transfer.protocol import Protocol
-from transfer.runtime.errors import UserError
 from transfer.runtime.provenance import Difference
 from transfer.task import Run, Task, TaskOutcome
 
@@ -95,22 +93,6 @@ class TuningTask(ClassificationTask):
 
 
 CPU = "two CPU cores, small sets: 10 epochs at 96 pixels"
-
-
-def demand_transformer(arch: str, pooling: str) -> None:
-    """Raise `UserError` where blocks have no rates of their own, or there is no CLS token that is asked for."""
-    if family_of(arch).name != "vit":
-        raise UserError(
-            "this protocol fine-tunes a vision transformer, with a learning rate for every block",
-            found=f"the checkpoint is a {arch}",
-            todo="choose another protocol, for example --protocol vissl",
-        )
-    if pooling == "cls" and "cls" not in family_of(arch).poolings(arch):
-        raise UserError(
-            "there is no CLS token behind a norm in this checkpoint",
-            found=arch,
-            todo="leave out --tuning.pooling: the average of patches has a norm of its own",
-        )
 
 
 def vissl_task(

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from transfer.checkpoints.backbone import Backbone, Dropped
 from transfer.checkpoints.families import family_of
 from transfer.classification.sgd.data import Batch
-from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe
+from transfer.classification.sgd.layerwise_recipe import LayerwiseRecipe, demand_transformer
 from transfer.classification.sgd.learners import FineTuned, NetworkLearner
 from transfer.classification.sgd.seeds import drawn_by
 from transfer.classification.views import to_network
-from transfer.runtime.errors import Diverged, UserError
+from transfer.runtime.errors import Diverged
 from transfer.runtime.world import World
 
 HEAD_SCALE = 2e-5  # of the classifier's weights: main_finetune.py, trunc_normal_(model.head.weight, std=2e-5)
@@ -34,24 +34,13 @@ def pooled(backbone: Backbone, pooling: str) -> Backbone:
     """The backbone as it is fine-tuned: with "patches" the norm comes behind their average and starts anew.
 
     Raises:
-        UserError: its family is not fine-tuned so.
+        UserError: its family is not fine-tuned so, or it has no CLS token that is asked for.
     """
-    if family_of(backbone.arch).name != "vit":
-        raise UserError(
-            "this protocol fine-tunes a vision transformer, block by block",
-            found=f"{backbone.source.path} is a {backbone.arch}",
-            todo="choose another protocol, for example --protocol vissl",
-        )
+    demand_transformer(backbone.arch, pooling)
     from transfer.checkpoints.families.vit import vit_of
 
     vit = vit_of(backbone.arch)
     if pooling == "cls" or vit.norm == "pooled":
-        if pooling == "cls" and not (vit.cls and vit.norm == "tokens"):
-            raise UserError(
-                "there is no CLS token behind a norm in this checkpoint",
-                found=backbone.arch,
-                todo="give --tuning.pooling patches",
-            )
         return backbone
     arch = dataclasses.replace(vit, norm="pooled").arch
     state = {name: tensor for name, tensor in backbone.state.items() if not name.startswith("norm.")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from transfer.checkpoints.families import family_of
 from transfer.classification.views import Interpolation, RandomView, WholeView
 from transfer.runtime.errors import UserError
 
@@ -154,3 +155,19 @@ def _posterized(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
     Pillow refuses that since its version 12; those of the published trainings computed it.
     """
     return ImageOps.posterize(image, bits) if bits else image.point([0] * 256 * len(image.getbands()))
+
+
+def demand_transformer(arch: str, pooling: str) -> None:
+    """Raise `UserError` where blocks have no rates of their own, or there is no CLS token that is asked for."""
+    if family_of(arch).name != "vit":
+        raise UserError(
+            "this protocol fine-tunes a vision transformer, with a learning rate for every block",
+            found=f"the checkpoint is a {arch}",
+            todo="choose another protocol, for example --protocol vissl",
+        )
+    if pooling == "cls" and "cls" not in family_of(arch).poolings(arch):
+        raise UserError(
+            "there is no CLS token behind a norm in this checkpoint",
+            found=arch,
+            todo="leave out --tuning.pooling: the average of patches has a norm of its own",
+        )
