@@ -1,6 +1,6 @@
 """Small trainings by SGD for `test_sgd.py`, and the same as a program: to be killed, or started by `torchrun`.
 
-python sgd_processes.py linear|fine-tuning FOLDER [--delay SECONDS]
+python sgd_processes.py linear|fine-tuning|layerwise FOLDER [--delay SECONDS]
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ import torch
 from PIL import Image
 from torch import nn
 
-from transfer.checkpoints.backbone import InputSpec, Source
+from transfer.checkpoints.backbone import InputSpec, Source, random_backbone
 from transfer.classification.sgd.bank import Head
-from transfer.classification.sgd.fit import FineTuned, LinearFit, SgdMachine, fine_tune, fit_linear
+from transfer.classification.sgd.fit import (
+    FineTuned,
+    LinearFit,
+    SgdMachine,
+    fine_tune,
+    fine_tune_layerwise,
+    fit_linear,
+)
 from transfer.classification.sgd.recipe import SgdRecipe
 from transfer.datasets.labels.labelled import LabelledImages
 from transfer.runtime.errors import DataError
 from transfer.runtime.world import World, world
+from transfer.task import load_task
 
 CLASSES = ("red", "green", "blue")
 GRID = [Head(0.3, 1e-4, "avg"), Head(0.03, 0.0, "avg"), Head(0.1, 1e-3, "max")]
@@ -40,6 +48,20 @@ LINEAR = SgdRecipe(
     resize=36,
 )
 FINE_TUNING = replace(LINEAR, epochs=2, lr=0.05, lr_backbone=0.01, nesterov=True, processes=2, crop=40, resize=44)
+# As MAE's, without what every process draws for itself: pairs to be mixed, noise, blocks that are left out.
+LAYERWISE = replace(
+    load_task("transfer.imagenet_finetune").protocols["mae_base"].tuning,
+    epochs=2,
+    batch=8,
+    lr=1e-3,
+    warmup_epochs=1,
+    crop=32,
+    resize=36,
+    mixup=0.0,
+    cutmix=0.0,
+    erasing=0.0,
+    drop_path=0.0,
+)
 
 
 @dataclass
@@ -115,17 +137,19 @@ class SmallBackbone:
 
 
 SMALL = SmallBackbone()
+STEPS = {"linear": 6, "fine-tuning": 4, "layerwise": 4}  # of `train`
 KINDS = ["linear", "fine-tuning"]
-
-
-STEPS = {"linear": 6, "fine-tuning": 4}  # of `train`
+IMAGES = {"layerwise": 14}  # even: of an odd number two processes see one image twice, as torch deals them out
 
 
 def train(kind: str, folder: Path, data: LabelledImages | None = None, **machine: object) -> LinearFit | FineTuned:
-    data = data or coloured()
+    data = data or coloured(IMAGES.get(kind, 13))
     here = SgdMachine(**({"save_every": 2, "log_every": 1} | machine))
     if kind == "linear":
         return fit_linear(SMALL, data, LINEAR, GRID, seed=5, folder=folder, machine=here)
+    if kind == "layerwise":
+        vit = random_backbone("vit_64x3_patch8_32", 0)
+        return fine_tune_layerwise(vit, data, LAYERWISE, seed=5, folder=folder, machine=here)
     return fine_tune(SMALL, data, FINE_TUNING, seed=5, folder=folder, machine=here)
 
 
@@ -146,12 +170,13 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["linear", "fine-tuning"])
+    parser.add_argument("kind", choices=list(STEPS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--delay", type=float, default=0.0)
     given = parser.parse_args()
     with world(torch.device("cpu")) as (processes, device):
-        fit = train(given.kind, given.folder, coloured(delay=given.delay), world=processes, device=device)
+        data = coloured(IMAGES.get(given.kind, 13), delay=given.delay)
+        fit = train(given.kind, given.folder, data, world=processes, device=device)
         assert isinstance(processes, World)
         torch.save(weights(fit), given.folder / f"weights{processes.rank}.pth")
 

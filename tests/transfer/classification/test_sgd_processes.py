@@ -43,7 +43,7 @@ def test_killed_and_resumed_the_weights_are_those_of_the_uninterrupted_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STEPS)
 def test_two_processes_train_as_one(kind: str, tmp_path: Path) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = str(Path(__file__).with_name("sgd_processes.py"))
