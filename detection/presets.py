@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from detection.protocols import DetectorProtocol
 from detection.recipe import (
     FCOS,
+    ByLayer,
     DetectionRecipe,
     DetectorRecipe,
     FasterRcnnFPN,
+    FasterRcnnViT,
     FasterRcnnViTDet,
+    Maps,
     MaskRcnnFPN,
     MaskRcnnViTDet,
     Masks,
@@ -67,6 +71,22 @@ CPU_VITDET = FasterRcnnViTDet(
     rpn_post_nms_test=300,
     roi_batch=64,
 )
+# The pyramid of `CPU_FPN` and ViTDet's rates, on four maps; one rate for all layers where it is not said otherwise.
+CPU_MAPS = turned_into(
+    CPU_FPN,
+    FasterRcnnViT,
+    norm="BN",
+    crop_share=0.0,
+    drop_path=0.0,
+    lr=5e-4,
+    momentum=0.9,
+    weight_decay=0.05,
+    weight_decay_bias=0.0,
+    layer_decay=1.0,
+    box_convs=1,
+    box_fcs=1,
+    rpn_pre_nms_train=1_000,
+)
 _PYRAMIDS: dict[str, type[DetectorRecipe]] = {
     "faster_rcnn": FasterRcnnFPN,
     "mask_rcnn": MaskRcnnFPN,
@@ -78,13 +98,16 @@ _PYRAMIDS: dict[str, type[DetectorRecipe]] = {
 def small(protocol: DetectorRecipe) -> DetectorRecipe:
     """The detector of `protocol` in the size of `CPU_FPN`; with a pyramid, also where the protocol has a C4 head.
 
-    ViTDet in that of `CPU_VITDET`.
+    Those on a trunk in the size of `CPU_VITDET` and `CPU_MAPS`.
     """
-    kept = {name: getattr(protocol, name) for name in ("score_threshold", "nms", "dense") if hasattr(protocol, name)}
+    names = ("score_threshold", "nms", "dense")
+    kept = {name: getattr(protocol, name) for name in names if hasattr(protocol, name)}
     if isinstance(protocol, Masks):
         kept["mask_convs"] = 2
     if isinstance(protocol, ViTDet):
         return turned_into(CPU_VITDET, MaskRcnnViTDet if protocol.masks else FasterRcnnViTDet, **kept)
+    if isinstance(protocol, Maps):
+        return turned_into(CPU_MAPS, type(protocol), **kept)
     return turned_into(CPU_FPN, _PYRAMIDS[protocol.family], **kept)
 
 
@@ -102,16 +125,14 @@ def smoke(recipe: DetectorRecipe) -> DetectorRecipe:
             steps=(65,),
             warmup_iterations=20,
         )
-    return dataclasses.replace(
-        recipe,
-        train_sizes=(160,),
-        test_size=160,
-        max_size=320,
-        iterations=80,
-        steps=(65,),
-        warmup_iterations=20,
-        precise_bn=20,
-    )
+    short: dict[str, Any] = {"train_sizes": (160,), "test_size": 160, "max_size": 320}
+    return _with(recipe, **short, iterations=80, steps=(65,), warmup_iterations=20, precise_bn=20)
+
+
+def _with(recipe: DetectorRecipe, *, precise_bn: int, **changes: Any) -> DetectorRecipe:
+    """Renewed statistics are those of ResNets alone."""
+    renewed: dict[str, Any] = {} if isinstance(recipe, ByLayer) else {"precise_bn": precise_bn}
+    return dataclasses.replace(recipe, **changes, **renewed)
 
 
 def demo(recipe: Regions) -> Regions:
@@ -142,16 +163,9 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
     """Long enough to learn eight images by heart: one size, no flips."""
     if isinstance(recipe, ViTDet):
         return dataclasses.replace(recipe, scales=(1.0, 1.0), flip=0.0, iterations=250, steps=(200, 235), batch=4)
-    return dataclasses.replace(
-        recipe,
-        train_sizes=(256,),
-        flip=0.0,
-        iterations=250,
-        steps=(200, 235),
-        batch=4,
-        lr=0.01,
-        precise_bn=20,
-    )
+    rate: dict[str, Any] = {} if isinstance(recipe, ByLayer) else {"lr": 0.01}
+    long: dict[str, Any] = {"iterations": 250, "steps": (200, 235), "batch": 4}
+    return _with(recipe, train_sizes=(256,), flip=0.0, **long, **rate, precise_bn=20)
 
 
 def cpu_presets(protocol: DetectorProtocol) -> dict[str, tuple[str, DetectionRecipe]]:
@@ -171,7 +185,7 @@ def cpu_presets(protocol: DetectorProtocol) -> dict[str, tuple[str, DetectionRec
             DetectionRecipe(overfitting(detector), overfit=8),
         ),
     }
-    if isinstance(detector, Regions) and not isinstance(detector, ViTDet):
+    if isinstance(detector, Regions) and not isinstance(detector, ByLayer):
         presets["demo"] = (
             "two CPU cores, about 1 minute: learns the easy toy scenes (`python -m transfer toy --easy`)",
             DetectionRecipe(demo(detector)),

@@ -20,6 +20,11 @@ VITDET_MODEL = "Detectron2, common/models/mask_rcnn_vitdet.py"
 VITDET_100EP = "Detectron2, ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep.py"
 VITDET_DATA = "Detectron2, ViTDet/configs/common/coco_loader_lsj.py"
 ADAMW = "Detectron2, common/optim.py, AdamW"
+CROPS = (
+    "Swin-Transformer-Object-Detection, "
+    "configs/swin/mask_rcnn_swin_tiny_patch4_window7_mstrain_480-800_adamw_1x_coco.py"
+)
+IBOT_MODEL = "iBOT, object_detection/configs/cascade_rcnn/vit_base_giou_4conv1f_coco_3x.py and its model"
 
 Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
 Neck = Literal["c4", "fpn", "simple_fpn"]
@@ -157,6 +162,13 @@ class Masks(Regions):
     mask_class_agnostic: bool = stated(False, f"{D}MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PyramidMasks(Masks):
+    """Masks on regions of their own, cut out of a pyramid."""
+
+    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
+
+
 EXTRA_NORM = f"{C4_YAML}: ROI_HEADS.NAME Res5ROIHeadsExtraNorm"
 
 
@@ -182,11 +194,10 @@ class FasterRcnnFPN(Pyramid, Regions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRcnnFPN(Pyramid, Masks):
+class MaskRcnnFPN(Pyramid, PyramidMasks):
     """The same with masks."""
 
     family: Decided[Family] = fixed("mask_rcnn")
-    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +217,31 @@ class FCOS(Pyramid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTDet(Regions):
+class ByLayer(Regions):
+    """A trunk that is trained by AdamW, with rates that fall with depth; it and the pyramid on it are one module in all
+    engines.
+    """
+
+    freeze_at: Decided[int] = fixed(0)
+    precise_bn: Decided[int] = fixed(0)
+    drop_path: float = stated(0.1, VITDET_MODEL)  # of the last block; in proportion in those before it
+    fpn_channels: int = stated(256, VITDET_MODEL)
+    # -- AdamW, whose first moment is `momentum`
+    second_momentum: float = stated(0.999, ADAMW)
+    weight_decay_bias: float = stated(0.1, f"{ADAMW}: as of weights")  # of convolutions and linear layers
+    layer_decay: float = stated(0.7, VITDET_100EP)  # the rate of a block is that of the next one times this
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolvedBoxes(Regions):
+    """A head in which convolutions with norms stand before the hidden layers of a region."""
+
+    box_convs: int = stated(4, VITDET_MODEL)
+    box_fcs: int = stated(1, VITDET_MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTDet(ByLayer, ConvolvedBoxes):
     """A plain vision transformer, a pyramid made of its last map alone, and a head of regions with layer norms.
 
     Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv 2203.16527; the values are
@@ -217,25 +252,14 @@ class ViTDet(Regions):
 
     neck: Decided[Neck] = fixed("simple_fpn")
     norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # in pyramid and heads
-    freeze_at: Decided[int] = fixed(0)
     train_sizes: Decided[tuple[int, ...]] = fixed(())  # canvas and scales say it
-    precise_bn: Decided[int] = fixed(0)
     # -- input: longer sides of canvas · (a scale between the two), and a random piece of what is larger than the canvas
     canvas: int = stated(1024, f"{VITDET_MODEL}: square_pad")
     scales: tuple[float, float] = stated((0.1, 2.0), VITDET_DATA)
     # -- trunk: tokens see those of a window of so many by so many, in a few blocks all
     window: int = stated(14, VITDET_MODEL)
     global_blocks: tuple[int, ...] = stated((2, 5, 8, 11), VITDET_MODEL)
-    drop_path: float = stated(0.1, VITDET_MODEL)  # of the last block; in proportion in those before it
-    # -- pyramid and heads
-    fpn_channels: int = stated(256, VITDET_MODEL)
     rpn_convs: int = stated(2, VITDET_MODEL)
-    box_convs: int = stated(4, VITDET_MODEL)
-    box_fcs: int = stated(1, VITDET_MODEL)
-    # -- solver: AdamW, whose first moment is `momentum`
-    second_momentum: float = stated(0.999, ADAMW)
-    weight_decay_bias: float = stated(0.1, f"{ADAMW}: as of weights")  # of convolutions and linear layers
-    layer_decay: float = stated(0.7, VITDET_100EP)  # the rate of a block is that of the next one times this
 
     def published_processes(self) -> int:
         """64 GPUs for 64 images (projects/ViTDet/README.md)."""
@@ -250,11 +274,103 @@ class FasterRcnnViTDet(ViTDet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRcnnViTDet(ViTDet, Masks):
+class MaskRcnnViTDet(ViTDet, PyramidMasks):
     """The same with masks."""
 
     family: Decided[Family] = fixed("mask_rcnn")
-    mask_resolution: int = stated(14, f"{D}MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps(ByLayer):
+    """A feature pyramid on four maps of the family's own network, at any size of images.
+
+    As the Swin transformer's authors trained it, and those who followed them: SwinTransformer/
+    Swin-Transformer-Object-Detection, facebookresearch/ConvNeXt, bytedance/ibot.
+    """
+
+    neck: Decided[Neck] = fixed("fpn")
+    out_indices: Decided[tuple[int, ...]] = fixed((0, 1, 2, 3))  # stages, or of a plain transformer blocks
+    # -- input: of this share of images a random piece, cut out between two resizings
+    crop_share: float = stated(0.5, CROPS)
+    crop_sizes: tuple[int, ...] = stated((400, 500, 600), CROPS)  # of the shorter side before it
+    crop_range: tuple[int, int] = stated((384, 600), CROPS)  # of each side of the piece
+    # of tables of positions, and of tokens that every image is given
+    weight_decay_positions: float = stated(0.0, CROPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvNeXtFPN(Maps):
+    """The four stages of a ConvNeXt, each behind a layer norm that is new."""
+
+    takes: ClassVar[str] = "convnext"
+
+    norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # of each map
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinFPN(Maps):
+    """The four stages of a Swin transformer, each behind a layer norm that is new."""
+
+    takes: ClassVar[str] = "swin"
+
+    norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # of each map
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTFPN(Maps, ConvolvedBoxes):
+    """Four blocks of a plain vision transformer; two of their maps are enlarged by deconvolutions, one is shrunk.
+
+    All tokens see all others, the CLS token too. bytedance/ibot: evaluation/object_detection, and lxtGH/CAE.
+    """
+
+    takes: ClassVar[str] = "vit"
+
+    # of the first deconvolution and of the heads' convolutions
+    norm: Literal["SyncBN", "BN"] = stated("SyncBN", IBOT_MODEL)
+    out_indices: tuple[int, ...] = stated((3, 5, 7, 11), IBOT_MODEL)
+    giou_weight: float = stated(10.0, IBOT_MODEL)  # of the loss of boxes, which is 1 − their generalised IoU
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnConvNeXt(ConvNeXtFPN):
+    """Boxes alone."""
+
+    family: Decided[Family] = fixed("faster_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnConvNeXt(ConvNeXtFPN, PyramidMasks):
+    """The same with masks."""
+
+    family: Decided[Family] = fixed("mask_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnSwin(SwinFPN):
+    """Boxes alone."""
+
+    family: Decided[Family] = fixed("faster_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnSwin(SwinFPN, PyramidMasks):
+    """The same with masks."""
+
+    family: Decided[Family] = fixed("mask_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnViT(ViTFPN):
+    """Boxes alone."""
+
+    family: Decided[Family] = fixed("faster_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnViT(ViTFPN, PyramidMasks):
+    """The same with masks."""
+
+    family: Decided[Family] = fixed("mask_rcnn")
 
 
 C4 = FasterRcnnC4 | MaskRcnnC4
@@ -299,14 +415,14 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     *("iterations", "warmup_iterations", "precise_bn", "freeze_at", "evaluate_every", "clip_gradients"),
     *("weight_decay", "weight_decay_norm", "rpn_loss_weight", "mask_convs", "dense.convs", "dense.focal_gamma"),
-    *("weight_decay_bias", "box_convs", "box_fcs"),
+    *("weight_decay_bias", "weight_decay_positions", "box_convs", "box_fcs", "giou_weight"),
 )
 _SHARES = (
     *("flip", "gamma", "momentum", "warmup_factor", "rpn_positive", "roi_positive", "rpn_nms", "nms"),
     *("score_threshold", "dense.prior", "dense.focal_alpha", "dense.foreground_iou", "dense.background_iou"),
-    *("drop_path", "layer_decay", "second_momentum"),
+    *("drop_path", "layer_decay", "second_momentum", "crop_share"),
 )
-_SIZES = ("train_sizes", "anchor_sizes", "anchor_ratios", "scales")
+_SIZES = ("train_sizes", "anchor_sizes", "anchor_ratios", "scales", "crop_sizes", "crop_range")
 
 
 def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
@@ -325,8 +441,12 @@ def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
             problems.append(f"{name} is {value}")
     if recipe.freeze_at > len(STAGES) + 1:
         problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
+    if isinstance(recipe, ByLayer) and not recipe.layer_decay > 0:
+        problems.append(f"layer_decay is {recipe.layer_decay}")
     if isinstance(recipe, ViTDet):
         problems += _out_of_canvas(recipe)
+    if isinstance(recipe, Maps):
+        problems += _out_of_order(recipe)
     if not recipe.lr > 0:
         problems.append(f"lr is {recipe.lr}")
     if list(recipe.steps) != sorted(recipe.steps):
@@ -356,15 +476,23 @@ def _out_of_canvas(recipe: ViTDet) -> list[str]:
         problems.append(f"max_size is {recipe.max_size}, more than the canvas of {recipe.canvas}")
     if recipe.scales[0] > recipe.scales[1]:
         problems.append(f"scales {recipe.scales} are not in order")
-    if not recipe.layer_decay > 0:
-        problems.append(f"layer_decay is {recipe.layer_decay}")
+    return problems
+
+
+def _out_of_order(recipe: Maps) -> list[str]:
+    """Numbers that must rise."""
+    problems = []
+    if recipe.crop_range[0] > recipe.crop_range[1]:
+        problems.append(f"crop_range {recipe.crop_range} is not in order")
+    if list(recipe.out_indices) != sorted(set(recipe.out_indices)) or len(recipe.out_indices) != LEVELS - 1:
+        problems.append(f"out_indices are {recipe.out_indices}: four blocks are needed, in order")
     return problems
 
 
 def unbuildable(recipe: DetectorRecipe, device: str) -> list[str]:
     """Combinations that no engine has."""
     problems = []
-    if isinstance(recipe, Pyramid | ViTDet) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
+    if isinstance(recipe, Pyramid | ByLayer) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
         problems.append(
             f"FPN wants five anchor_sizes, one anchor size per level, finest first, got {len(recipe.anchor_sizes)}"
         )

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from detection.backbones import EACH_A_TASK, USUAL, demand_taken, gmacs_below_regions
 from detection.data import (
     DetectionData,
     DetectionSplits,
@@ -26,11 +27,12 @@ from detection.pictures.mistakes import draw_misses
 from detection.protocols import DetectorProtocol
 from detection.recipe import (
     C4,
+    ByLayer,
+    ConvolvedBoxes,
     Dense,
     DetectionRecipe,
     DetectorRecipe,
-    MaskRcnnFPN,
-    MaskRcnnViTDet,
+    PyramidMasks,
     RegionsFPN,
     ViTDet,
     out_of_range,
@@ -39,11 +41,8 @@ from detection.recipe import (
 from detection.scaling import BATCH, expectation, fitted, norm_differences, norm_in_words, rescaled
 from detection.score.coco_ap import CocoResult, evaluate_coco
 from detection.score.voc_ap import VocResult, evaluate_voc
-from detection.vitdet import PATCH, demand_fitting, pyramid_gmacs, trunk_gmacs
 from transfer.checkpoints.cpu_time import refuse_if_endless
-from transfer.checkpoints.families import families, family_of
 from transfer.checkpoints.families.resnet import STAGES, gmacs_by_stage
-from transfer.checkpoints.families.vit import vit_of
 from transfer.datasets.boxes.detection import DetectionDataset, Detections
 from transfer.runtime.errors import UserError
 from transfer.runtime.files import write_json
@@ -52,18 +51,6 @@ from transfer.task import Engine, Hardware, Run, Task, TaskOutcome
 
 logger = logging.getLogger(__name__)
 
-EACH_A_TASK = (
-    "each detector is a task of its own: bash detection/run_voc.sh [fpn] CKPT (detection.voc, detection.voc_fpn), "
-    "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
-    "bash segmentation/run_coco.sh c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)"
-)
-# Family of backbones → its detectors, for a message; and the architecture that their numbers are published of
-DETECTORS = {
-    "resnet": EACH_A_TASK,
-    "vit": "bash detection/run_voc.sh vitdet CKPT (detection.voc_vitdet), bash detection/run_coco.sh vitdet CKPT "
-    "(detection.coco_vitdet), or with masks bash segmentation/run_coco.sh vitdet CKPT (segmentation.coco_vitdet)",
-}
-USUAL = {"resnet": "resnet50", "vit": "vit_base_patch16_224"}
 RECOMPUTED = "blocks of the backbone were computed again in the backward pass (--recompute)"
 Metric = Literal["voc", "coco"]
 
@@ -173,15 +160,13 @@ class DetectionTask(Task):
         Raises:
             UserError: the batch cannot be shared by so many GPUs; the detector is not built on such a backbone.
         """
-        demand_family(recipe.detector, hardware.arch)
+        demand_taken(recipe.detector, hardware.arch)
         return account(recipe.detector, scaled.detector, hardware)
 
     def refusal(self, recipe: DetectionRecipe, arch: str) -> UserError | None:
         """See `Task`."""
         try:
-            demand_family(recipe.detector, arch)
-            if isinstance(recipe.detector, ViTDet):
-                demand_fitting(recipe.detector, arch)
+            demand_taken(recipe.detector, arch)
         except UserError as error:
             return error
         return None
@@ -323,12 +308,13 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     An estimate: ResNet cost at 224×224 scaled by area; in a C4 detector the last stage runs once per region on a 14×14
     map, exactly what it sees at 224×224. In a `test` as many regions as can be. ViTDet's is counted on its canvas.
     """
-    if isinstance(recipe, ViTDet):
-        return _of_regions(recipe, test) + trunk_gmacs(arch, recipe) + pyramid_gmacs(arch, recipe)
+    short = float(recipe.test_size if test or isinstance(recipe, ViTDet) else np.mean(recipe.train_sizes))
+    long = min(short * 4 / 3, recipe.max_size)
+    if isinstance(recipe, ByLayer):
+        return _of_regions(recipe, test) + gmacs_below_regions(recipe, arch, short, long)
     by_stage = gmacs_by_stage(arch)
     total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
-    short = float(recipe.test_size if test else np.mean(recipe.train_sizes))
-    area = short * min(short * 4 / 3, recipe.max_size) / 224**2
+    area = short * long / 224**2
     if isinstance(recipe, C4):
         regions = recipe.rpn_post_nms_test if test else recipe.roi_batch
         if test and recipe.masks:  # of the boxes that are found the last stage computes the masks
@@ -343,35 +329,18 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     return (total + 6.4 * width**2) * area + _of_regions(recipe, test)
 
 
-def _of_regions(recipe: RegionsFPN | ViTDet, test: bool) -> float:
+def _of_regions(recipe: RegionsFPN | ByLayer, test: bool) -> float:
     """Each region goes through fully connected layers, and a quarter of them through the mask head on 14×14 positions.
 
-    ViTDet's are convolved before, on 7×7 positions.
+    Some heads convolve before, on 7×7 positions.
     """
     width = recipe.fpn_channels / 256
     regions, masks = recipe.rpn_post_nms_test if test else recipe.roi_batch, 0.0
-    if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet):
+    if isinstance(recipe, PyramidMasks):
         masked = recipe.max_detections if test else recipe.roi_batch * recipe.roi_positive
         masks = 0.116 * width**2 * recipe.mask_convs * masked
-    convolved = 0.029 * width**2 * recipe.box_convs if isinstance(recipe, ViTDet) else 0.0
+    convolved = 0.029 * width**2 * recipe.box_convs if isinstance(recipe, ConvolvedBoxes) else 0.0
     return (0.014 * width + convolved) * regions + masks
-
-
-def demand_family(recipe: DetectorRecipe, arch: str) -> None:
-    """Raise `UserError` if the detector is built on another family of backbones than that of `arch`."""
-    given, taken = family_of(arch).name, families()[recipe.takes]
-    if given == taken.name:
-        return
-    todo = DETECTORS.get(given)
-    fitting = [name for name in taken.offered if not isinstance(recipe, ViTDet) or vit_of(name).patch == PATCH]
-    raise UserError(
-        f"this detector is not built on a {arch}",
-        found=f"its backbone is one of {', '.join(fitting)}",
-        todo=f"take a detector for this checkpoint: {todo}"
-        if todo
-        else "no detector here takes such a checkpoint; its frozen features are measured by "
-        "bash transfer/run_knn.sh CKPT and the other tasks of `python -m transfer tasks`",
-    )
 
 
 def demand_sound(recipe: DetectorRecipe, device: str) -> None:

@@ -9,8 +9,19 @@ from __future__ import annotations
 
 from detection.data import official_voc
 from detection.presets import cpu_presets
-from detection.protocols import VITDET_VOC, VOC_07_C4, VOC_C4, ssl_transfer
+from detection.protocols import (
+    CONVNEXT_BOXES,
+    SWIN_3X_BOXES,
+    VIT_FPN_BOXES,
+    VITDET_VOC,
+    VOC_07_C4,
+    VOC_C4,
+    DetectorProtocol,
+    on_voc,
+    ssl_transfer,
+)
 from detection.task import detection_task
+from transfer.task import Task
 
 MOCO = VOC_C4
 # Barlow Twins and VICReg as MoCo, with a higher rate and a longer warm-up.
@@ -23,14 +34,21 @@ VICREG = MOCO.but(_VICREG, lr=0.1, warmup_iterations=1_000, warmup_factor=0.333,
     f"{_VICREG}: {_SYNC}", norm="SyncBN"
 )
 
-TASKS = {
-    "": detection_task(
-        title="Faster R-CNN R50-C4 on Pascal VOC (07+12 → test2007, or any data set of your own)",
+_07_12 = official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval")))
+
+
+def _task(detector: str, protocols: dict[str, DetectorProtocol]) -> Task:
+    return detection_task(
+        title=f"Faster R-CNN {detector} on Pascal VOC (07+12 → test2007, or any data set of your own)",
         leading="voc",
-        official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
-        protocols={"moco": MOCO, "barlowtwins": BARLOW_TWINS, "vicreg": VICREG},
-        presets=cpu_presets(MOCO),
-    ),
+        official=_07_12,
+        protocols=protocols,
+        presets=cpu_presets(next(iter(protocols.values()))),
+    )
+
+
+TASKS = {
+    "": _task("R50-C4", {"moco": MOCO, "barlowtwins": BARLOW_TWINS, "vicreg": VICREG}),
     "07": detection_task(
         title="Faster R-CNN R50-C4 on Pascal VOC (trainval07 → test2007)",
         leading="voc",
@@ -39,18 +57,9 @@ TASKS = {
         presets=cpu_presets(MOCO),
         version=3,
     ),
-    "fpn": detection_task(
-        title="Faster R-CNN R50-FPN on Pascal VOC (07+12 → test2007, or any data set of your own)",
-        leading="voc",
-        official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
-        protocols={"ssl-transfer": ssl_transfer("finetune"), "ssl-transfer-frozen": ssl_transfer("frozen")},
-        presets=cpu_presets(ssl_transfer("finetune")),
-    ),
-    "vitdet": detection_task(
-        title="Faster R-CNN ViTDet on Pascal VOC (07+12 → test2007, or any data set of your own)",
-        leading="voc",
-        official=official_voc("VOC trainval07+12 → test2007", (("VOC2007", "trainval"), ("VOC2012", "trainval"))),
-        protocols={"100ep": VITDET_VOC},
-        presets=cpu_presets(VITDET_VOC),
-    ),
+    "fpn": _task("R50-FPN", {"ssl-transfer": ssl_transfer("finetune"), "ssl-transfer-frozen": ssl_transfer("frozen")}),
+    "vitdet": _task("ViTDet", {"100ep": VITDET_VOC}),
+    "vit_fpn": _task("ViT-FPN", {"36ep": on_voc(VIT_FPN_BOXES)}),
+    "convnext_fpn": _task("ConvNeXt-FPN", {"36ep": on_voc(CONVNEXT_BOXES)}),
+    "swin_fpn": _task("Swin-FPN", {"36ep": on_voc(SWIN_3X_BOXES)}),
 }

@@ -2,7 +2,8 @@
 
 The C4 columns of the MoCo, SimSiam and Barlow Twins papers are `segmentation.coco_c4`, the COCO columns of VICReg's are
 `segmentation.coco_fpn`: two tasks, because their numbers must never share a column. ViTDet's (arXiv 2203.16527) is
-`segmentation.coco_vitdet`, for vision transformers.
+`segmentation.coco_vitdet`, for vision transformers, `segmentation.coco_vit_fpn` that of four of their maps (iBOT, CAE);
+ConvNeXts and Swin transformers have one each.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from detection.presets import cpu_presets
 from detection.protocols import (
     COCO_C4,
     COCO_FPN,
+    CONVNEXT,
+    SWIN,
+    SWIN_3X,
+    VIT_FPN,
     VITDET,
     VITDET_LARGE,
     DetectorProtocol,
@@ -80,4 +85,7 @@ TASKS = {
         },
     ),
     "vitdet": _task("ViTDet", VITDET, {"100ep": VITDET, "large_100ep": VITDET_LARGE}),
+    "vit_fpn": _task("ViT-FPN", VIT_FPN, {"cae_1x": VIT_FPN}),
+    "convnext_fpn": _task("ConvNeXt-FPN", CONVNEXT, {"3x": CONVNEXT}),
+    "swin_fpn": _task("Swin-FPN", SWIN, {"1x": SWIN, "3x": SWIN_3X}),
 }

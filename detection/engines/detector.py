@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from detection import vitdet
-from detection.recipe import DetectorRecipe, ViTDet
+from detection.backbones import notes
+from detection.recipe import DetectorRecipe, Maps, ViTFPN
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
 from transfer.runtime.errors import EngineError
 from transfer.runtime.provenance import Difference
@@ -206,10 +206,24 @@ class Detector(ABC):
         assert memory is None
 
     def differences(self) -> tuple[Difference, ...]:
-        """What this library does otherwise than the protocols' own: (what, theirs, here)."""
-        return ()
+        """What is done otherwise than in the protocols' own library: (what, theirs, here)."""
+        return of_another_library(self.job.recipe)
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the number should know of how the weights were taken."""
-        recipe = self.job.recipe
-        return vitdet.notes(self.job.backbone.arch, recipe) if isinstance(recipe, ViTDet) else ()
+        return notes(self.job.recipe, self.job.backbone.arch)
+
+
+def of_another_library(recipe: DetectorRecipe) -> tuple[Difference, ...]:
+    """Detectors on four maps were published with MMDetection 2; both engines do these things as Detectron2 does."""
+    if not isinstance(recipe, Maps):
+        return ()
+    found = [
+        ("best anchor of a box, a positive sample", "from an IoU of 0.3 on", "however small the IoU"),
+        ("resizing of images", "OpenCV's, which averages nothing", "Pillow's, which averages when it shrinks"),
+    ]
+    if isinstance(recipe, ViTFPN):
+        found.append(
+            ("positions of patches", "resized to 42 × 68 once, and from there", "resized from those of the checkpoint")
+        )
+    return tuple(found)

@@ -13,16 +13,18 @@ from detection.engines.detectron2.watched import WatchedCfg
 from detection.recipe import (
     C4,
     Anchors,
+    ByLayer,
+    ConvolvedBoxes,
     Dense,
     DetectorRecipe,
-    MaskRcnnFPN,
-    MaskRcnnViTDet,
     Masks,
     Pyramid,
+    PyramidMasks,
     Regions,
     RegionsFPN,
     RetinaNet,
     ViTDet,
+    ViTFPN,
     demand_buildable,
 )
 from transfer.checkpoints.backbone import Backbone
@@ -46,8 +48,8 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
     demand_buildable(recipe, job.device)
     cfg = WatchedCfg(get_cfg())
     settings = _model(job)
-    if isinstance(recipe, ViTDet):
-        settings |= _vitdet(recipe, job, cfg)
+    if isinstance(recipe, ByLayer):
+        settings |= _by_layer(recipe, job, cfg)
     else:
         settings |= _resnet(job.backbone, recipe, job.world.size)
         settings["MODEL.WEIGHTS"] = str((job.workdir / BACKBONE_FILE).resolve())
@@ -65,7 +67,7 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
         settings |= _masks(recipe)
     if recipe.iterations:
         settings |= _solver(job)
-        settings |= {} if isinstance(recipe, ViTDet) else _training_input(recipe) | _descent(recipe)
+        settings |= {} if isinstance(recipe, ByLayer) else _training_input(recipe) | _descent(recipe)
         if recipe.masks:
             settings["INPUT.MASK_FORMAT"] = mask_format(job.train)
     cfg.give(settings)
@@ -143,41 +145,52 @@ def _c4(recipe: C4) -> dict[str, Any]:
 
 def _region_pyramid(recipe: RegionsFPN) -> dict[str, Any]:
     # detectron2: configs/Base-RCNN-FPN.yaml
-    settings = {
+    return {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.OUT_FEATURES": _STAGES,
         "MODEL.FPN.IN_FEATURES": _STAGES,
-        "MODEL.RPN.IN_FEATURES": _REGION_LEVELS,
-        "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-        "MODEL.ROI_HEADS.IN_FEATURES": _REGION_LEVELS[:-1],
-        "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+        **_on_pyramid(recipe),
         "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
-        "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
     }
-    if isinstance(recipe, MaskRcnnFPN):
-        settings["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = recipe.mask_resolution
-    return settings | _anchors(recipe, [[float(size)] for size in recipe.anchor_sizes])
 
 
-def _vitdet(recipe: ViTDet, job: DetectionJob, cfg: WatchedCfg) -> dict[str, Any]:
-    """Detectron2's ViTDet (configs/common/models/mask_rcnn_vitdet.py), which it configures by Python objects alone."""
-    from detection.engines.detectron2 import vitdet  # timm, which other detectors do not need
-
-    own = vitdet.section(recipe, job.backbone.arch)
-    cfg.MODEL.VITDET = WatchedCfg(CfgNode(own))
-    settings = {
-        **{f"{vitdet.SECTION}.{name}": value for name, value in own.items()},
-        "MODEL.BACKBONE.NAME": vitdet.build_vitdet_backbone.__name__,
+def _on_pyramid(recipe: RegionsFPN | ByLayer) -> dict[str, Any]:
+    return {
         "MODEL.RPN.IN_FEATURES": _REGION_LEVELS,
         "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
         "MODEL.ROI_HEADS.IN_FEATURES": _REGION_LEVELS[:-1],
         "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-        **vitdet.heads(recipe),
+        "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
         **_anchors(recipe, [[float(size)] for size in recipe.anchor_sizes]),
+    } | ({"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": recipe.mask_resolution} if isinstance(recipe, PyramidMasks) else {})
+
+
+def _by_layer(recipe: ByLayer, job: DetectionJob, cfg: WatchedCfg) -> dict[str, Any]:
+    """A trunk, which Detectron2 configures by Python objects alone (configs/common/models/mask_rcnn_vitdet.py)."""
+    from detection.engines.detectron2 import trunk  # timm, which other detectors do not need
+
+    own = trunk.section(recipe, job.backbone.arch)
+    cfg.MODEL.TRUNK = WatchedCfg(CfgNode(own))
+    settings = {
+        **{f"{trunk.SECTION}.{name}": value for name, value in own.items()},
+        "MODEL.BACKBONE.NAME": trunk.build_trunk_backbone.__name__,
+        **_on_pyramid(recipe),
+        "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
     }
-    if isinstance(recipe, MaskRcnnViTDet):
-        settings["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = recipe.mask_resolution
-        settings["MODEL.ROI_MASK_HEAD.NORM"] = recipe.norm
+    if isinstance(recipe, ConvolvedBoxes):
+        settings |= {
+            "MODEL.ROI_BOX_HEAD.NUM_CONV": recipe.box_convs,
+            "MODEL.ROI_BOX_HEAD.CONV_DIM": recipe.fpn_channels,
+            "MODEL.ROI_BOX_HEAD.NORM": norm_here(recipe, job.world.size),
+            "MODEL.ROI_BOX_HEAD.NUM_FC": recipe.box_fcs,
+        }
+    if isinstance(recipe, ViTDet):
+        settings["MODEL.RPN.CONV_DIMS"] = [-1] * recipe.rpn_convs
+        if isinstance(recipe, Masks):
+            settings["MODEL.ROI_MASK_HEAD.NORM"] = recipe.norm
+    if isinstance(recipe, ViTFPN):
+        settings["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"] = "giou"
+        settings["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT"] = float(recipe.giou_weight)
     return settings
 
 

@@ -16,7 +16,7 @@ from detection.engines.detector import DetectionJob, Detector, Schedule
 from detection.engines.detectron2.config import build_cfg
 from detection.engines.detectron2.data import JitterMapper, PredictionImages, TrainMapper, test_items, train_batches
 from detection.engines.detectron2.model import BLOCKS, build_with_weights, verify_model
-from detection.recipe import ViTDet
+from detection.recipe import ByLayer
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionImage, Detections
 from transfer.datasets.boxes.masks import Mask
@@ -34,16 +34,16 @@ class Detectron2Detector(Detector):
 
     def __init__(self, job: DetectionJob) -> None:
         super().__init__(job)
-        if isinstance(job.recipe, ViTDet):
-            from detection.engines.vitdet import BLOCKS as VIT_BLOCKS
+        if isinstance(job.recipe, ByLayer):
+            from detection.engines.forms import trunk_class
 
-            self.blocks = VIT_BLOCKS
+            self.blocks = trunk_class(job.recipe).recomputed
         self.cfg = build_cfg(job)
         self.config = "config.yaml", self.cfg.dump()
         self.model = build_with_weights(self.cfg, job.backbone, self.cfg.SEED, job.world)
         self.test_images = PredictionImages(self.cfg)
         if job.recipe.iterations:
-            jitter = isinstance(job.recipe, ViTDet)
+            jitter = isinstance(job.recipe, ByLayer)
             self.mapper = JitterMapper(self.cfg, job) if jitter else TrainMapper(self.cfg, job.recipe.flip)
             self.batch: int = self.cfg.SOLVER.IMS_PER_BATCH
             self.amp = job.recipe.amp if self.cfg.SOLVER.AMP.ENABLED else "off"
@@ -52,21 +52,19 @@ class Detectron2Detector(Detector):
 
     def verify(self) -> Verification:
         """See `Detector`."""
-        recipe = self.job.recipe
-        if isinstance(recipe, ViTDet):
-            from detection.engines.detectron2.vitdet import presented
-            from detection.engines.vitdet import PLACE, verify_trunk
+        if isinstance(self.job.recipe, ByLayer):
+            from detection.engines.detectron2.trunk import presented
+            from detection.engines.trunk import PLACE, verify_trunk
 
             own = partial(presented, self.model)
-            trunk: Any = self.model.get_submodule(PLACE)
-            return verify_trunk(trunk, self.job.backbone, recipe, self.name, own, self.amp)
+            return verify_trunk(self.model.get_submodule(PLACE), self.job.backbone, self.name, own, self.amp)
         return verify_model(self.model, self.job.backbone, self.amp)
 
     def optimisation(self) -> tuple[torch.optim.Optimizer, Schedule]:
         """See `Detector`."""
         recipe = self.job.recipe
-        if isinstance(recipe, ViTDet):
-            from detection.engines.vitdet import adamw
+        if isinstance(recipe, ByLayer):
+            from detection.engines.trunk import adamw
 
             optimizer = adamw(self.model, recipe)
         else:

@@ -33,10 +33,10 @@ def build_with_weights(cfg: CfgNode, backbone: Backbone, seed: int, world: World
     """Build the detector of `cfg` on its device, with heads drawn from `seed` and the backbone's weights."""
     torch.manual_seed(seed)
     model: nn.Module = build_model(cfg)
-    if has_trunk(model):
-        from detection.engines.vitdet import load
+    if hasattr(model.backbone, "trunk"):
+        from detection.engines.trunk import PLACE, load  # imports timm
 
-        load(model.get_submodule("backbone.trunk"), backbone)  # type: ignore[arg-type]
+        load(model.get_submodule(PLACE), backbone)
         world.demand_equal("initial weights", model.parameters())
         return model
     weights = Path(cfg.MODEL.WEIGHTS)
@@ -44,11 +44,6 @@ def build_with_weights(cfg: CfgNode, backbone: Backbone, seed: int, world: World
     load_weights(model, weights)
     world.demand_equal("initial weights", model.parameters())
     return model
-
-
-def has_trunk(model: Any) -> bool:
-    """Whether it is built on a vision transformer."""
-    return hasattr(model.backbone, "trunk")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

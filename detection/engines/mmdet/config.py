@@ -1,7 +1,7 @@
 """`DetectorRecipe` → native MMDetection config, with Detectron2's meaning for every field.
 
 Sources of the two meanings: facebookresearch/detectron2 (detectron2/config/defaults.py, solver/build.py) and
-open-mmlab/mmdetection (configs/_base_/); of the detectors' parts see `trunk`, `regions` and `dense`.
+open-mmlab/mmdetection (configs/_base_/); of the detectors' parts see `resnet`, `regions` and `dense`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from detection.engines.mmdet import regions
 from detection.engines.mmdet.dense import dense
-from detection.recipe import C4, Dense, DetectorRecipe, RegionsFPN, ViTDet, demand_buildable
+from detection.recipe import C4, ByLayer, Dense, DetectorRecipe, RegionsFPN, ViTDet, demand_buildable
 from transfer.checkpoints.backbone import Backbone
 from transfer.runtime.errors import EngineError
 
@@ -38,8 +38,8 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
     demand_buildable(recipe)
     if isinstance(recipe, Dense):
         model = dense(recipe, backbone, len(classes), processes)
-    elif isinstance(recipe, ViTDet):
-        model = regions.vitdet(recipe, backbone, len(classes))
+    elif isinstance(recipe, ByLayer):
+        model = regions.by_layer(recipe, backbone, len(classes), processes)
     elif isinstance(recipe, C4):
         model = regions.c4(recipe, backbone, len(classes), processes)
     else:
@@ -48,8 +48,8 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
     return Config(
         {
             "model": {"type": _TYPES[recipe.family], **_preprocessor(recipe, backbone), **model},
-            # ViTDet's groups of parameters are made by one function for both libraries
-            **(dict[str, Any]() if isinstance(recipe, ViTDet) else {"optim_wrapper": _optimizer(recipe)}),
+            # the groups of a trunk's parameters are made by one function for both libraries
+            **(dict[str, Any]() if isinstance(recipe, ByLayer) else {"optim_wrapper": _optimizer(recipe)}),
             "param_scheduler": _schedule(recipe),
         }
     )

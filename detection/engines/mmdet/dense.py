@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detection.engines.mmdet import trunk
+from detection.engines.mmdet import resnet
 from detection.recipe import FCOS, GROUPS, Dense, RetinaNet
 from transfer.checkpoints.backbone import Backbone
 
@@ -23,8 +23,8 @@ def dense(recipe: Dense, backbone: Backbone, classes: int, processes: int) -> di
     else:  # FCOS assigns by position and size alone
         head, train = _fcos(recipe), {}
     return {
-        "backbone": trunk.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
-        "neck": trunk.pyramid(recipe, backbone, processes),
+        "backbone": resnet.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
+        "neck": resnet.pyramid(recipe, backbone, processes),
         "bbox_head": head
         | {
             "num_classes": classes,

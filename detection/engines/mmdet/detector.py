@@ -17,7 +17,7 @@ from detection.engines.mmdet.config import build_config, differences
 from detection.engines.mmdet.data import deliver, deliver_together, test_loader, training_batches
 from detection.engines.mmdet.model import BLOCKS, build_detector, presented, verify_detector
 from detection.engines.mmdet.rehearsal import rehearse
-from detection.recipe import ViTDet
+from detection.recipe import ByLayer
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionImage, Detections
 from transfer.datasets.boxes.masks import Mask
@@ -33,10 +33,10 @@ class MMDetector(Detector):
 
     def __init__(self, job: DetectionJob) -> None:
         super().__init__(job)
-        if isinstance(job.recipe, ViTDet):
-            from detection.engines.vitdet import BLOCKS as VIT_BLOCKS
+        if isinstance(job.recipe, ByLayer):
+            from detection.engines.forms import trunk_class
 
-            self.blocks = VIT_BLOCKS
+            self.blocks = trunk_class(job.recipe).recomputed
         self.native = build_config(job.recipe, job.backbone, job.train.classes, job.world.size)
         self.config = "config.py", self.native.pretty_text
         self.model = build_detector(self.native, job.backbone, job.seed)
@@ -46,19 +46,18 @@ class MMDetector(Detector):
 
     def verify(self) -> Verification:
         """See `Detector`."""
-        recipe = self.job.recipe
-        if isinstance(recipe, ViTDet):
-            from detection.engines.vitdet import verify_trunk
+        if isinstance(self.job.recipe, ByLayer):
+            from detection.engines.trunk import verify_trunk
 
             own = partial(presented, self.model)
-            return verify_trunk(self.model.backbone.trunk, self.job.backbone, recipe, self.name, own, self.amp)
+            return verify_trunk(self.model.backbone.trunk, self.job.backbone, self.name, own, self.amp)
         return verify_detector(self.model, self.job.backbone, self.amp)
 
     def optimisation(self) -> tuple[torch.optim.Optimizer, Schedule]:
         """See `Detector`."""
         recipe, optimizer = self.job.recipe, None
-        if isinstance(recipe, ViTDet):
-            from detection.engines.vitdet import adamw
+        if isinstance(recipe, ByLayer):
+            from detection.engines.trunk import adamw
 
             optimizer = adamw(self.model, recipe)
         else:
@@ -89,7 +88,7 @@ class MMDetector(Detector):
 
     def differences(self) -> tuple[Difference, ...]:
         """See `Detector`."""
-        return differences(self.job.recipe)
+        return (*super().differences(), *differences(self.job.recipe))
 
 
 class Schedules:

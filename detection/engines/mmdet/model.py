@@ -37,19 +37,19 @@ def build_detector(config: Config, backbone: Backbone, seed: int) -> nn.Module:
     # Before the first run there is no logger: mmengine would print how it initialised every single parameter.
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     register()
-    of_vit = config.model.backbone.type == "TransferViTDet"
-    if of_vit:
-        from detection.engines.mmdet.vitdet import register as register_vitdet  # imports timm
+    on_trunk = config.model.backbone.type == "TransferTrunk"
+    if on_trunk:
+        from detection.engines.mmdet.trunk import register as register_trunk  # imports timm
 
-        register_vitdet()
+        register_trunk()
     seed_for_iteration(seed, 0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model: nn.Module = MODELS.build(watch(config.model))
         model.init_weights()  # type: ignore[operator]
-    if of_vit:
-        from detection.engines.vitdet import load
+    if on_trunk:
+        from detection.engines.trunk import PLACE, load
 
-        load(model.backbone.trunk, backbone)  # type: ignore[union-attr, arg-type]
+        load(model.get_submodule(PLACE), backbone)
     else:
         load_backbone(model, backbone)
     return model

@@ -15,7 +15,7 @@ from mmdet.models.roi_heads.shared_heads import ResLayer
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from detection.engines.mmdet.trunk import SYNCHRONISED
+from detection.engines.mmdet.resnet import SYNCHRONISED
 from transfer.checkpoints.families.resnet import STAGES, architecture, stage_channels
 from transfer.runtime.batch_norm import NaiveSyncBatchNorm
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from detection.engines.mmdet import trunk
+from detection.engines.mmdet import resnet
 from detection.recipe import (
     C4,
+    ByLayer,
+    ConvolvedBoxes,
     MaskRcnnC4,
-    MaskRcnnFPN,
-    MaskRcnnViTDet,
     Masks,
+    PyramidMasks,
     Regions,
     RegionsFPN,
     ViTDet,
+    ViTFPN,
 )
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.families.resnet import stage_channels
@@ -42,7 +44,7 @@ def c4(recipe: C4, backbone: Backbone, classes: int, processes: int) -> dict[str
             "arch": backbone.arch,
             "extra_norm": recipe.extra_norm,
             "style": style_of(backbone),
-            **trunk.norm(recipe, processes),
+            **resnet.norm(recipe, processes),
         },
         "bbox_roi_extractor": _roi_extractor(recipe.roi_resolution, channels["layer3"], [C4_STRIDE]),
         "bbox_head": {
@@ -56,7 +58,7 @@ def c4(recipe: C4, backbone: Backbone, classes: int, processes: int) -> dict[str
     if isinstance(recipe, MaskRcnnC4):  # on the boxes' own regions, behind the same last stage
         head["mask_head"] = _mask_head(recipe, channels["layer4"], classes)
     return {
-        "backbone": trunk.resnet(recipe, backbone, 3, processes) | {"out_indices": (2,)},
+        "backbone": resnet.resnet(recipe, backbone, 3, processes) | {"out_indices": (2,)},
         # One anchor of every size at each of the positions of the only level.
         "rpn_head": _rpn_head(recipe, channels["layer3"], [C4_STRIDE], base_sizes=[1], scales=recipe.anchor_sizes),
         "roi_head": head,
@@ -68,37 +70,31 @@ def fpn(recipe: RegionsFPN, backbone: Backbone, classes: int, processes: int) ->
     """Detectron2's Base-RCNN-FPN: p2 … p6 for proposals, p2 … p5 for regions, a head of two hidden layers."""
     width = recipe.fpn_channels
     return {
-        "backbone": trunk.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
-        "neck": trunk.pyramid(recipe, backbone, processes),
-        **_on_pyramid(recipe, width, classes),
+        "backbone": resnet.resnet(recipe, backbone, 4, processes) | {"out_indices": (0, 1, 2, 3)},
+        "neck": resnet.pyramid(recipe, backbone, processes),
+        **_on_pyramid(recipe, width, classes, processes),
     }
 
 
-def vitdet(recipe: ViTDet, backbone: Backbone, classes: int) -> dict[str, Any]:
-    """Trunk and pyramid are one module; proposals and regions have more convolutions, with norms."""
+def by_layer(recipe: ByLayer, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
+    """Trunk and pyramid are one module; proposals and regions may have more convolutions, with norms."""
+    from detection.engines.forms import options  # imports timm
+
     return {
-        "backbone": {
-            "type": "TransferViTDet",
-            "arch": backbone.arch,
-            "canvas": recipe.canvas,
-            "window": recipe.window,
-            "global_blocks": tuple(recipe.global_blocks),
-            "drop_path": recipe.drop_path,
-            "out_channels": recipe.fpn_channels,
-        },
-        **_on_pyramid(recipe, recipe.fpn_channels, classes),
+        "backbone": {"type": "TransferTrunk", **options(recipe, backbone.arch)},
+        **_on_pyramid(recipe, recipe.fpn_channels, classes, processes),
     }
 
 
-def _on_pyramid(recipe: RegionsFPN | ViTDet, width: int, classes: int) -> dict[str, Any]:
+def _on_pyramid(recipe: RegionsFPN | ByLayer, width: int, classes: int, processes: int) -> dict[str, Any]:
     layers: dict[str, Any] = {"type": "Shared2FCBBoxHead"}
-    if isinstance(recipe, ViTDet):
+    if isinstance(recipe, ConvolvedBoxes):
         layers = {
             "type": "ConvFCBBoxHead",
             "num_shared_convs": recipe.box_convs,
             "conv_out_channels": width,
             "num_shared_fcs": recipe.box_fcs,
-            "norm_cfg": NORM,
+            "norm_cfg": NORM if recipe.norm == "LN" else resnet.norm(recipe, processes)["norm_cfg"],
         }
     head: dict[str, Any] = {
         "type": "StandardRoIHead",
@@ -116,11 +112,11 @@ def _on_pyramid(recipe: RegionsFPN | ViTDet, width: int, classes: int) -> dict[s
             **_boxes(recipe, classes),
         },
     }
-    side = recipe.mask_resolution if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet) else 0
-    if isinstance(recipe, MaskRcnnFPN | MaskRcnnViTDet):
+    side = recipe.mask_resolution if isinstance(recipe, PyramidMasks) else 0
+    if isinstance(recipe, PyramidMasks):
         head["mask_roi_extractor"] = _roi_extractor(side, width, list(FPN_STRIDES[:4]))
         head["mask_head"] = _mask_head(recipe, width, classes)
-    if isinstance(recipe, MaskRcnnViTDet):
+    if isinstance(recipe, PyramidMasks) and isinstance(recipe, ViTDet):
         head["mask_head"]["norm_cfg"] = NORM
     proposals = _rpn_head(recipe, width, list(FPN_STRIDES), base_sizes=recipe.anchor_sizes, scales=[1])
     if isinstance(recipe, ViTDet):
@@ -163,8 +159,14 @@ def _boxes(recipe: Regions, classes: int) -> dict[str, Any]:
         "bbox_coder": {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]},
         "reg_class_agnostic": recipe.class_agnostic,
         "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
-        "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},  # summed, over all sampled regions, in both libraries
-    }
+        # summed, over all sampled regions, in both libraries
+        "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
+    } | (
+        # of boxes, not of what the head says of them; Detectron2's giou_loss divides by areas + 1e-7
+        {"reg_decoded_bbox": True, "loss_bbox": {"type": "GIoULoss", "eps": 1e-7, "loss_weight": recipe.giou_weight}}
+        if isinstance(recipe, ViTFPN)
+        else {}
+    )
 
 
 def _mask_head(recipe: Masks, channels: int, classes: int) -> dict[str, Any]:

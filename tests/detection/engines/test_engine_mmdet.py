@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmdet_toy import BACKBONE, CLASSES, ENGINE, TINY, TINY_C4, detector, job_of, toy_dataset
+from mmdet_toy import BACKBONE, CLASSES, ENGINE, TINY, TINY_C4, detector, job_of
 
 from detection.engines import mmdet as engine_module
 from detection.engines.checkpoint import CHECKPOINT_FILE, Training, digest
@@ -23,20 +23,6 @@ from detection.engines.run import predict, renew_statistics, train
 from transfer.checkpoints.backbone import random_backbone
 from transfer.runtime.errors import EngineError, TrainingError
 from transfer.runtime.world import ALONE, World
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
-
 
 # -- the engine as a name
 

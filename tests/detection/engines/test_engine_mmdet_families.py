@@ -25,19 +25,6 @@ DENSE = ("retinanet fpn", "fcos fpn")
 SHORT = {"iterations": 3, "steps": (2,), "warmup_iterations": 1, "precise_bn": 1}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
-
-
 def state_of(job):
     return torch.load((job.workdir / CHECKPOINT_FILE), weights_only=True)["model"]
 

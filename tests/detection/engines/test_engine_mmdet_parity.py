@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmdet_toy import FAMILIES, job_of, toy_dataset
+from mmdet_toy import FAMILIES, job_of
 
 pytest.importorskip("detectron2")
 from detection.engines.detectron2.detector import Detectron2Detector
@@ -14,14 +14,6 @@ from detection.engines.run import predict
 from transfer.checkpoints.formats.detectron2 import detectron2_name
 
 pytestmark = pytest.mark.detectron2
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def by_size_first(tensor: torch.Tensor, sizes: int, ratios: int) -> torch.Tensor:
@@ -95,11 +87,6 @@ def copy_weights(model, other, recipe) -> None:
         if theirs in inside:
             filled[theirs] = by_size_first(tensor, sizes, len(recipe.anchor_ratios)) if anchored else tensor
     other.load_state_dict(filled)  # strict: nothing may be missing
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
 
 
 def both(name, dataset, tmp_path, **changes):

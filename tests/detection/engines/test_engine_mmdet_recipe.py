@@ -16,20 +16,6 @@ from detection.engines.mmdet.masks import mask_format
 from transfer.datasets.boxes.masks import Mask
 from transfer.runtime.errors import DataError, EngineError
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
-
-
 # -- the meaning of a recipe
 
 

@@ -9,15 +9,10 @@ from detection.engines.progress import TrainingLog
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")
-from mmdet_toy import TINY, TINY_C4, job_of, toy_dataset
+from mmdet_toy import TINY, TINY_C4, job_of
 
 pytestmark = pytest.mark.detectron2
 ENGINES = ("detectron2", "mmdet")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
 
 
 @pytest.mark.slow

@@ -10,18 +10,13 @@ from transfer.checkpoints.families.resnet import is_optional
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")
-from mmdet_toy import BACKBONE, FAMILIES, job_of, toy_dataset
+from mmdet_toy import BACKBONE, FAMILIES, job_of
 
 pytestmark = pytest.mark.detectron2
 
 QUICK = ("faster_rcnn fpn", "mask_rcnn c4")
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 REGIONS = [case for case in CASES if case.values[0].split()[0] in ("faster_rcnn", "mask_rcnn")]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
 
 
 def detectron2_parts(recipe, dataset, folder):

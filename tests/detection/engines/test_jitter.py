@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vitdet_toy import TINY
+from trunk_toy import TINY
 
 from detection.engines.jitter import jittered
 from transfer.datasets.boxes.detection import DetectionImage

@@ -6,19 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from vitdet_toy import ARCH, RECIPES, TINY, lively
+from trunk_toy import ARCH, RECIPES, TINY, lively
 
-from detection.engines.vitdet import (
-    PLACE,
-    STRIDES,
-    SimplePyramid,
-    adamw,
-    load,
-    parameter_groups,
-    placed_state,
-    trunk_of,
-    verify_trunk,
-)
+from detection.engines.forms import build, options
+from detection.engines.trunk import PLACE, STRIDES, adamw, load, parameter_groups, verify_trunk
+from detection.engines.vitdet import SimplePyramid
 from detection.recipe import out_of_range
 from detection.vitdet import demand_fitting, left_behind, notes, pyramid_gmacs, trunk_gmacs
 from transfer.checkpoints.families.vit import FAMILY, vit_of
@@ -27,13 +19,12 @@ from transfer.runtime.errors import EngineError, UserError
 
 
 def trunk(backbone, recipe=TINY):
-    made = trunk_of(recipe, backbone.arch)
-    load(made, backbone)
-    return made
+    made, _ = build(**options(recipe, backbone.arch))
+    return load(made, backbone)
 
 
-def proved(made, backbone, recipe=TINY, amp="off"):
-    return verify_trunk(made, backbone, recipe, "the test", lambda image: normalised(image, backbone.input), amp)
+def proved(made, backbone, amp="off"):
+    return verify_trunk(made, backbone, "the test", lambda image: normalised(image, backbone.input), amp)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +71,7 @@ def test_one_damaged_tensor_is_refused_by_name(name):
 def test_another_window_than_the_recipe_says_is_refused():
     backbone = lively()
     made = trunk(backbone)
-    made.blocks[0].window_size = 4
+    made.blocks[0].window_size = 4  # another is built beside it of what it was made with
     with pytest.raises(EngineError, match=r"blocks\.0 differs"):
         proved(made, backbone)
 
@@ -133,7 +124,7 @@ def test_recipes_that_mean_nothing_are_refused(change, word):
 
 
 def test_the_pyramid_has_five_levels_made_of_the_one_map():
-    maps = SimplePyramid(64, 24)(torch.randn(2, 64, 8, 8))
+    maps = SimplePyramid(64, 24)((torch.randn(2, 64, 8, 8),))
     assert [tuple(level.shape) for level in maps] == [(2, 24, 128 // stride, 128 // stride) for stride in STRIDES]
     assert torch.equal(maps[4], maps[3][:, :, ::2, ::2])
 
@@ -186,7 +177,7 @@ def test_the_optimiser_names_the_full_rate_first():
 
 def test_positions_are_the_families_own_on_the_canvas():
     backbone = lively("vit_64x4_patch16_64.offset")
-    table = placed_state(backbone, 128)["pos_embed"]
+    table = trunk(backbone).placed(backbone)["pos_embed"]
     network = backbone.network()
     seen = []
     network.pos_drop.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -232,12 +223,12 @@ def test_the_trunk_computes_what_detectron2s_own_class_does():
     theirs.load_state_dict(state | {"pos_embed": state["pos_embed"].flatten(1, 2)})
     images = torch.randn(2, 3, 128, 128, generator=generator)
     with torch.no_grad():
-        torch.testing.assert_close(made(images), theirs(images)["last_feat"], rtol=0, atol=2e-5)
+        torch.testing.assert_close(made(images)[0], theirs(images)["last_feat"], rtol=0, atol=2e-5)
 
 
 def test_recipes_with_masks_have_the_same_backbone():
-    assert RECIPES["masks"].masks
-    assert {key: getattr(RECIPES["masks"], key) for key in ("canvas", "window", "layer_decay")} == {
+    assert RECIPES["vitdet-masks"].masks
+    assert {key: getattr(RECIPES["vitdet-masks"], key) for key in ("canvas", "window", "layer_decay")} == {
         key: getattr(TINY, key) for key in ("canvas", "window", "layer_decay")
     }
 

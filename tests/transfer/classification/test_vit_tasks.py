@@ -64,7 +64,7 @@ def test_features_of_one_pass_are_those_of_the_tokens() -> None:
     found = Trunk(VIT, ALL, CPU)(pixels(32))
     network, mean, std = VIT.network(), *(torch.tensor(each).view(3, 1, 1) for each in (VIT.input.mean, VIT.input.std))
     with torch.no_grad():
-        tokens = network.last_tokens((pixels(32) / 255 - mean) / std, 4)
+        tokens = network.tokens((pixels(32) / 255 - mean) / std, range(len(network.blocks) - 4, len(network.blocks)))
         normed = [network.norm(each) for each in tokens]
         whole = network((pixels(32) / 255 - mean) / std)
     close = {"rtol": 1e-4, "atol": 1e-5}

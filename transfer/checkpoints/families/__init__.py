@@ -14,6 +14,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,6 +38,7 @@ class Family(ABC):
         stem: the tensor that sees the pixels, [channels, 3, h, w].
         classifier: the submodule that a classifier takes the place of.
         markers: beginnings of names by which a format may look for a network of this family.
+        behind: submodules that stand behind the last map; a network that gives maps does without them.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,7 @@ class Family(ABC):
     stem: ClassVar[str]
     classifier: ClassVar[str]
     markers: ClassVar[tuple[str, ...]]
+    behind: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def knows(self, arch: str) -> bool:
@@ -117,6 +120,31 @@ class Family(ABC):
     def proof_sides(self, arch: str) -> tuple[int, int]:
         """(height, width) of the image of a proof: one at which the network's function is its authors'."""
         return 96, 160
+
+    def build_for_maps(self, arch: str, *, drop_path: float = 0.0) -> nn.Module:
+        """The module whose `maps` are taken: of images of any size, as detectors see them; names as of `build`."""
+        return self.build(arch, drop_path=drop_path)
+
+    def as_trained(self, network: nn.Module, arch: str) -> AbstractContextManager[None]:
+        """Meanwhile what `build_for_maps` gave computes as what `build` gives, at the size of the training."""
+        return nullcontext()
+
+    def maps(self, network: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Maps [n, C, h, w] behind those stages, or those blocks of a network without stages, with no norm behind them.
+
+        Args:
+            network: of `build_for_maps`.
+            images: normalised, [n, 3, H, W].
+            indices: ascending, from 0; "out_indices" in MMDetection's configs.
+
+        Raises:
+            UserError: the family has none.
+        """
+        raise UserError(f"no maps are taken from {self.title}")
+
+    def map_widths(self, arch: str) -> tuple[int, ...]:
+        """Channels of the map behind each stage, or block, from the first on."""
+        return ()
 
     @abstractmethod
     def poolings(self, arch: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -176,8 +176,8 @@ def _module() -> type[Any]:
             # a network that was built without memory has no values in what it does not save, either
             self.register_load_state_dict_post_hook(_fill_buffers)
 
-        def last_tokens(self, images: Tensor, count: int) -> list[Tensor]:
-            """Tokens [n, 1 + patches, width] behind each of the last `count` blocks, before the final norm."""
+        def tokens(self, images: Tensor, indices: Collection[int]) -> list[Tensor]:
+            """Tokens [n, 1 + patches, width] behind each of these blocks, before the final norm."""
             import torch
 
             x = self.patch_embed(images)
@@ -188,7 +188,7 @@ def _module() -> type[Any]:
             found = []
             for number, block in enumerate(self.blocks):
                 x = block(x, shared_rel_pos_bias=shared)
-                if number >= len(self.blocks) - count:
+                if number in indices:
                     found.append(x)
             return found
 

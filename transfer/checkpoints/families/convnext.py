@@ -121,6 +121,7 @@ def _layer(name: str, outputs: int, *rest: int) -> dict[str, Shape]:
     return {f"{name}.weight": (outputs, *rest), f"{name}.bias": (outputs,)}
 
 
+_PLACE = re.compile(r"stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)")
 _OF_A_BACKBONE = re.compile(r"(?:stem\.\d+\.|stages\.\d+\.(?:downsample\.\d+|blocks\.\d+)\.|head\.norm\.)")
 
 
@@ -138,6 +139,7 @@ class ConvNeXts(Family):
     stem = "stem.0.weight"
     classifier = "head.fc"
     markers = ("stages.0.blocks.0.",)
+    behind = ("head.norm",)
 
     def knows(self, arch: str) -> bool:
         """See `Family`."""
@@ -199,6 +201,35 @@ class ConvNeXts(Family):
         if not known.norm:
             network.set_submodule("head.norm", nn.Identity())
         return network
+
+    def layer(self, arch: str, name: str) -> int:
+        """As facebookresearch/ConvNeXt: object_detection/mmcv_custom/layer_decay_optimizer_constructor.py, layer-wise.
+
+        The third stage counts a layer for every three blocks, the others one each; their downsampling is of the layer
+        that it begins, and the second stage's of the second.
+        """
+        third = convnext_of(arch).blocks[2]
+        last = 3 + math.ceil(third / 3)
+        found = _PLACE.match(name)
+        if name.startswith("stem."):
+            return 0
+        if found is None:
+            return last + 1
+        stage, block = int(found[1]), int(found[2] or 0)
+        return {0: 1, 1: 2, 2: 3 + block // 3, 3: last}[stage]
+
+    def maps(self, network: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """See `Family`: of strides 4, 8, 16, 32."""
+        x, found = network.stem(images), []  # type: ignore[operator]
+        for index, stage in enumerate(network.stages):  # type: ignore[arg-type]
+            x = stage(x)
+            if index in indices:
+                found.append(x)
+        return tuple(found)
+
+    def map_widths(self, arch: str) -> tuple[int, ...]:
+        """See `Family`."""
+        return convnext_of(arch).widths
 
     def stages(self, arch: str) -> tuple[str, ...]:
         """Patches and the four stages; the final norm is of no map."""

@@ -9,9 +9,9 @@ than 1e-5 (microsoft/esvit: models/swin_transformer.py, get_cls_model; bytedance
 stage whose map is no larger than the window, the map is the window: there, the table of relative positions shows the
 training size.
 
-Other sizes are refused. The official module takes none; that of EsViT pads maps that windows do not divide *before* it
-shifts them and timm's *after*, and in both a stage that the training size covered with one window never shifts, where
-a module built for a larger size would.
+Features of other sizes are refused. The official module takes none; that of EsViT pads maps that windows do not divide
+*before* it shifts them and timm's *after*, and in both a stage that the training size covered with one window never
+shifts, where a module built for a larger size would. Detectors have a form of their own, `build_for_maps`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -156,9 +157,42 @@ def _fill_buffers(network: Any, _: object) -> None:
             module.init_non_persistent_buffers()
 
 
+@cache
+def _padded_first() -> type[Any]:
+    """The block of detectors, whose base takes seconds to import."""
+    from timm.models.swin_transformer import SwinTransformerBlock
+    from torch.nn import functional as F
+
+    class PaddedFirst(SwinTransformerBlock):  # type: ignore[misc]  # timm is untyped
+        """Zeros are added to a map that windows do not divide before it is shifted; timm adds them afterwards."""
+
+        def _attn(self, x: Tensor) -> Tensor:
+            height, width = x.shape[1:3]
+            more = [-side % window for side, window in zip((height, width), self.window_size, strict=True)]
+            seen: Tensor = super()._attn(F.pad(x, (0, 0, 0, more[1], 0, more[0])))
+            return seen[:, :height, :width].contiguous()
+
+    return PaddedFirst
+
+
 _OF_A_BACKBONE = re.compile(r"(?:patch_embed\.(?:proj|norm)\.|layers\.\d+\.(?:downsample|blocks\.\d+)\.|norm\.)")
 _TABLE = re.compile(r"layers\.(\d+)\.blocks\.\d+\.attn\.relative_position_bias_table")
 _LAST = 4  # blocks that avg4 is of
+
+
+def _built(swin: Swin, drop_path: float, **options: Any) -> nn.Module:
+    from timm.models.swin_transformer import SwinTransformer
+    from torch import nn
+
+    network: Any = SwinTransformer(
+        img_size=swin.image, patch_size=PATCH, num_classes=0, embed_dim=swin.widths[0], depths=swin.blocks,
+        num_heads=tuple(wide // HEAD for wide in swin.widths), window_size=swin.window, drop_path_rate=drop_path,
+        norm_layer=partial(nn.LayerNorm, eps=swin.eps), **options,
+    )  # fmt: skip
+    # a network that was built without memory has no values in them either
+    network.register_load_state_dict_post_hook(_fill_buffers)
+    module: nn.Module = network
+    return module
 
 
 class SwinTransformers(Family):
@@ -181,6 +215,7 @@ class SwinTransformers(Family):
     stem = "patch_embed.proj.weight"
     classifier = "head.fc"
     markers = ("layers.0.blocks.0.norm1.",)
+    behind = ("norm",)
 
     def knows(self, arch: str) -> bool:
         """See `Family`."""
@@ -240,19 +275,57 @@ class SwinTransformers(Family):
 
     def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`; called, it gives `avg`."""
-        from timm.models.swin_transformer import SwinTransformer
-        from torch import nn
+        return _built(swin_of(arch), drop_path)
 
+    def build_for_maps(self, arch: str, *, drop_path: float = 0.0) -> nn.Module:
+        """As SwinTransformer/Swin-Transformer-Object-Detection: mmdet/models/backbones/swin_transformer.py.
+
+        Every second block shifts, whatever the size of its map.
+
+        Raises:
+            UserError: the last stage has smaller windows than the others, so its table serves no larger map.
+        """
         swin = swin_of(arch)
-        network: Any = SwinTransformer(
-            img_size=swin.image, patch_size=PATCH, num_classes=0, embed_dim=swin.widths[0], depths=swin.blocks,
-            num_heads=tuple(wide // HEAD for wide in swin.widths), window_size=swin.window, drop_path_rate=drop_path,
-            norm_layer=partial(nn.LayerNorm, eps=swin.eps),
-        )  # fmt: skip
-        # a network that was built without memory has no values in them either
-        network.register_load_state_dict_post_hook(_fill_buffers)
+        if len(set(swin.windows)) > 1:
+            raise UserError(
+                f"a {arch} gives no maps of larger images: windows of {swin.windows[-1]} × {swin.windows[-1]} tokens "
+                f"in the last stage, of {swin.window} × {swin.window} in the others",
+                todo="take a checkpoint with windows of one size: 7 at 224 pixels, 12 at 384, 6 at 192",
+            )
+        network: Any = _built(swin, drop_path, always_partition=True, dynamic_img_size=True)
+        for layer in network.layers:
+            for block in layer.blocks:
+                block.__class__ = _padded_first()
         module: nn.Module = network
         return module
+
+    @contextmanager
+    def as_trained(self, network: nn.Module, arch: str) -> Iterator[None]:
+        """See `Family`: what one window covered at the size of the training was not shifted."""
+        swin, layers = swin_of(arch), network.get_submodule("layers")
+        pairs = zip(layers, swin.maps, swin.windows, strict=True)  # type: ignore[call-overload]
+        covered = [block for layer, side, window in pairs if side == window for block in layer.blocks]
+        shifts = [block.shift_size for block in covered]
+        try:
+            for block in covered:
+                block.shift_size = (0, 0)
+            yield
+        finally:
+            for block, shift in zip(covered, shifts, strict=True):
+                block.shift_size = shift
+
+    def maps(self, network: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """See `Family`: of strides 4, 8, 16, 32."""
+        tokens, found = network.patch_embed(images), []  # type: ignore[operator]
+        for index, layer in enumerate(network.layers):  # type: ignore[arg-type]
+            tokens = layer(tokens)
+            if index in indices:
+                found.append(tokens.permute(0, 3, 1, 2).contiguous())
+        return tuple(found)
+
+    def map_widths(self, arch: str) -> tuple[int, ...]:
+        """See `Family`."""
+        return swin_of(arch).widths
 
     def stages(self, arch: str) -> tuple[str, ...]:
         """Patches, every block, and the final norm."""

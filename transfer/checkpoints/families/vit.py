@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -248,13 +248,13 @@ def _module() -> type[Any]:
             placed: Tensor = self.pos_drop(tokens)
             return placed
 
-        def last_tokens(self, images: Tensor, count: int) -> list[Tensor]:
-            """Tokens [n, prefix + patches, width] behind each of the last `count` blocks, before the final norm."""
+        def tokens(self, images: Tensor, indices: Collection[int]) -> list[Tensor]:
+            """Tokens [n, prefix + patches, width] behind each of these blocks, before the final norm."""
             x = self._pos_embed(self.patch_embed(images))
             found = []
             for number, block in enumerate(self.blocks):
                 x = block(x)
-                if number >= len(self.blocks) - count:
+                if number in indices:
                     found.append(x)
             return found
 
@@ -329,6 +329,7 @@ class VisionTransformers(Family):
     stem = "patch_embed.proj.weight"
     classifier = "head"
     markers: ClassVar[tuple[str, ...]] = ("blocks.0.norm1.",)
+    behind = ("norm", "fc_norm")
 
     def numbers(self, arch: str) -> Any:
         """Width, depth, patch, image, prefix, norm, … of an architecture."""
@@ -410,6 +411,20 @@ class VisionTransformers(Family):
         found = _BLOCK.fullmatch(name)
         return int(found[1]) + 1 if found else self.numbers(arch).depth + 1
 
+    def maps(self, network: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """See `Family`: all of the patches' stride."""
+        vit: Vit = network.vit  # type: ignore[assignment]
+        rows, columns = (side // vit.patch for side in images.shape[2:])
+        found = network.tokens(images, indices)  # type: ignore[operator]
+        return tuple(
+            tokens[:, vit.prefix :].transpose(1, 2).reshape(len(images), -1, rows, columns) for tokens in found
+        )
+
+    def map_widths(self, arch: str) -> tuple[int, ...]:
+        """See `Family`."""
+        vit = self.numbers(arch)
+        return tuple([vit.width] * vit.depth)
+
     def stages(self, arch: str) -> tuple[str, ...]:
         """Patches, every block, and the final norm where it is of all tokens."""
         vit = self.numbers(arch)
@@ -465,7 +480,8 @@ class VisionTransformers(Family):
     def outputs(self, network: nn.Module, images: Tensor, poolings: Sequence[str]) -> Any:
         """Tokens behind each of the last blocks that a pooling wants, and the last of them behind the final norm."""
         count = max(count for pooling in poolings for _, count in parts(pooling))
-        raw = network.last_tokens(images, count)  # type: ignore[operator]
+        depth = len(network.blocks)  # type: ignore[arg-type]
+        raw = network.tokens(images, range(depth - count, depth))  # type: ignore[operator]
         return raw, [network.norm(tokens) for tokens in raw]  # type: ignore[operator]
 
     def features(self, network: nn.Module, outputs: Any, poolings: Sequence[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""ViTDet in both engines: the same pictures, tensors, rates and decays, and with equal weights equal detections."""
+"""Trunks in both engines: the same pictures, tensors, rates and decays, and with equal weights equal detections."""
 
 from __future__ import annotations
 
@@ -12,27 +12,14 @@ pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")
 from mmdet_toy import toy_dataset
 from test_engine_mmdet_parity import detectron2_names
-from vitdet_toy import RECIPES, TINY, vitdet_job
+from trunk_toy import RECIPES, TINY, trunk_job
 
 from detection.engines.detectron2.detector import Detectron2Detector
 from detection.engines.mmdet.detector import MMDetector
 from detection.engines.run import predict
-from detection.engines.vitdet import PLACE, parameter_groups
+from detection.engines.trunk import PLACE, parameter_groups
 
 pytestmark = pytest.mark.detectron2
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +29,17 @@ def mixed(tmp_path_factory):
 
 
 def heads(recipe):
-    """Name in mmdet's detector → in Detectron2's, of ViTDet's heads."""
+    """Name in mmdet's detector → in Detectron2's, of the heads."""
     names = detectron2_names(recipe)
-    for index in range(recipe.rpn_convs):
-        theirs = f"conv.conv{index}" if recipe.rpn_convs > 1 else "conv"
-        ours = f"rpn_head.rpn_conv.{index}.conv" if recipe.rpn_convs > 1 else "rpn_head.rpn_conv"
+    proposals = getattr(recipe, "rpn_convs", 1)
+    for index in range(proposals):
+        theirs = f"conv.conv{index}" if proposals > 1 else "conv"
+        ours = f"rpn_head.rpn_conv.{index}.conv" if proposals > 1 else "rpn_head.rpn_conv"
         names[ours] = f"proposal_generator.rpn_head.{theirs}"
-    for index in range(recipe.box_convs):
+    norm = "norm_layer" if recipe.norm == "LN" else "bn"  # mmcv's names
+    for index in range(getattr(recipe, "box_convs", 0)):
         names[f"roi_head.bbox_head.shared_convs.{index}.conv"] = f"roi_heads.box_head.conv{index + 1}"
-        names[f"roi_head.bbox_head.shared_convs.{index}.norm_layer"] = f"roi_heads.box_head.conv{index + 1}.norm"
+        names[f"roi_head.bbox_head.shared_convs.{index}.{norm}"] = f"roi_heads.box_head.conv{index + 1}.norm"
     if recipe.masks:
         names["roi_head.mask_head.convs.0.norm_layer"] = "roi_heads.mask_head.mask_fcn1.norm"
     return names
@@ -63,12 +52,12 @@ def counterpart(name, recipe):
 
 def both(recipe, dataset, folder):
     """A detector of each with the same lively weights everywhere."""
-    job = vitdet_job(dataset, folder, recipe)
+    job = trunk_job(dataset, folder, recipe)
     ours, theirs = MMDetector(job), Detectron2Detector(job)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in ours.model.named_parameters():
-            if not name.startswith(f"{PLACE}.") or "rel_pos" in name:
+            if not name.startswith(f"{PLACE}.") or "rel_pos_" in name:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     theirs.model.load_state_dict({counterpart(name, recipe): value for name, value in ours.model.state_dict().items()})
     return ours, theirs
@@ -77,6 +66,8 @@ def both(recipe, dataset, folder):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_tensor_has_the_same_rate_decay_and_freezing(name, dataset, tmp_path):
     recipe = replace(RECIPES[name], weight_decay=0.3, weight_decay_bias=0.2, weight_decay_norm=0.1)
+    if hasattr(recipe, "weight_decay_positions"):
+        recipe = replace(recipe, weight_decay_positions=0.4)
     found = []
     for detector in both(recipe, dataset, tmp_path):
         names = {id(parameter): key for key, parameter in detector.model.named_parameters()}
@@ -92,7 +83,11 @@ def test_every_tensor_has_the_same_rate_decay_and_freezing(name, dataset, tmp_pa
         found.append(rows)
     ours = {counterpart(key, recipe): row for key, row in found[0].items()}
     assert ours == found[1]
-    assert len({row[:2] for row in found[1].values()}) > 10
+    rates, decays = ({row[index] for row in found[1].values()} for index in (0, 1))
+    form = name.removesuffix("-masks")
+    assert len(rates) == {"vitdet": 6, "vit": 6, "convnext": 7, "swin": 1}[form]
+    positions = {"vitdet": {0.0}, "vit": {0.4}, "swin": {0.4}, "convnext": set()}[form]
+    assert decays == {0.3, 0.2, 0.1} | positions
 
 
 def test_both_warm_up_and_step_alike(dataset, tmp_path):
@@ -111,7 +106,7 @@ def test_both_warm_up_and_step_alike(dataset, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_both_train_on_the_same_pictures_boxes_and_masks(name, dataset, mixed, tmp_path):
-    for images in (dataset, mixed) if name == "masks" else (dataset,):
+    for images in (dataset, mixed) if "masks" in name else (dataset,):
         ours, theirs = both(RECIPES[name], images, tmp_path / images.images[0].path.parent.name)
         for one, other in zip(ours.batches(3, 0, 3), theirs.batches(3, 0, 3), strict=True):
             for index, item in enumerate(other):
@@ -119,7 +114,7 @@ def test_both_train_on_the_same_pictures_boxes_and_masks(name, dataset, mixed, t
                 assert torch.equal(one["inputs"][index].flip(0), item["image"])  # BGR and RGB
                 assert torch.equal(sample.bboxes, item["instances"].gt_boxes.tensor)
                 assert torch.equal(sample.labels, item["instances"].gt_classes)
-                if name == "masks":
+                if "masks" in name:
                     assert same_masks(sample.masks, item["instances"].gt_masks)
 
 
@@ -145,20 +140,21 @@ def test_both_find_the_same(name, dataset, tmp_path):
         assert np.mean(same) > 0.9  # a pixel on the threshold may fall either way
 
 
-def test_the_maps_are_equal_bit_for_bit(dataset, tmp_path):
-    ours, theirs = both(TINY, dataset, tmp_path)
+@pytest.mark.parametrize("name", [name for name in RECIPES if "masks" not in name])
+def test_the_maps_are_equal_bit_for_bit(name, dataset, tmp_path):
+    ours, theirs = both(RECIPES[name], dataset, tmp_path)
     canvas = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         maps = [detector.model.eval().backbone(canvas) for detector in (ours, theirs)]
     assert all(torch.equal(one, other) for one, other in zip(maps[0], maps[1].values(), strict=True))
 
 
-def test_losses_of_all_regions_are_equal(dataset, tmp_path):
+@pytest.mark.parametrize("name", [name for name in RECIPES if "masks" in name])
+def test_losses_of_all_regions_are_equal(name, dataset, tmp_path):
     """With more places for regions than there are, nothing is drawn at random."""
     recipe = replace(
-        RECIPES["masks"], rpn_batch=8192, rpn_positive=1.0, roi_batch=512, roi_positive=1.0, drop_path=0.0,
-        scales=(1.0, 1.0), flip=0.0,
-    )  # fmt: skip
+        RECIPES[name], rpn_batch=8192, rpn_positive=1.0, roi_batch=512, roi_positive=1.0, drop_path=0.0, flip=0.0
+    )
     found = []
     for detector in both(recipe, dataset, tmp_path):
         detector.model.train()
@@ -167,6 +163,8 @@ def test_losses_of_all_regions_are_equal(dataset, tmp_path):
     mmdet, detectron2 = found
     for ours, theirs in (("loss_cls", "loss_cls"), ("loss_bbox", "loss_box_reg"), ("loss_mask", "loss_mask")):
         assert mmdet[ours] == pytest.approx(detectron2[theirs], rel=1e-5), ours
+    if name != "vitdet-masks":  # anchors over the padding of a batch are known to differ
+        return
     # Of places that stay empty Detectron2 counts the number in the divisor; there are none in a real training.
     terms = ((mmdet, "loss_rpn_cls", "loss_rpn_bbox"), (detectron2, "loss_rpn_cls", "loss_rpn_loc"))
     ours, theirs = (losses[one] / losses[other] for losses, one, other in terms)

@@ -1,4 +1,4 @@
-"""ViTDet in each engine: verified, refused when damaged, resumed bit for bit, its notes."""
+"""Trunks in each engine: verified, refused when damaged, resumed bit for bit, their notes."""
 
 from __future__ import annotations
 
@@ -7,31 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmdet_toy import toy_dataset
-from vitdet_toy import ARCH, RECIPES, TINY, untrained, vitdet_job
+from trunk_toy import ARCH, COUNTS, RECIPES, TINY, trunk_job, untrained
 
 from detection.engines.checkpoint import CHECKPOINT_FILE
 from detection.engines.choose import load_engine
 from detection.engines.progress import TrainingLog
 from detection.engines.run import prove
-from detection.recipe import ViTDet
+from detection.engines.trunk import PLACE
 from transfer.runtime.errors import EngineError
 
 SLOW = pytest.mark.slow
+BOXES = [name for name in RECIPES if "masks" not in name]
+MASKS = [name for name in RECIPES if "masks" in name]
+DAMAGED = {
+    "vitdet": "blocks.2.mlp.fc1.weight",
+    "vit": "network.cls_token",
+    "convnext": "network.stages.2.blocks.3.conv_dw.weight",
+    "swin": "network.layers.2.blocks.1.attn.relative_position_bias_table",
+}
 ENGINES = ("mmdet", pytest.param("detectron2", marks=pytest.mark.detectron2))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture
@@ -46,23 +40,25 @@ def of_engines(*more):
 
 
 @of_engines()
-def test_every_tensor_arrives_and_one_damaged_is_refused(engine, dataset, tmp_path):
-    detector = engine.build(vitdet_job(dataset, tmp_path))
+@pytest.mark.parametrize("form", BOXES)
+def test_every_tensor_arrives_and_one_damaged_is_refused(engine, form, dataset, tmp_path):
+    detector = engine.build(trunk_job(dataset, tmp_path, RECIPES[form]))
     proof = prove(detector)
-    assert proof.tensors == proof.expected == 51  # positions, two of the patches, twelve of each of four blocks
-    assert proof.by_part == {"backbone.trunk": 51}
+    assert proof.tensors == proof.expected == COUNTS[form]
+    assert proof.by_part == {PLACE: COUNTS[form]}
     assert max(proof.stage_error.values()) < 1e-6
-    assert {"blocks.3", "blocks.3, windows off at 64"} <= proof.stage_error.keys()
+    own = [name for name in proof.stage_error if "windows off" in name or "as trained" in name]
+    assert 2 * len(own) == len(proof.stage_error)
     with torch.no_grad():
-        detector.model.get_parameter("backbone.trunk.blocks.2.mlp.fc1.weight")[0, 0] += 1e-3
+        detector.model.get_parameter(f"{PLACE}.{DAMAGED[form]}").view(-1)[0] += 1e-3
     with pytest.raises(EngineError, match="did not take over") as caught:
         prove(detector)
-    assert r"blocks.2.mlp.fc1.weight in backbone.trunk" in str(caught.value)
+    assert f"{DAMAGED[form]} in {PLACE}" in str(caught.value)
 
 
 @of_engines()
 def test_swapped_channels_are_refused(engine, dataset, tmp_path):
-    detector = engine.build(vitdet_job(dataset, tmp_path))
+    detector = engine.build(trunk_job(dataset, tmp_path))
     if engine.name == "mmdet":
         detector.model.data_preprocessor._channel_conversion = False
     else:
@@ -73,7 +69,7 @@ def test_swapped_channels_are_refused(engine, dataset, tmp_path):
 
 @of_engines()
 def test_images_lie_on_the_canvas(engine, dataset, tmp_path):
-    detector = engine.build(vitdet_job(dataset, tmp_path))
+    detector = engine.build(trunk_job(dataset, tmp_path))
     seen = []
     trunk = detector.model.get_submodule("backbone.trunk")
     trunk.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
@@ -87,8 +83,24 @@ def test_images_lie_on_the_canvas(engine, dataset, tmp_path):
 
 
 @of_engines()
+def test_images_at_a_size_are_padded_to_multiples_of_32(engine, dataset, tmp_path):
+    recipe = replace(RECIPES["vit"], train_sizes=(70,), crop_share=0.0, test_size=70)
+    detector = engine.build(trunk_job(dataset, tmp_path, recipe))
+    seen = []
+    detector.model.get_submodule(PLACE).register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[2:]))
+    detector.model.train()
+    (batch,) = detector.batches(0, 0, 1)
+    detector.losses(batch)
+    detector.model.eval()
+    with torch.no_grad():
+        next(iter(detector.detect(dataset.images[:1])))
+    assert len(seen) == 2
+    assert all(side % 32 == 0 and side >= 96 for shape in seen for side in shape)
+
+
+@of_engines()
 def test_an_untrained_detector_predicts_and_says_what_was_left_out(engine, dataset, tmp_path):
-    outcome = engine.run(vitdet_job(dataset, tmp_path, untrained(TINY)))
+    outcome = engine.run(trunk_job(dataset, tmp_path, untrained(TINY)))
     assert len(outcome.detections) == 7 * len(dataset)
     assert any("cls_token" in note and "rel_pos_h" in note for note in outcome.notes)
 
@@ -98,11 +110,12 @@ class Interrupted(Exception):
 
 
 @of_engines()
-@pytest.mark.parametrize("name", ["boxes", pytest.param("masks", marks=SLOW)])
+@pytest.mark.parametrize(
+    "name", ["vitdet", "convnext", *(pytest.param(each, marks=SLOW) for each in ("vit", "swin", *MASKS))]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(engine, name, dataset, tmp_path, monkeypatch):
     recipe = replace(RECIPES[name], drop_path=0.2)
-    assert isinstance(recipe, ViTDet)
-    whole, parted = (vitdet_job(dataset, tmp_path / folder, recipe) for folder in ("whole", "parted"))
+    whole, parted = (trunk_job(dataset, tmp_path / folder, recipe) for folder in ("whole", "parted"))
     expected = engine.run(whole)
     step = TrainingLog.step
 
@@ -125,11 +138,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(engine, name, dat
 
 @of_engines()
 @SLOW
-def test_blocks_that_are_computed_again_give_the_same_numbers(engine, dataset, tmp_path):
-    recipe = replace(TINY, drop_path=0.2)
+@pytest.mark.parametrize("form", BOXES)
+def test_blocks_that_are_computed_again_give_the_same_numbers(engine, form, dataset, tmp_path):
+    recipe = replace(RECIPES[form], drop_path=0.2)
     states = []
     for recompute in (False, True):
-        job = vitdet_job(dataset, tmp_path / str(recompute), recipe, recompute=recompute)
+        job = trunk_job(dataset, tmp_path / str(recompute), recipe, recompute=recompute)
         engine.run(job)
         states.append(torch.load(job.workdir / CHECKPOINT_FILE, weights_only=True)["model"])
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -137,8 +151,9 @@ def test_blocks_that_are_computed_again_give_the_same_numbers(engine, dataset, t
 
 @of_engines()
 @SLOW
-def test_it_trains_in_bf16(engine, dataset, tmp_path):
-    proof = engine.run(vitdet_job(dataset, tmp_path, replace(RECIPES["masks"], amp="bf16"))).verification
+@pytest.mark.parametrize("form", MASKS)
+def test_it_trains_in_bf16(engine, form, dataset, tmp_path):
+    proof = engine.run(trunk_job(dataset, tmp_path, replace(RECIPES[form], amp="bf16"))).verification
     assert proof.precision == "bf16"
     assert 0 < max(proof.rounding.values()) < 0.05
 
@@ -150,7 +165,7 @@ def test_a_detector_learns_red_from_green(engine, dataset, tmp_path):
         TINY, iterations=150, steps=(120,), warmup_iterations=10, scales=(0.9, 1.1), layer_decay=1.0, drop_path=0.0,
         weight_decay_bias=0.0, roi_batch=32, rpn_batch=64,
     )  # fmt: skip
-    job = replace(vitdet_job(dataset, tmp_path, recipe, ARCH), checkpoint_every=150)
+    job = replace(trunk_job(dataset, tmp_path, recipe, ARCH), checkpoint_every=150)
     found = engine.run(job).detections
     hits = 0
     for image in dataset.images:
