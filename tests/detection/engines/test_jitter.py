@@ -1,4 +1,4 @@
-"""Images on a canvas: the same pixels, boxes and masks, moved together."""
+"""Images on a canvas or of several sizes: the same pixels, boxes and masks, moved together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trunk_toy import TINY
+from trunk_toy import TINY, VIT_FPN
 
 from detection.engines.jitter import jittered
 from transfer.datasets.boxes.detection import DetectionImage
@@ -108,3 +108,83 @@ def test_a_concave_polygon_is_cut_to_its_parts():
             assert np.abs(np.array(drawn) - box).max() <= 1.5
             found.add(len(mask.polygons))
     assert found == {1}
+
+
+def test_without_a_crop_the_shorter_side_is_one_of_the_sizes():
+    image, pixels = picture(BOXES)
+    shapes = set()
+    for seed in range(30):
+        np.random.seed(seed)
+        made = jittered(image, pixels, replace(VIT_FPN, crop_share=0.0, flip=0.0, train_sizes=(64, 72, 96)))
+        height, width = made.pixels.shape[:2]
+        shapes |= {(height, width)}
+        np.testing.assert_allclose(made.boxes, np.array(BOXES) * np.tile([width / 120, height / 80], 2), rtol=1e-6)
+    assert shapes == {(64, 96), (72, 108), (85, 128)}  # the longest side allowed is 128
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["polygons", "run lengths"])
+def test_boxes_and_masks_lie_on_what_a_crop_leaves_of_their_objects(seed, kind):
+    masks = tuple(outline(*box) for box in BOXES)
+    if kind == "run lengths":
+        masks = tuple(Mask(HEIGHT, WIDTH, counts=mask.rle()) for mask in masks)
+    image, pixels = picture(BOXES, masks)
+    recipe = replace(VIT_FPN, crop_share=1.0, crop_sizes=(70, 90), crop_range=(40, 60))
+    np.random.seed(seed)
+    made = jittered(image, pixels, recipe, masks=True)
+    height, width = made.pixels.shape[:2]
+    # the shorter side is one of the sizes, unless the longer one would be longer than allowed
+    assert min(height, width) in recipe.train_sizes or max(height, width) == recipe.max_size
+    white = np.zeros((height, width), bool)
+    for mask, box in zip(made.masks, made.boxes, strict=True):
+        assert (mask.height, mask.width) == (height, width)
+        rows, columns = np.nonzero(mask.pixels())
+        drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert np.abs(np.array(drawn) - box).max() <= 3.0  # twice a nearest pixel, of a piece that is enlarged
+        white |= mask.pixels()
+    assert np.mean(white == (made.pixels[..., 0] > 190)) > 0.95
+
+
+def test_a_piece_has_sides_of_the_range_and_lies_anywhere():
+    from detection.engines.jitter import _at_a_size
+
+    image, _ = picture(BOXES)
+    recipe = replace(VIT_FPN, crop_share=1.0, crop_sizes=(80,), crop_range=(40, 60))
+    places = []
+    for seed in range(300):
+        np.random.seed(seed)
+        places.append(_at_a_size(image, recipe, flipped=False))
+    assert {place.size for place in places} == {(80, 120)}
+    pieces = np.array([place.piece for place in places])
+    heights, widths = pieces[:, 2] - pieces[:, 0], pieces[:, 3] - pieces[:, 1]
+    assert (heights.min(), heights.max(), widths.min(), widths.max()) == (40, 60, 40, 60)
+    assert pieces.min() == 0
+    assert (pieces[:, 2].max(), pieces[:, 3].max()) == (80, 120)
+
+
+def test_the_share_of_images_that_are_cropped():
+    image, pixels = picture(BOXES)
+    np.random.seed(0)
+    recipe = replace(VIT_FPN, crop_share=0.25, crop_sizes=(80,), crop_range=(40, 60), train_sizes=(64,))
+    whole = sum(jittered(image, pixels, recipe).pixels.shape[:2] == (64, 96) for _ in range(300))
+    assert 200 < whole < 250
+
+
+def test_a_small_image_is_cropped_no_smaller_than_it_is():
+    image, pixels = picture(BOXES)
+    np.random.seed(3)
+    made = jittered(image, pixels, replace(VIT_FPN, crop_share=1.0, crop_sizes=(30,), crop_range=(384, 600), flip=0.0))
+    assert made.labels.tolist() == [0, 1]  # nothing is cut away
+
+
+def test_objects_that_a_crop_leaves_nothing_of_are_gone():
+    tiny = [(0, 0, 4, 4), (116, 76, 120, 80)]
+    image, pixels = picture(tiny, tuple(outline(*box) for box in tiny))
+    recipe, seen = replace(VIT_FPN, crop_share=1.0, crop_sizes=(80,), crop_range=(40, 50), flip=0.0), set()
+    for seed in range(30):
+        np.random.seed(seed)
+        made = jittered(image, pixels, recipe, masks=True)
+        assert len(made.masks) == len(made.boxes) == len(made.labels)
+        seen |= {tuple(made.labels.tolist())}
+    assert () in seen
+    assert (0, 1) not in seen
