@@ -54,6 +54,13 @@ def _fine(end: str) -> tuple[Group, ...]:
     return (*sets, Group(f"finegrained.own_{end}", "", _TOP))
 
 
+# Detectors of transformers and ConvNeXts, none of which shares a table with another's
+_TRUNKS = (
+    ("vitdet", "ViTDet"),
+    ("vit_fpn", "ViT-FPN"),
+    ("convnext_fpn", "ConvNeXt-FPN"),
+    ("swin_fpn", "Swin-FPN"),
+)
 LAYOUTS = (
     TableLayout(
         "imagenet", "ImageNet: linear and semi-supervised", "Linear and semi-supervised",
@@ -95,13 +102,16 @@ LAYOUTS = (
             Group("segmentation.coco_fpn", "COCO mask", _MASKS),
         ),
     ),
-    TableLayout(
-        "detection-vitdet", "Detection and segmentation, ViTDet", "Detection and segmentation",
-        (
-            Group("detection.voc_vitdet", "VOC07+12", _VOC),
-            Group("segmentation.coco_vitdet", "COCO box", _BOXES),
-            Group("segmentation.coco_vitdet", "COCO mask", _MASKS),
-        ),
+    *(
+        TableLayout(
+            f"detection-{word.replace('_', '-')}", f"Detection and segmentation, {name}", "Detection and segmentation",
+            (
+                Group(f"detection.voc_{word}", "VOC07+12", _VOC),
+                Group(f"segmentation.coco_{word}", "COCO box", _BOXES),
+                Group(f"segmentation.coco_{word}", "COCO mask", _MASKS),
+            ),
+        )
+        for word, name in _TRUNKS
     ),
     TableLayout(
         "finegrained-linear", "Fine-grained, linear", "Linear classification", _fine("linear"),
@@ -121,9 +131,12 @@ LAYOUTS = (
         "coco-fpn", "Detection without masks, R50-FPN", "Detection",
         (Group("detection.coco_fpn", "COCO box", _APS),),
     ),
-    TableLayout(
-        "coco-vitdet", "Detection without masks, ViTDet", "Detection",
-        (Group("detection.coco_vitdet", "COCO box", _APS),),
+    *(
+        TableLayout(
+            f"coco-{word.replace('_', '-')}", f"Detection without masks, {name}", "Detection",
+            (Group(f"detection.coco_{word}", "COCO box", _APS),),
+        )
+        for word, name in _TRUNKS
     ),
     TableLayout(
         "dense", "One-stage detection, R50-FPN", "One-stage detection",

@@ -21,7 +21,7 @@ def test_a_vision_transformer_is_refused_by_detectors_of_resnets(name):
     why = load_task(name).refusal(first_recipe(name), "vit_small_patch16_224")
     assert "not built on a vit_small_patch16_224" in why.what
     assert "resnet50" in why.found
-    assert "bash detection/run_voc.sh vitdet CKPT" in why.todo
+    assert "bash detection/run_voc.sh vitdet|vit_fpn CKPT" in why.todo
     assert all(task in why.todo for task in OF_VITS)
 
 
@@ -30,10 +30,23 @@ def test_a_resnet_is_refused_by_detectors_of_vision_transformers(name):
     why = load_task(name).refusal(first_recipe(name), "resnet50")
     assert "not built on a resnet50" in why.what
     assert "vit_base_patch16_224" in why.found
-    assert "patch8" not in why.found
+    assert ("patch8" in why.found) == name.endswith("vit_fpn")  # its pyramid is made for patches of 8, too
     assert "bash detection/run_voc.sh [fpn] CKPT" in why.todo
-    assert load_task(name).covers("100ep", "vit_base_patch16_224")
-    assert not load_task(name).covers("100ep", "resnet50")
+    for protocol in load_task(name).protocols:
+        assert load_task(name).covers(protocol, "vit_base_patch16_224")
+        assert not load_task(name).covers(protocol, "resnet50")
+
+
+@pytest.mark.parametrize(("family", "arch"), [("convnext", "convnext_tiny"), ("swin", "swin_tiny_window7_224")])
+def test_families_with_stages_have_detectors_of_their_own(family, arch):
+    theirs = [name for name in DETECTORS if load_task(name).detector.takes == family]
+    assert len(theirs) == 3
+    for name in DETECTORS:
+        why = load_task(name).refusal(first_recipe(name), arch)
+        assert (why is None) == (name in theirs)
+        assert why is None or all(task in why.todo for task in theirs)
+    for name in theirs:
+        assert "not built on a resnet50" in load_task(name).refusal(first_recipe(name), "resnet50").what
 
 
 def test_a_vit_that_the_form_cannot_hold_is_refused_before_data_are_read(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detection.task import DetectionTask
 from transfer.checkpoints.families.resnet import build_resnet
 from transfer.classification.sgd.data import Deal, Order
 from transfer.classification.sgd.recipe import SgdRecipe
@@ -88,7 +89,7 @@ def test_every_task_knows_its_work():
     images = {"train": 1_000, "val": 100, "test": 100}
     for name in task_names():
         task = load_task(name)
-        arch = "vit_base_patch16_224" if name.endswith("vitdet") else "resnet50"
+        arch = task.usual if isinstance(task, DetectionTask) else "resnet50"
         assert all((task.work(recipe, images, arch) or 0) > 0 for recipe in task.protocols.values()), name
 
 

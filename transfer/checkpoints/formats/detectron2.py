@@ -111,11 +111,12 @@ def content(backbone: Backbone) -> dict[str, Any]:
 
     The arrays share the backbone's memory and cannot be written to. What tensors cannot say lies beside them.
     """
-    model = {detectron2_name(name): _read_only(tensor) for name, tensor in backbone.state.items()}
+    model = {detectron2_name(name): read_only(tensor) for name, tensor in backbone.state.items()}
     return {"model": model, "__author__": AUTHOR, "matching_heuristics": True, CARRIED: carry(backbone)}
 
 
-def _read_only(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+def read_only(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """The tensor's own memory as an array that cannot be written to."""
     array = tensor.numpy()
     array.flags.writeable = False  # of this view, not of the tensor
     return array
@@ -123,10 +124,11 @@ def _read_only(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
 
 def write(backbone: Backbone, path: Path) -> None:
     """Write the backbone as a Detectron2 `.pkl`, whole or not at all."""
-    write_atomically(path, lambda file: _pickle(content(backbone), file))
+    write_atomically(path, lambda file: pickled(content(backbone), file))
 
 
-def _pickle(values: dict[str, Any], file: BinaryIO) -> None:
+def pickled(values: dict[str, Any], file: BinaryIO) -> None:
+    """Into a file as Detectron2 unpickles it, with no copy of an array kept."""
     # Protocol 4: protocol 2 writes bytes as UTF-8 text, half as large again.
     pickler = pickle.Pickler(file, protocol=4)
     pickler.fast = True  # no memo, which would keep a copy of every array until the end
