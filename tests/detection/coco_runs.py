@@ -9,8 +9,16 @@ TINY = [
     *("--detector.train-sizes", "64", "--detector.test-size", "64", "--detector.max-size", "96"),
     *("--detector.precise-bn", "2", "--detector.warmup-iterations", "2"),
 ]
-# On its canvas of 128 pixels; random:vit_64x12_patch16_64 is a small one.
+# ViTDet on its canvas of 128 pixels
 TINY_VITDET = ["--device", "cpu", "--detector.warmup-iterations", "2", "--detector.fpn-channels", "32"]
+TINY_MAPS = [*TINY[: TINY.index("--detector.precise-bn")], *TINY_VITDET[2:]]
+# Detector → a small backbone of the family that it is built on
+BACKBONES = {
+    "vitdet": "random:vit_64x12_patch16_64",
+    "vit_fpn": "random:vit_64x12_patch16_64",
+    "convnext_fpn": "random:convnext_atto",
+    "swin_fpn": "random:swin_tiny_window7_224",
+}
 REGIONS = [
     *("--detector.roi-batch", "16", "--detector.rpn-post-nms-train", "50", "--detector.rpn-post-nms-test", "20"),
 ]
@@ -22,13 +30,12 @@ def tiny(
     *more: str,
     iterations: int = 4,
     regions: bool = True,
-    c4: bool = False,
-    vitdet: bool = False,
+    word: str = "fpn",
 ) -> list[str]:
     """Options of a tiny run on the toy set at `coco`; the presets have pyramids, C4 is the protocol's own detector."""
     return [
-        *(("--detector.batch", "2") if c4 else ("--preset", "smoke")),
-        *(TINY_VITDET if vitdet else TINY),
+        *(("--detector.batch", "2") if word == "c4" else ("--preset", "smoke")),
+        *({"vitdet": TINY_VITDET} | dict.fromkeys(("vit_fpn", "convnext_fpn", "swin_fpn"), TINY_MAPS)).get(word, TINY),
         *(REGIONS if regions else []),
         *("--train-json", str(coco / "annotations" / "instances_train2017.json")),
         *("--train-images", str(coco / "train2017")),

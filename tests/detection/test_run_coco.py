@@ -33,7 +33,7 @@ def finished(runs, task):
 def test_every_detector_goes_from_a_checkpoint_to_a_record(engine, word, coco, tmp_path):
     pytest.importorskip(engine)
     runs = tmp_path / "runs"
-    arguments = tiny(coco, runs, "--engine", engine, regions=word in ("c4", "fpn"), c4=word == "c4")
+    arguments = tiny(coco, runs, "--engine", engine, regions=word in ("c4", "fpn"), word=word)
     assert main(["run", f"detection.coco_{word}", "random:resnet18", *arguments]) == 0
     record = finished(runs, f"detection.coco_{word}")
     assert {"AP", "AP50", "AP75", "voc_AP", "voc_AP50"} <= set(record.metrics)

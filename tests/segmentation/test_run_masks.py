@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_runs import tiny
+from coco_runs import BACKBONES, tiny
 from faster_coco_eval.core import mask as coco_mask
 
 from transfer.__main__ import main
@@ -22,7 +22,8 @@ ENGINES = [
 ]
 
 
-VIT = "random:vit_64x12_patch16_64"
+# ViT of 12 blocks: with the CLS token in an FPN on its maps; ConvNeXt atto, Swin-T. Of a ResNet-18 100.
+TENSORS = {"vitdet": 147, "vit_fpn": 148, "convnext_fpn": 124, "swin_fpn": 169}
 
 
 def only_record(runs, task):
@@ -45,7 +46,7 @@ def script(*arguments, cwd, **environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("word", ["c4", "fpn", "vitdet"])
+@pytest.mark.parametrize("word", ["c4", "fpn", *BACKBONES])
 def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, tmp_path):
     pytest.importorskip(engine)
     runs = tmp_path / "runs"
@@ -54,8 +55,8 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
         [
             "run",
             f"segmentation.coco_{word}",
-            VIT if word == "vitdet" else "random:resnet18",
-            *tiny(coco, runs, "--engine", engine, *score, c4=word == "c4", vitdet=word == "vitdet"),
+            BACKBONES.get(word, "random:resnet18"),
+            *tiny(coco, runs, "--engine", engine, *score, word=word),
         ]
     )
     assert status == 0
@@ -63,8 +64,8 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
     assert record.status == "finished", record.failure
     assert {"box_AP", "box_AP50", "mask_AP", "mask_AP50", "voc_AP50"} <= set(record.metrics)
     assert record.primary_metric == "mask_AP"
-    assert record.verification["tensors"] == (147 if word == "vitdet" else 100)
-    assert any("ViTDet leaves out" in note for note in record.notes) == (word == "vitdet")
+    assert record.verification["tensors"] == TENSORS.get(word, 100)
+    assert any("leaves out of the checkpoint" in note for note in record.notes) == (word in BACKBONES)
     workdir = runs / "work" / f"segmentation.coco_{word}" / record.run_id
     for picture in ("contact_sheet.png", "misses.png", "curves.png"):
         assert (workdir / picture).stat().st_size > 1000
@@ -91,13 +92,15 @@ def test_from_a_checkpoint_to_a_record_with_boxes_and_masks(engine, word, coco, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_processes_train_one_vitdet(engine, coco, tmp_path):
+@pytest.mark.parametrize("word", ["vitdet", "vit_fpn"])
+def test_two_processes_train_one_trunk(engine, word, coco, tmp_path):
     pytest.importorskip(engine)
     runs = tmp_path / "runs"
-    arguments = ["vitdet", VIT, *tiny(coco, runs, "--engine", engine, "--detector.drop-path", "0.2", vitdet=True)]
+    more = ("--detector.drop-path", "0.2", *(("--detector.norm", "SyncBN") if word == "vit_fpn" else ()))
+    arguments = [word, BACKBONES[word], *tiny(coco, runs, "--engine", engine, *more, word=word)]
     done = script(*arguments, cwd=tmp_path, TORCHRUN="2")
     assert done.returncode == 0, done.stderr[-3000:]
-    record = only_record(runs, "segmentation.coco_vitdet")
+    record = only_record(runs, f"segmentation.coco_{word}")
     assert record.status == "finished"
     assert "2 processes" in record.notes
 
