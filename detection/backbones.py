@@ -49,7 +49,7 @@ def demand_taken(recipe: DetectorRecipe, arch: str) -> None:
     given, taken = family_of(arch).name, families()[recipe.takes]
     if given != taken.name:
         todo = DETECTORS.get(given)
-        patches = {ViTDet: (vitdet.PATCH,), ViTFPN: maps.PATCHES}
+        patches = {ViTDet: vitdet.PATCHES, ViTFPN: maps.PATCHES}
         allowed = next((sizes for kind, sizes in patches.items() if isinstance(recipe, kind)), ())
         fitting = [name for name in taken.offered if not allowed or vit_of(name).patch in allowed]
         raise UserError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+from detection import vitdet
 from detection.recipe import Maps, ViTFPN
 from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.swin import swin_of
 from transfer.checkpoints.families.vit import vit_of
 from transfer.runtime.errors import UserError
 
-PATCHES = (16, 8)  # whose maps are made to strides of 4, 8, 16, 32
+PATCHES = (*vitdet.PATCHES, 8)  # whose maps are made to strides of 4, 8, 16, 32
 NEW = {
     "convnext": "a layer norm for each of the four maps",
     "swin": "a layer norm for each of the four maps",
@@ -28,7 +29,8 @@ def left_behind(arch: str) -> tuple[str, ...]:
 def notes(arch: str, recipe: Maps) -> tuple[str, ...]:
     """What a reader of the number should know of the form of the weights."""
     left = ", ".join(left_behind(arch)) or "nothing"
-    return (f"the detector leaves out of the checkpoint: {left}; new in it: {NEW[recipe.takes]}",)
+    told = f"the detector leaves out of the checkpoint: {left}; new in it: {NEW[recipe.takes]}"
+    return (told, *(vitdet.shrinking(arch) if recipe.takes == "vit" else ()))
 
 
 def demand_fitting(recipe: Maps, arch: str) -> None:
@@ -71,8 +73,9 @@ def demand_fitting(recipe: Maps, arch: str) -> None:
 
 def trunk_gmacs(arch: str, height: float, width: float) -> float:
     """10⁹ multiply–accumulates of the trunk's forward pass of one image."""
+    shrunk = vit_of(arch).patch / 16 if arch.startswith("vit_") and vit_of(arch).patch in vitdet.SHRUNK else 1.0
     side = max(32, round(math.sqrt(height * width) / 32) * 32)
-    return family_of(arch).gmacs(arch, side)
+    return family_of(arch).gmacs(arch, round(side * shrunk))
 
 
 def pyramid_gmacs(arch: str, recipe: Maps, height: float, width: float) -> float:
@@ -83,6 +86,6 @@ def pyramid_gmacs(arch: str, recipe: Maps, height: float, width: float) -> float
     deconvolved = 0.0
     if isinstance(recipe, ViTFPN):  # patches of 16: 4 times the positions, then 16 times; and once 4 times
         wide, tokens = widths[0], positions / 16
-        deconvolved = tokens * wide**2 * (4 + 16 + 4) if vit_of(arch).patch == 16 else positions / 4 * wide**2 * 4
+        deconvolved = positions / 4 * wide**2 * 4 if vit_of(arch).patch == 8 else tokens * wide**2 * (4 + 16 + 4)
     proposals = positions * (4 / 3) * 9 * out**2
     return (levels + deconvolved + proposals) / 1e9

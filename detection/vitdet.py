@@ -11,6 +11,8 @@ from transfer.checkpoints.families.vit import expected_shapes, vit_of
 from transfer.runtime.errors import UserError
 
 PATCH = 16  # p2 … p5 have strides of 4, 8, 16, 32: quarter, half, whole and twice a patch
+SHRUNK = (14,)  # patches in front of which the image is made smaller by 7/8, so that they have that stride, too
+PATCHES = (PATCH, *SHRUNK)
 KEPT = ("patch_embed.", "blocks.")  # and the positions of patches
 NEW = "blocks.*.attn.rel_pos_h and rel_pos_w, which begin at zero"
 
@@ -25,7 +27,16 @@ def notes(arch: str, recipe: ViTDet) -> tuple[str, ...]:
     vit, grid = vit_of(arch), recipe.canvas // PATCH
     left = [*left_behind(arch), *(["the CLS token's position"] if vit.cls else [])]
     changed = "" if grid == vit.grid else f"; positions resized once from {vit.grid} × {vit.grid} to {grid} × {grid}"
-    return (f"ViTDet leaves out of the checkpoint: {', '.join(left) or 'nothing'}; new in it: {NEW}{changed}",)
+    told = f"ViTDet leaves out of the checkpoint: {', '.join(left) or 'nothing'}; new in it: {NEW}{changed}"
+    return (told, *shrinking(arch))
+
+
+def shrinking(arch: str) -> tuple[str, ...]:
+    """A note on patches that are not of 16 pixels."""
+    patch = vit_of(arch).patch
+    if patch not in SHRUNK:
+        return ()
+    return (f"images are shrunk to {patch}/16 in front of the patches of {patch}, so that maps have strides of 16",)
 
 
 def demand_fitting(recipe: ViTDet, arch: str) -> None:
@@ -35,10 +46,13 @@ def demand_fitting(recipe: ViTDet, arch: str) -> None:
         UserError: says what, and what to type.
     """
     vit = vit_of(arch)
-    if vit.patch != PATCH:
+    if vit.patch not in PATCHES:
         raise UserError(
-            f"ViTDet's pyramid is made of patches of {PATCH} pixels, and a {arch} has patches of {vit.patch}",
-            todo=f"take a checkpoint with patches of {PATCH}; features of this one: bash transfer/run_knn.sh CKPT",
+            f"ViTDet's pyramid is made of patches of {' or '.join(map(str, PATCHES))} pixels, and a {arch} has patches "
+            f"of {vit.patch}",
+            todo="take bash detection/run_coco.sh vit_fpn, which is made for patches of 8, too"
+            if vit.patch == 8
+            else "take a checkpoint with such patches; features of this one: bash transfer/run_knn.sh CKPT",
         )
     beyond = [block for block in recipe.global_blocks if not 0 <= block < vit.depth]
     if beyond:
@@ -68,7 +82,7 @@ def trunk_gmacs(arch: str, recipe: ViTDet) -> float:
     windowed = (-(-side // recipe.window) * recipe.window) ** 2 * recipe.window**2
     everywhere = len(set(recipe.global_blocks))
     attention = 2 * vit.width * (everywhere * tokens**2 + (vit.depth - everywhere) * windowed)
-    return (vit.depth * tokens * layers + attention + tokens * vit.width * 3 * PATCH**2) / 1e9
+    return (vit.depth * tokens * layers + attention + tokens * vit.width * 3 * vit.patch**2) / 1e9
 
 
 def pyramid_gmacs(arch: str, recipe: ViTDet) -> float:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from detection.engines.trunk import ChannelNorm, DetectorTrunk
+from detection.engines.trunk import ChannelNorm, DetectorTrunk, in_strides_of_16
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.families import family_of
+from transfer.checkpoints.families.vit import vit_of
 from transfer.checkpoints.verify import normalised, probe_image, stages_seen
 from transfer.runtime.batch_norm import NaiveSyncBatchNorm
 
@@ -41,11 +42,13 @@ class MapsOfNetwork(nn.Module, DetectorTrunk):
         self.arch, self.out_indices, self.family = arch, tuple(out_indices), family_of(arch)
         self.options = {"arch": arch, "out_indices": self.out_indices, "drop_path": drop_path}
         self.widths = tuple(self.family.map_widths(arch)[index] for index in self.out_indices)
+        self.patch = vit_of(arch).patch if self.family.name == "vit" else 0
         self.network = _without_end(self.family.build_for_maps(arch, drop_path=drop_path), arch)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        return self.family.maps(self.network, images, self.out_indices)
+        seen = in_strides_of_16(images, self.patch) if self.patch else images
+        return self.family.maps(self.network, seen, self.out_indices)
 
     def placed(self, backbone: Backbone) -> dict[str, Tensor]:
         """See `DetectorTrunk`: all but what stands behind the last map."""
@@ -65,7 +68,7 @@ class MapsOfNetwork(nn.Module, DetectorTrunk):
         """See `DetectorTrunk`."""
         images = self._small(backbone).to(next(self.parameters()).device)
         with self.family.as_trained(self.network, self.arch), stages_seen(self.watched()) as seen:
-            self(images)
+            self.family.maps(self.network, images, self.out_indices)
         return self._named(seen)
 
     def of_family(self, backbone: Backbone) -> Mapping[str, Tensor]:
@@ -131,7 +134,7 @@ def scaled(widths: tuple[int, ...], patch: int, norm: str) -> nn.ModuleList:
     kinds: dict[str, Any] = {"SyncBN": NaiveSyncBatchNorm, "BN": nn.BatchNorm2d}
     double = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
     first, second, *_ = widths
-    if patch == 16:
+    if patch != 8:
         return nn.ModuleList(
             [
                 nn.Sequential(double(first, first), kinds[norm](first), nn.GELU(), double(first, first)),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detection.recipe import ByLayer, Maps
+from detection.vitdet import SHRUNK
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.verify import (
     Form,
@@ -166,6 +167,17 @@ def adamw(model: nn.Module, recipe: ByLayer) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         parameter_groups(model, recipe), lr=recipe.lr, betas=(recipe.momentum, recipe.second_momentum)
     )
+
+
+def in_strides_of_16(images: Tensor, patch: int) -> Tensor:
+    """Images [n, 3, H, W] as a trunk with patches of 14 sees them: smaller by 7/8, so that its maps have strides of 16.
+
+    Its weights stay as they are; anchors and regions of both engines want strides that are powers of two.
+    """
+    if patch not in SHRUNK:
+        return images
+    size = [side * patch // 16 for side in images.shape[2:]]
+    return nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 class ChannelNorm(nn.Module):

@@ -18,8 +18,8 @@ from timm.layers import Mlp, SwiGLUPacked
 from timm.models.vision_transformer_sam import Block, VisionTransformerSAM
 from torch import Tensor, nn
 
-from detection.engines.trunk import ChannelNorm, DetectorTrunk
-from detection.vitdet import KEPT, PATCH
+from detection.engines.trunk import ChannelNorm, DetectorTrunk, in_strides_of_16
+from detection.vitdet import KEPT, PATCH, SHRUNK
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.vit import Vit, positions, vit_of
@@ -33,8 +33,9 @@ class WindowedViT(VisionTransformerSAM, DetectorTrunk):  # type: ignore[misc]  #
 
     def __init__(self, arch: str, canvas: int, window: int, global_blocks: tuple[int, ...], drop_path: float) -> None:
         vit = vit_of(arch)
+        side = canvas * vit.patch // PATCH if vit.patch in SHRUNK else canvas
         super().__init__(
-            img_size=canvas, patch_size=vit.patch, num_classes=0, embed_dim=vit.width, depth=vit.depth,
+            img_size=side, patch_size=vit.patch, num_classes=0, embed_dim=vit.width, depth=vit.depth,
             num_heads=vit.heads, qkv_bias=vit.bias, init_values=1e-5 if vit.scale else None,
             mlp_ratio=(vit.hidden * (2 if vit.swiglu else 1) + 0.5) / vit.width,  # as in families/vit.py
             mlp_layer=SwiGLUPacked if vit.swiglu else Mlp, act_layer=nn.SiLU if vit.swiglu else nn.GELU,
@@ -55,7 +56,7 @@ class WindowedViT(VisionTransformerSAM, DetectorTrunk):  # type: ignore[misc]  #
         """See the class."""
         if images.shape[2:] != (self.side, self.side):
             raise ValueError(f"images of {tuple(images.shape[2:])} on a canvas of {self.side}")
-        tokens: Tensor = self.blocks(self.patch_embed(images) + self.pos_embed)
+        tokens: Tensor = self.blocks(self.patch_embed(in_strides_of_16(images, self.vit.patch)) + self.pos_embed)
         return (tokens.permute(0, 3, 1, 2).contiguous(),)
 
     def placed(self, backbone: Backbone) -> dict[str, Tensor]:

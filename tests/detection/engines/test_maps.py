@@ -37,6 +37,7 @@ def proved(trunk, backbone, amp="off"):
     [
         *(("vit", f"vit_64x4_{end}") for end in ("patch16_64", "patch8_64.nocls", "patch16_64.reg4.ls.antialias")),
         ("vit", "vit_64x4_patch16_64.fcnorm.offset"),
+        ("vit", "vit_64x4_patch14_70.reg4.ls.antialias"),
         *(("convnext", arch) for arch in ("convnext_atto", "convnextv2_atto.nonorm")),
         ("swin", "swin_tiny_window7_224.eps1e-06"),
     ],
@@ -193,7 +194,7 @@ def test_rates_and_decays_are_those_of_the_authors_rules(family, expected):
     assert {name: found[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("arch", [*ARCHS.values(), "vit_64x4_patch8_64"])
+@pytest.mark.parametrize("arch", [*ARCHS.values(), "vit_64x4_patch8_64", "vit_64x4_patch14_70"])
 def test_the_pyramid_has_five_levels_of_its_strides(arch):
     recipe = RECIPES[family_of(arch).name]
     trunk, pyramid = parts(lively(arch), recipe)
@@ -215,6 +216,7 @@ def test_every_parameter_of_trunk_and_pyramid_is_given_a_gradient():
 def test_the_notes_list_what_stays_behind_and_what_is_new(family):
     (note,) = notes(ARCHS[family], RECIPES[family])
     assert "norm.weight" in note
+    assert len(notes("vit_small_patch14_518.ls.offset", RECIPES["vit"])) == 2
     assert ("deconvolutions" if family == "vit" else "layer norm for each") in note
 
 
@@ -223,7 +225,7 @@ def test_the_notes_list_what_stays_behind_and_what_is_new(family):
     [
         ("swin", "swin_tiny_window14_224.eps1e-06", {}, "smaller in its last stage", "7 at 224"),
         ("swin", "swin_tiny_window7_224", {"layer_decay": 0.9}, "no rule is known", "--detector.layer-decay"),
-        ("vit", "vit_small_patch14_518.ls.offset", {}, "patches of 14", "run_knn.sh"),
+        ("vit", "vit_small_patch32_224", {}, "patches of 32", "run_knn.sh"),
         ("vit", "vit_large_patch16_224", {}, "not that of the last block", "--detector.out-indices 7 11 15 23"),
         ("vit", "vit_base_patch16_224", {}, "not that of the last block", "--detector.out-indices 3 5 7 11"),
         ("convnext", "swin_tiny_window7_224", {}, "not built on a swin_tiny", "run_coco.sh swin_fpn CKPT"),

@@ -37,6 +37,7 @@ def proved(made, backbone, amp="off"):
         f"{ARCH}.nobias.fcnorm",
         f"{ARCH}.nonorm.eps1e-05",
         "vit_64x4_patch16_128",  # its grid is the canvas's
+        "vit_64x4_patch14_70.reg4.ls.antialias",
     ],
 )
 def test_every_tensor_that_has_a_place_arrives_and_both_comparisons_pass(arch):
@@ -96,10 +97,26 @@ def test_the_notes_list_what_stays_behind_and_what_is_new():
     assert "resized" not in note
 
 
-@pytest.mark.parametrize("arch", ["vit_small_patch14_518.ls.offset", "vit_small_patch8_224"])
-def test_patches_of_another_size_are_refused(arch):
-    with pytest.raises(UserError, match="patches of 16 pixels"):
-        demand_fitting(TINY, arch)
+def test_patches_of_another_size_are_refused():
+    with pytest.raises(UserError, match="patches of 16 or 14 pixels") as caught:
+        demand_fitting(TINY, "vit_small_patch8_224")
+    assert "run_coco.sh vit_fpn" in caught.value.todo
+
+
+def test_patches_of_14_see_the_image_at_seven_eighths():
+    """Maps of strides 4 … 64 of the canvas, by the very weights; what is seen is torchvision's resizing."""
+    from torchvision.transforms.functional import resize
+
+    backbone = lively("vit_64x4_patch14_70.nocls")
+    made, pyramid = build(**options(TINY, backbone.arch))
+    load(made, backbone)
+    images, seen = torch.randn(1, 3, 128, 128), []
+    made.patch_embed.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    with torch.no_grad():
+        maps = pyramid(made(images))
+    assert [level.shape[2] for level in maps] == [32, 16, 8, 4, 2]
+    torch.testing.assert_close(seen[0], resize(images, [112, 112], antialias=True))
+    assert any("shrunk to 14/16" in note for note in notes(backbone.arch, TINY))
 
 
 def test_blocks_that_there_are_not_are_refused_with_those_to_type():
