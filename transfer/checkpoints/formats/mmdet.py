@@ -38,12 +38,17 @@ def _meta(tree: Tree) -> Mapping[str, Any]:
     return meta if isinstance(meta, Mapping) else {}
 
 
+def signed(tree: Tree, layout: str, what: str) -> Match | Mismatch:
+    """Whether `meta` names the layout."""
+    said = _meta(tree).get("layout")
+    if not isinstance(said, str) or said != layout:
+        return Mismatch(f"no `meta` whose `layout` says {layout!r}")
+    return Match(what)
+
+
 def recognise(tree: Tree) -> Match | Mismatch:
     """`meta` names the layout."""
-    layout = _meta(tree).get("layout")
-    if not isinstance(layout, str) or layout != LAYOUT:
-        return Mismatch(f"no `meta` whose `layout` says {LAYOUT!r}")
-    return Match("backbone exported for MMDetection")
+    return signed(tree, LAYOUT, "backbone exported for MMDetection")
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
@@ -78,20 +83,24 @@ def content(backbone: Backbone) -> dict[str, Any]:
         into the model's `data_preprocessor` together with `bgr_to_rgb`; `style` goes into the backbone.
         `transfer`: see `carry`.
     """
+    meta = described(backbone, LAYOUT) | {"style": style_of(backbone)}
+    return {"meta": meta, "state_dict": dict(backbone.state), CARRIED: carry(backbone)}
+
+
+def described(backbone: Backbone, layout: str) -> dict[str, Any]:
+    """What `meta` says of any backbone."""
     mean, std = backbone.input.in_255()
-    meta = {
-        "layout": LAYOUT,
+    return {
+        "layout": layout,
         "arch": backbone.arch,
         "mean": mean,
         "std": std,
         "bgr_to_rgb": backbone.input.channels == "RGB",
-        "style": style_of(backbone),
         "source_path": backbone.source.path,
         "source_sha256": backbone.source.sha256,
         "source_format": backbone.source.format,
         "source_branch": backbone.source.branch,
     }
-    return {"meta": meta, "state_dict": dict(backbone.state), CARRIED: carry(backbone)}
 
 
 def style_of(backbone: Backbone) -> str:

@@ -12,7 +12,6 @@ another, the second and the third exchanged: rows of norm and columns of the red
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.families.swin import swin_of
+from transfer.checkpoints.formats.mmdet import described, signed
 from transfer.checkpoints.rules import (
     Extracted,
     Format,
@@ -83,17 +83,9 @@ def _from_mmdet(name: str, tensor: Tensor) -> Tensor:
     return channels.transpose(-1, -2)[..., _ORDER, :].reshape(tensor.shape)
 
 
-def _meta(tree: Tree) -> Mapping[str, Any]:
-    meta = tree.get("meta")
-    return meta if isinstance(meta, Mapping) else {}
-
-
 def recognise(tree: Tree) -> Match | Mismatch:
     """`meta` names the layout."""
-    layout = _meta(tree).get("layout")
-    if not isinstance(layout, str) or layout != LAYOUT:
-        return Mismatch(f"no `meta` whose `layout` says {LAYOUT!r}")
-    return Match("Swin transformer exported for MMDetection")
+    return signed(tree, LAYOUT, "Swin transformer exported for MMDetection")
 
 
 def read(tree: Tree, branch: str | None) -> Extracted:
@@ -110,23 +102,13 @@ def read(tree: Tree, branch: str | None) -> Extracted:
 
 
 def content(backbone: Backbone) -> dict[str, Any]:
-    """What a backbone file holds; see `mmdet.content` for `meta`."""
-    mean, std = backbone.input.in_255()
+    """What a backbone file holds; of `meta` see `mmdet.content`, and what mmdet's class wants beside it."""
     swin = swin_of(backbone.arch)
-    meta = {
-        "layout": LAYOUT,
-        "arch": backbone.arch,
-        "mean": mean,
-        "std": std,
-        "bgr_to_rgb": backbone.input.channels == "RGB",
+    meta = described(backbone, LAYOUT) | {
         "norm_cfg": {"type": "LN", "eps": swin.eps},
         "embed_dims": swin.widths[0],
         "depths": list(swin.blocks),
         "window_size": swin.window,
-        "source_path": backbone.source.path,
-        "source_sha256": backbone.source.sha256,
-        "source_format": backbone.source.format,
-        "source_branch": backbone.source.branch,
     }
     with torch.no_grad():
         state = {f"{PREFIX}{mmdet_name(name)}": _to_mmdet(name, tensor) for name, tensor in backbone.state.items()}
