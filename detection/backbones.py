@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from detection import maps, vitdet
-from detection.recipe import ByLayer, DetectorRecipe, Maps, ViTDet, ViTFPN
+from detection.recipe import DetectorRecipe, Maps, OnTrunk, ViTDet
 from transfer.checkpoints.families import families, family_of
-from transfer.checkpoints.families.vit import vit_of
 from transfer.runtime.errors import UserError
-
-EACH_A_TASK = (
-    "each detector is a task of its own: bash detection/run_voc.sh [fpn] CKPT (detection.voc, detection.voc_fpn), "
-    "bash detection/run_coco.sh c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), "
-    "bash segmentation/run_coco.sh c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)"
-)
 
 
 def _scripts(*words: str) -> str:
@@ -27,11 +20,17 @@ def _scripts(*words: str) -> str:
 
 # Family of backbones → its detectors, for a message; and the architecture that their numbers are published of
 DETECTORS = {
-    "resnet": EACH_A_TASK,
+    "resnet": "bash detection/run_voc.sh [fpn] CKPT (detection.voc, detection.voc_fpn), bash detection/run_coco.sh "
+    "c4|fpn|retinanet|fcos CKPT (detection.coco_c4, …, detection.coco_retinanet), bash segmentation/run_coco.sh "
+    "c4|fpn CKPT (segmentation.coco_c4, segmentation.coco_fpn)",
     "vit": _scripts("vitdet", "vit_fpn"),
     "convnext": _scripts("convnext_fpn"),
     "swin": _scripts("swin_fpn"),
+    "beit": _scripts("vit_fpn"),
 }
+EACH_A_TASK = "each detector is a task of its own; " + "; ".join(
+    f"of {families()[family].title}: {DETECTORS[family]}" for family in ("resnet", "vit", "convnext", "swin")
+)
 USUAL = {
     "resnet": "resnet50",
     "vit": "vit_base_patch16_224",
@@ -46,24 +45,37 @@ def demand_taken(recipe: DetectorRecipe, arch: str) -> None:
     Raises:
         UserError: says what, and what to type.
     """
-    given, taken = family_of(arch).name, families()[recipe.takes]
-    if given != taken.name:
+    given = family_of(arch).name
+    if given not in recipe.takes:
         todo = DETECTORS.get(given)
-        patches = {ViTDet: vitdet.PATCHES, ViTFPN: maps.PATCHES}
-        allowed = next((sizes for kind, sizes in patches.items() if isinstance(recipe, kind)), ())
-        fitting = [name for name in taken.offered if not allowed or vit_of(name).patch in allowed]
         raise UserError(
             f"this detector is not built on a {arch}",
-            found=f"its backbone is one of {', '.join(fitting)}",
+            found=f"its backbone is one of {', '.join(_fitting(recipe))}",
             todo=f"take a detector for this checkpoint: {todo}"
             if todo
             else "no detector here takes such a checkpoint; its frozen features are measured by "
             "bash transfer/run_knn.sh CKPT and the other tasks of `python -m transfer tasks`",
         )
+    _demand_fitting(recipe, arch)
+
+
+def _demand_fitting(recipe: DetectorRecipe, arch: str) -> None:
     if isinstance(recipe, ViTDet):
         vitdet.demand_fitting(recipe, arch)
     if isinstance(recipe, Maps):
         maps.demand_fitting(recipe, arch)
+
+
+def _fitting(recipe: DetectorRecipe) -> list[str]:
+    """Architectures that messages name and that are taken, of the sizes that the protocol was published for."""
+    found = []
+    for arch in (arch for family in recipe.takes for arch in families()[family].offered):
+        try:
+            _demand_fitting(recipe, arch)
+        except UserError:
+            continue
+        found.append(arch)
+    return found
 
 
 def notes(recipe: DetectorRecipe, arch: str) -> tuple[str, ...]:
@@ -73,7 +85,7 @@ def notes(recipe: DetectorRecipe, arch: str) -> tuple[str, ...]:
     return maps.notes(arch, recipe) if isinstance(recipe, Maps) else ()
 
 
-def gmacs_below_regions(recipe: ByLayer, arch: str, height: float, width: float) -> float:
+def gmacs_below_regions(recipe: OnTrunk, arch: str, height: float, width: float) -> float:
     """10⁹ multiply–accumulates of trunk, pyramid and proposals for one image; a canvas has its own size."""
     if isinstance(recipe, ViTDet):
         return vitdet.trunk_gmacs(arch, recipe) + vitdet.pyramid_gmacs(arch, recipe)

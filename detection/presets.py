@@ -8,7 +8,6 @@ from typing import Any
 from detection.protocols import DetectorProtocol
 from detection.recipe import (
     FCOS,
-    ByLayer,
     DetectionRecipe,
     DetectorRecipe,
     FasterRcnnFPN,
@@ -18,6 +17,7 @@ from detection.recipe import (
     MaskRcnnFPN,
     MaskRcnnViTDet,
     Masks,
+    OnTrunk,
     Regions,
     RetinaNet,
     ViTDet,
@@ -71,7 +71,7 @@ CPU_VITDET = FasterRcnnViTDet(
     rpn_post_nms_test=300,
     roi_batch=64,
 )
-# The pyramid of `CPU_FPN` and ViTDet's rates, on four maps; one rate for all layers where it is not said otherwise.
+# The pyramid of `CPU_FPN` on four maps, with one rate for all layers, that of `CPU_VITDET`.
 CPU_MAPS = turned_into(
     CPU_FPN,
     FasterRcnnViT,
@@ -79,13 +79,11 @@ CPU_MAPS = turned_into(
     crop_share=0.0,
     drop_path=0.0,
     lr=5e-4,
-    momentum=0.9,
     weight_decay=0.05,
     weight_decay_bias=0.0,
     layer_decay=1.0,
     box_convs=1,
     box_fcs=1,
-    rpn_pre_nms_train=1_000,
 )
 _PYRAMIDS: dict[str, type[DetectorRecipe]] = {
     "faster_rcnn": FasterRcnnFPN,
@@ -131,7 +129,7 @@ def smoke(recipe: DetectorRecipe) -> DetectorRecipe:
 
 def _with(recipe: DetectorRecipe, *, precise_bn: int, **changes: Any) -> DetectorRecipe:
     """Renewed statistics are those of ResNets alone."""
-    renewed: dict[str, Any] = {} if isinstance(recipe, ByLayer) else {"precise_bn": precise_bn}
+    renewed: dict[str, Any] = {} if isinstance(recipe, OnTrunk) else {"precise_bn": precise_bn}
     return dataclasses.replace(recipe, **changes, **renewed)
 
 
@@ -163,7 +161,7 @@ def overfitting(recipe: DetectorRecipe) -> DetectorRecipe:
     """Long enough to learn eight images by heart: one size, no flips."""
     if isinstance(recipe, ViTDet):
         return dataclasses.replace(recipe, scales=(1.0, 1.0), flip=0.0, iterations=250, steps=(200, 235), batch=4)
-    rate: dict[str, Any] = {} if isinstance(recipe, ByLayer) else {"lr": 0.01}
+    rate: dict[str, Any] = {} if isinstance(recipe, OnTrunk) else {"lr": 0.01}
     long: dict[str, Any] = {"iterations": 250, "steps": (200, 235), "batch": 4}
     return _with(recipe, train_sizes=(256,), flip=0.0, **long, **rate, precise_bn=20)
 
@@ -185,7 +183,7 @@ def cpu_presets(protocol: DetectorProtocol) -> dict[str, tuple[str, DetectionRec
             DetectionRecipe(overfitting(detector), overfit=8),
         ),
     }
-    if isinstance(detector, Regions) and not isinstance(detector, ByLayer):
+    if isinstance(detector, Regions) and not isinstance(detector, OnTrunk):
         presets["demo"] = (
             "two CPU cores, about 1 minute: learns the easy toy scenes (`python -m transfer toy --easy`)",
             DetectionRecipe(demo(detector)),

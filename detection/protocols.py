@@ -11,7 +11,10 @@ from typing import Literal
 
 from detection.recipe import (
     ADAMW,
+    CONVNEXT_CONFIG,
     CROPS,
+    IBOT_DECAY,
+    MM_HEADS,
     RETINA,
     VITDET_100EP,
     VITDET_DATA,
@@ -231,18 +234,17 @@ VITDET_VOC = VITDET_BOXES.but(
 
 
 # Four maps and a pyramid, with the heads of MMDetection's Mask R-CNN: Swin's authors, then ConvNeXt's and iBOT's.
-_MM_HEADS = "MMDetection, configs/_base_/models/mask-rcnn_r50_fpn.py"
 _MM_SCHEDULE = "MMDetection 2, configs/_base_/schedules/schedule_1x.py"
 _MM_DATA = "MMDetection 2, configs/_base_/datasets/coco_instance.py, on 8 GPUs"
 _EPOCHS = "epochs of 7,330 batches: 117,266 images of train2017 have boxes"
-SWIN_3X_SOURCE = CROPS.replace("_1x_", "_3x_")
+_SWIN_3X = CROPS.replace("_1x_", "_3x_")
 
 
 def _maps(kind: type[DetectorRecipe]) -> DetectorProtocol:
     return (
         _as(VOC_C4, kind)
         .but(
-            _MM_HEADS,
+            MM_HEADS,
             anchor_sizes=(32, 64, 128, 256, 512),
             anchor_ratios=(0.5, 1.0, 2.0),
             fpn_channels=256,
@@ -275,10 +277,7 @@ def _maps(kind: type[DetectorRecipe]) -> DetectorProtocol:
             weight_decay=0.05,
             weight_decay_bias=0.05,
             weight_decay_norm=0.0,
-            weight_decay_positions=0.0,
-            drop_path=0.1,
         )
-        .but(f"{CROPS}: one rate for all layers", layer_decay=1.0)
         .but(f"{CROPS}: use_fp16", amp="fp16")
         .but(f"{CROPS}: 12 {_EPOCHS}", iterations=87_960)
         .but(f"{CROPS}: epochs 8 and 11", steps=(58_640, 80_630))
@@ -287,43 +286,37 @@ def _maps(kind: type[DetectorRecipe]) -> DetectorProtocol:
 
 SWIN = _maps(MaskRcnnSwin)
 SWIN_3X = (
-    SWIN.but(SWIN_3X_SOURCE, drop_path=0.2)
-    .but(f"{SWIN_3X_SOURCE}: 36 {_EPOCHS}", iterations=263_880)
-    .but(f"{SWIN_3X_SOURCE}: epochs 27 and 33", steps=(197_910, 241_890))
-)
-_CONVNEXT = (
-    "ConvNeXt, object_detection/configs/convnext/"
-    "mask_rcnn_convnext_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco_in1k.py"
+    SWIN.but(_SWIN_3X, drop_path=0.2)
+    .but(f"{_SWIN_3X}: 36 {_EPOCHS}", iterations=263_880)
+    .but(f"{_SWIN_3X}: epochs 27 and 33", steps=(197_910, 241_890))
 )
 CONVNEXT = (
     _as(SWIN_3X, MaskRcnnConvNeXt)
-    .but(_CONVNEXT, drop_path=0.4, layer_decay=0.95, weight_decay=0.05, lr=1e-4)
+    .but(CONVNEXT_CONFIG, drop_path=0.4, layer_decay=0.95, weight_decay=0.05, lr=1e-4)
     .but(
         "ConvNeXt, object_detection/mmcv_custom/layer_decay_optimizer_constructor.py",
         weight_decay_bias=0.0,
         weight_decay_norm=0.0,
     )
-    .but("the network has none", weight_decay_positions=0.0)
-    .but(f"{_CONVNEXT}: 36 {_EPOCHS}", iterations=263_880)
-    .but(f"{_CONVNEXT}: epochs 27 and 33", steps=(197_910, 241_890))
+    .but(f"{CONVNEXT_CONFIG}: 36 {_EPOCHS}", iterations=263_880)
+    .but(f"{CONVNEXT_CONFIG}: epochs 27 and 33", steps=(197_910, 241_890))
 )
 _CAE = "CAE, detection/configs/mask_rcnn/vit_base_giou_4conv1f_coco_maskrcnn_1x_cae_sincos_init0.1_lr00003.py"
 _CAE_MODEL = "CAE, detection/configs/_base_/models/mask_rcnn_vit_fpn.py"
-_IBOT_DECAY = "iBOT, object_detection/mmcv_custom/layer_decay_optimizer_constructor.py"
 VIT_FPN = (
     _as(SWIN, MaskRcnnViT)
     .but(_CAE, norm="SyncBN", box_convs=4, box_fcs=1, giou_weight=10.0, lr=3e-4, weight_decay=0.05)
     .but(_CAE, layer_decay=0.75, drop_path=0.2)
     .but(_CAE_MODEL, out_indices=(3, 5, 7, 11), rpn_post_nms_train=2_000)
-    .but(_IBOT_DECAY, weight_decay_bias=0.0, weight_decay_norm=0.0)
-    .but(f"{_IBOT_DECAY}: it asks for names that they do not have in a detector", weight_decay_positions=0.05)
+    .but("CAE, detection/mmcv_custom/register_backbone.py: of sines and cosines, not trained", train_positions=False)
+    .but(IBOT_DECAY, weight_decay_bias=0.0, weight_decay_norm=0.0)
     .but("CAE, downstream_tasks/detection/README.md: 16 GPUs of 2 images", batch=32)
     .but(f"{_CAE}: 12 epochs of 3,665 batches", iterations=43_980)
     .but(f"{_CAE}: epochs 9 and 11", steps=(32_985, 40_315))
 )
 
 
-def without_masks(protocol: DetectorProtocol, kind: type[DetectorRecipe]) -> DetectorProtocol:
+def _without_masks(protocol: DetectorProtocol, kind: type[DetectorRecipe]) -> DetectorProtocol:
     """The same detector of boxes alone."""
     once = protocol.recipe.detector
     return _as(protocol, kind).but(
@@ -331,9 +324,9 @@ def without_masks(protocol: DetectorProtocol, kind: type[DetectorRecipe]) -> Det
     )
 
 
-CONVNEXT_BOXES = without_masks(CONVNEXT, FasterRcnnConvNeXt)
-SWIN_BOXES, SWIN_3X_BOXES = (without_masks(each, FasterRcnnSwin) for each in (SWIN, SWIN_3X))
-VIT_FPN_BOXES = without_masks(VIT_FPN, FasterRcnnViT)
+CONVNEXT_BOXES = _without_masks(CONVNEXT, FasterRcnnConvNeXt)
+SWIN_BOXES, SWIN_3X_BOXES = (_without_masks(each, FasterRcnnSwin) for each in (SWIN, SWIN_3X))
+VIT_FPN_BOXES = _without_masks(VIT_FPN, FasterRcnnViT)
 
 
 def on_voc(protocol: DetectorProtocol) -> DetectorProtocol:

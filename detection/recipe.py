@@ -24,6 +24,12 @@ CROPS = (
     "Swin-Transformer-Object-Detection, "
     "configs/swin/mask_rcnn_swin_tiny_patch4_window7_mstrain_480-800_adamw_1x_coco.py"
 )
+MM_HEADS = "MMDetection, configs/_base_/models/mask-rcnn_r50_fpn.py"
+CONVNEXT_CONFIG = (
+    "ConvNeXt, object_detection/configs/convnext/"
+    "mask_rcnn_convnext_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco_in1k.py"
+)
+IBOT_DECAY = "iBOT, object_detection/mmcv_custom/layer_decay_optimizer_constructor.py"
 IBOT_MODEL = "iBOT, object_detection/configs/cascade_rcnn/vit_base_giou_4conv1f_coco_3x.py and its model"
 
 Family = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
@@ -65,7 +71,9 @@ class DetectorRecipe:
     every value.
     """
 
-    takes: ClassVar[str] = "resnet"  # the family of backbones that it is built on
+    takes: ClassVar[tuple[str, ...]] = ("resnet",)  # families of backbones that it is built on, its usual one first
+    library: ClassVar[str] = "detectron2"  # that its protocols were published with
+    divisor: ClassVar[int] = 1  # pixels: sides of padded images are multiples
 
     family: Decided[Family] = fixed("faster_rcnn")
     neck: Decided[Neck] = fixed("c4")
@@ -119,6 +127,8 @@ class DetectorRecipe:
 @dataclass(frozen=True, kw_only=True)
 class Pyramid(DetectorRecipe):
     """A neck: a feature pyramid on all stages of the backbone."""
+
+    divisor: ClassVar[int] = 32
 
     neck: Decided[Neck] = fixed("fpn")
     fpn_norm: bool = stated(False, f"{D}MODEL.FPN.NORM")  # the backbone's norm in the pyramid
@@ -217,19 +227,21 @@ class FCOS(Pyramid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByLayer(Regions):
-    """A trunk that is trained by AdamW, with rates that fall with depth; it and the pyramid on it are one module in all
-    engines.
+class OnTrunk(Regions):
+    """A trunk, trained by AdamW, perhaps with rates that fall with depth.
+
+    It and the pyramid on it are one module in all engines.
     """
 
     freeze_at: Decided[int] = fixed(0)
     precise_bn: Decided[int] = fixed(0)
-    drop_path: float = stated(0.1, VITDET_MODEL)  # of the last block; in proportion in those before it
-    fpn_channels: int = stated(256, VITDET_MODEL)
+    drop_path: float  # of the last block; in proportion in those before it
+    fpn_channels: int
     # -- AdamW, whose first moment is `momentum`
     second_momentum: float = stated(0.999, ADAMW)
-    weight_decay_bias: float = stated(0.1, f"{ADAMW}: as of weights")  # of convolutions and linear layers
-    layer_decay: float = stated(0.7, VITDET_100EP)  # the rate of a block is that of the next one times this
+    weight_decay_bias: float  # of convolutions and linear layers
+    weight_decay_positions: float  # of tables of positions, and of tokens that every image is given
+    layer_decay: float  # the rate of a block is that of the next one times this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,14 +253,14 @@ class ConvolvedBoxes(Regions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTDet(ByLayer, ConvolvedBoxes):
+class ViTDet(OnTrunk, ConvolvedBoxes):
     """A plain vision transformer, a pyramid made of its last map alone, and a head of regions with layer norms.
 
     Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv 2203.16527; the values are
     those of its authors' code (facebookresearch/detectron2: projects/ViTDet). Every image lies on a square canvas.
     """
 
-    takes: ClassVar[str] = "vit"
+    takes: ClassVar[tuple[str, ...]] = ("vit",)
 
     neck: Decided[Neck] = fixed("simple_fpn")
     norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # in pyramid and heads
@@ -259,7 +271,19 @@ class ViTDet(ByLayer, ConvolvedBoxes):
     # -- trunk: tokens see those of a window of so many by so many, in a few blocks all
     window: int = stated(14, VITDET_MODEL)
     global_blocks: tuple[int, ...] = stated((2, 5, 8, 11), VITDET_MODEL)
+    drop_path: float = stated(0.1, VITDET_MODEL)
+    # -- pyramid and heads
+    fpn_channels: int = stated(256, VITDET_MODEL)
     rpn_convs: int = stated(2, VITDET_MODEL)
+    # -- solver
+    weight_decay_bias: float = stated(0.1, f"{ADAMW}: as of weights")
+    weight_decay_positions: Decided[float] = fixed(0.0)
+    layer_decay: float = stated(0.7, VITDET_100EP)
+
+    @property
+    def divisor(self) -> int:  # type: ignore[override]
+        """An image fills up its canvas."""
+        return self.canvas
 
     def published_processes(self) -> int:
         """64 GPUs for 64 images (projects/ViTDet/README.md)."""
@@ -281,12 +305,15 @@ class MaskRcnnViTDet(ViTDet, PyramidMasks):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maps(ByLayer):
+class Maps(OnTrunk):
     """A feature pyramid on four maps of the family's own network, at any size of images.
 
     As the Swin transformer's authors trained it, and those who followed them: SwinTransformer/
     Swin-Transformer-Object-Detection, facebookresearch/ConvNeXt, bytedance/ibot.
     """
+
+    library: ClassVar[str] = "mmdet"
+    divisor: ClassVar[int] = 32
 
     neck: Decided[Neck] = fixed("fpn")
     out_indices: Decided[tuple[int, ...]] = fixed((0, 1, 2, 3))  # stages, or of a plain transformer blocks
@@ -294,26 +321,31 @@ class Maps(ByLayer):
     crop_share: float = stated(0.5, CROPS)
     crop_sizes: tuple[int, ...] = stated((400, 500, 600), CROPS)  # of the shorter side before it
     crop_range: tuple[int, int] = stated((384, 600), CROPS)  # of each side of the piece
-    # of tables of positions, and of tokens that every image is given
-    weight_decay_positions: float = stated(0.0, CROPS)
+    drop_path: float = stated(0.1, CROPS)
+    fpn_channels: int = stated(256, MM_HEADS)
+    weight_decay_bias: float = stated(0.05, f"{CROPS}: as of weights")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNeXtFPN(Maps):
     """The four stages of a ConvNeXt, each behind a layer norm that is new."""
 
-    takes: ClassVar[str] = "convnext"
+    takes: ClassVar[tuple[str, ...]] = ("convnext",)
 
     norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # of each map
+    weight_decay_positions: Decided[float] = fixed(0.0)  # there are none
+    layer_decay: float = stated(0.95, CONVNEXT_CONFIG)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwinFPN(Maps):
     """The four stages of a Swin transformer, each behind a layer norm that is new."""
 
-    takes: ClassVar[str] = "swin"
+    takes: ClassVar[tuple[str, ...]] = ("swin",)
 
     norm: Decided[Literal["LN"]] = fixed("LN")  # type: ignore[assignment]  # of each map
+    weight_decay_positions: float = stated(0.0, CROPS)
+    layer_decay: Decided[float] = fixed(1.0)  # one rate for all layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,12 +355,15 @@ class ViTFPN(Maps, ConvolvedBoxes):
     All tokens see all others, the CLS token too. bytedance/ibot: evaluation/object_detection, and lxtGH/CAE.
     """
 
-    takes: ClassVar[str] = "vit"
+    takes: ClassVar[tuple[str, ...]] = ("vit", "beit")
 
     # of the first deconvolution and of the heads' convolutions
     norm: Literal["SyncBN", "BN"] = stated("SyncBN", IBOT_MODEL)
     out_indices: tuple[int, ...] = stated((3, 5, 7, 11), IBOT_MODEL)
     giou_weight: float = stated(10.0, IBOT_MODEL)  # of the loss of boxes, which is 1 − their generalised IoU
+    train_positions: bool = stated(True, IBOT_MODEL)
+    weight_decay_positions: float = stated(0.05, f"{IBOT_DECAY}: it asks for names that they do not have in a detector")
+    layer_decay: float = stated(0.65, IBOT_MODEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -441,7 +476,7 @@ def out_of_range(recipe: DetectorRecipe, processes: int) -> list[str]:
             problems.append(f"{name} is {value}")
     if recipe.freeze_at > len(STAGES) + 1:
         problems.append(f"freeze_at is {recipe.freeze_at}, a ResNet has a stem and {len(STAGES)} stages")
-    if isinstance(recipe, ByLayer) and not recipe.layer_decay > 0:
+    if isinstance(recipe, OnTrunk) and not recipe.layer_decay > 0:
         problems.append(f"layer_decay is {recipe.layer_decay}")
     if isinstance(recipe, ViTDet):
         problems += _out_of_canvas(recipe)
@@ -484,7 +519,8 @@ def _out_of_order(recipe: Maps) -> list[str]:
     problems = []
     if recipe.crop_range[0] > recipe.crop_range[1]:
         problems.append(f"crop_range {recipe.crop_range} is not in order")
-    if list(recipe.out_indices) != sorted(set(recipe.out_indices)) or len(recipe.out_indices) != LEVELS - 1:
+    rising = list(recipe.out_indices) == sorted(set(recipe.out_indices)) and min(recipe.out_indices, default=-1) >= 0
+    if not rising or len(recipe.out_indices) != LEVELS - 1:
         problems.append(f"out_indices are {recipe.out_indices}: four blocks are needed, in order")
     return problems
 
@@ -492,7 +528,7 @@ def _out_of_order(recipe: Maps) -> list[str]:
 def unbuildable(recipe: DetectorRecipe, device: str) -> list[str]:
     """Combinations that no engine has."""
     problems = []
-    if isinstance(recipe, Pyramid | ByLayer) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
+    if isinstance(recipe, Pyramid | OnTrunk) and isinstance(recipe, Anchors) and len(recipe.anchor_sizes) != LEVELS:
         problems.append(
             f"FPN wants five anchor_sizes, one anchor size per level, finest first, got {len(recipe.anchor_sizes)}"
         )
@@ -501,6 +537,8 @@ def unbuildable(recipe: DetectorRecipe, device: str) -> list[str]:
             f"fpn_channels is {recipe.fpn_channels}, FCOS's heads have group norms of {GROUPS} groups: "
             f"give --detector.fpn-channels a multiple of {GROUPS}"
         )
+    if isinstance(recipe, ConvolvedBoxes) and not recipe.box_convs + recipe.box_fcs:
+        problems.append("box_convs and box_fcs are 0: a head of boxes needs a layer")
     if recipe.amp == "fp16" and device == "cpu":
         problems.append("fp16 on GPUs only: --detector.amp bf16 or off works on a CPU")
     return problems

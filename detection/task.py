@@ -27,11 +27,11 @@ from detection.pictures.mistakes import draw_misses
 from detection.protocols import DetectorProtocol
 from detection.recipe import (
     C4,
-    ByLayer,
     ConvolvedBoxes,
     Dense,
     DetectionRecipe,
     DetectorRecipe,
+    OnTrunk,
     PyramidMasks,
     RegionsFPN,
     ViTDet,
@@ -81,7 +81,7 @@ class DetectionTask(Task):
     @property
     def usual(self) -> str:
         """See `Task`."""
-        return USUAL[self.detector.takes]
+        return USUAL[self.detector.takes[0]]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def detection_task(
         primary=("mask_AP" if masks else "AP") if leading == "coco" else "AP50",
         published=protocols,
         presets=presets,
-        families={name: (protocol.recipe.detector.takes,) for name, protocol in protocols.items()},
+        families={name: protocol.recipe.detector.takes for name, protocol in protocols.items()},
         leading=leading,
         official=official,
     )
@@ -310,7 +310,7 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     """
     short = float(recipe.test_size if test or isinstance(recipe, ViTDet) else np.mean(recipe.train_sizes))
     long = min(short * 4 / 3, recipe.max_size)
-    if isinstance(recipe, ByLayer):
+    if isinstance(recipe, OnTrunk):
         return _of_regions(recipe, test) + gmacs_below_regions(recipe, arch, short, long)
     by_stage = gmacs_by_stage(arch)
     total, last_stage = sum(by_stage.values()), by_stage[STAGES[-1]]
@@ -329,7 +329,7 @@ def gmacs_per_image(recipe: DetectorRecipe, arch: str, test: bool = False) -> fl
     return (total + 6.4 * width**2) * area + _of_regions(recipe, test)
 
 
-def _of_regions(recipe: RegionsFPN | ByLayer, test: bool) -> float:
+def _of_regions(recipe: RegionsFPN | OnTrunk, test: bool) -> float:
     """Each region goes through fully connected layers, and a quarter of them through the mask head on 14×14 positions.
 
     Some heads convolve before, on 7×7 positions.

@@ -28,12 +28,16 @@ def notes(arch: str, recipe: ViTDet) -> tuple[str, ...]:
     left = [*left_behind(arch), *(["the CLS token's position"] if vit.cls else [])]
     changed = "" if grid == vit.grid else f"; positions resized once from {vit.grid} × {vit.grid} to {grid} × {grid}"
     told = f"ViTDet leaves out of the checkpoint: {', '.join(left) or 'nothing'}; new in it: {NEW}{changed}"
-    return (told, *shrinking(arch))
+    return (told, *shrinking(vit.patch))
 
 
-def shrinking(arch: str) -> tuple[str, ...]:
+def seen(side: int, patch: int) -> int:
+    """Pixels that patches of this size see of a side."""
+    return side * patch // PATCH if patch in SHRUNK else side
+
+
+def shrinking(patch: int) -> tuple[str, ...]:
     """A note on patches that are not of 16 pixels."""
-    patch = vit_of(arch).patch
     if patch not in SHRUNK:
         return ()
     return (f"images are shrunk to {patch}/16 in front of the patches of {patch}, so that maps have strides of 16",)
@@ -50,7 +54,7 @@ def demand_fitting(recipe: ViTDet, arch: str) -> None:
         raise UserError(
             f"ViTDet's pyramid is made of patches of {' or '.join(map(str, PATCHES))} pixels, and a {arch} has patches "
             f"of {vit.patch}",
-            todo="take bash detection/run_coco.sh vit_fpn, which is made for patches of 8, too"
+            todo="take ViT-FPN, which is made for patches of 8, too: vit_fpn instead of vitdet in the command"
             if vit.patch == 8
             else "take a checkpoint with such patches; features of this one: bash transfer/run_knn.sh CKPT",
         )

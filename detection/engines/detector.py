@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from detection.backbones import notes
-from detection.recipe import DetectorRecipe, Maps, ViTFPN
+from detection.recipe import DetectorRecipe, Maps, OnTrunk, ViTFPN
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
 from transfer.runtime.errors import EngineError
 from transfer.runtime.provenance import Difference
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -141,14 +143,14 @@ class Detector(ABC):
 
     Attributes:
         name: of the engine.
-        blocks: classes of the backbone's blocks, for --recompute.
+        resnet_blocks: the library's classes of a ResNet's blocks, for --recompute.
         job: what it was built for.
         model: the library's own module.
         config: (file name, text) of the native config, kept beside the results.
     """
 
     name: ClassVar[str]
-    blocks: tuple[type, ...]
+    resnet_blocks: ClassVar[tuple[type, ...]]
     model: nn.Module
     config: tuple[str, str]
 
@@ -157,17 +159,53 @@ class Detector(ABC):
         self.amp, self.precise_bn = job.recipe.amp if job.recipe.iterations else "off", job.recipe.precise_bn
         self.evaluate_every, self.checkpoint_every = job.recipe.evaluate_every, job.checkpoint_every
 
-    @abstractmethod
+    @property
+    def blocks(self) -> tuple[type, ...]:
+        """Classes of the backbone's blocks, for --recompute."""
+        if not isinstance(self.job.recipe, OnTrunk):
+            return self.resnet_blocks
+        from detection.engines.forms import trunk_class  # timm, which other detectors do not need
+
+        return trunk_class(self.job.recipe).recomputed
+
     def verify(self) -> Verification:
         """Compare every tensor and every stage's output with the Backbone, also in the precision that it trains in.
 
         Raises:
             EngineError: something did not arrive, or is computed differently.
         """
+        if not isinstance(self.job.recipe, OnTrunk):
+            return self.verify_resnet()
+        from detection.engines.trunk import PLACE, verify_trunk
+
+        trunk = self.model.get_submodule(PLACE)
+        return verify_trunk(trunk, self.job.backbone, self.name, self.presented, self.amp)
+
+    def optimisation(self) -> tuple[Optimizer, Schedule]:
+        """The library's own optimiser, as its config states it, and schedule; of a trunk AdamW, the same in all."""
+        if not isinstance(self.job.recipe, OnTrunk):
+            optimizer = self.descent()
+        else:
+            from detection.engines.trunk import adamw
+
+            optimizer = adamw(self.model, self.job.recipe)
+        return optimizer, self.schedule(optimizer)
 
     @abstractmethod
-    def optimisation(self) -> tuple[Optimizer, Schedule]:
-        """The library's own optimiser and schedule, as its config states them."""
+    def presented(self, image: NDArray[np.uint8]) -> Tensor:
+        """RGB uint8 [H, W, 3] → [1, 3, H', W'], by the way of every other image."""
+
+    @abstractmethod
+    def verify_resnet(self) -> Verification:
+        """`verify`, of a ResNet of the library's own."""
+
+    @abstractmethod
+    def descent(self) -> Optimizer:
+        """The library's own optimiser, as its config states it."""
+
+    @abstractmethod
+    def schedule(self, optimizer: Optimizer) -> Schedule:
+        """The library's own schedule, as its config states it."""
 
     @abstractmethod
     def batches(self, seed: int, start: int, stop: int) -> Iterable[Any]:
@@ -206,24 +244,78 @@ class Detector(ABC):
         assert memory is None
 
     def differences(self) -> tuple[Difference, ...]:
-        """What is done otherwise than in the protocols' own library: (what, theirs, here)."""
-        return of_another_library(self.job.recipe)
+        """What is done otherwise than as published: (what, theirs, here)."""
+        return differences(self.job.recipe, self.name, self.job.world.size)
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the number should know of how the weights were taken."""
         return notes(self.job.recipe, self.job.backbone.arch)
 
 
-def of_another_library(recipe: DetectorRecipe) -> tuple[Difference, ...]:
-    """Detectors on four maps were published with MMDetection 2; both engines do these things as Detectron2 does."""
-    if not isinstance(recipe, Maps):
-        return ()
-    found = [
-        ("best anchor of a box, a positive sample", "from an IoU of 0.3 on", "however small the IoU"),
-        ("resizing of images", "OpenCV's, which averages nothing", "Pillow's, which averages when it shrinks"),
-    ]
-    if isinstance(recipe, ViTFPN):
+def differences(recipe: DetectorRecipe, engine: str, processes: int) -> tuple[Difference, ...]:
+    """What an engine does otherwise than the library that the recipe was published with: (what, theirs, here)."""
+    published = "detectron2" if recipe.library == "detectron2" else "mmdet"
+    rows = [] if engine == published else _between(recipe)
+    turned = [row if published == "detectron2" else (row[0], row[2], row[1]) for row in rows]
+    return (*turned, *(_of_both(recipe, processes) if isinstance(recipe, Maps) else ()))
+
+
+def _between(recipe: DetectorRecipe) -> list[Difference]:
+    """(what, Detectron2, MMDetection)"""
+    found: list[Difference] = []
+    if recipe.family != "fcos":
+        if recipe.neck != "simple_fpn":  # whose canvas is the image's own padding in both
+            found.append(("anchors over the padding of a batch", "background samples", "left out"))
         found.append(
-            ("positions of patches", "resized to 42 × 68 once, and from there", "resized from those of the checkpoint")
+            (
+                "box that a low-overlap anchor learns, if it is the best anchor of another box than it overlaps most",
+                "the one it overlaps most",
+                "the one whose best anchor it is",
+            )
         )
-    return tuple(found)
+    if not recipe.regions:
+        start = 300 if recipe.family == "fcos" else 100  # `_ema_update` in detectron2's fcos.py and retinanet.py
+        found.append(
+            (
+                "losses are divided by the number of foreground positions",
+                f"its running mean in each process, begun at {start}",
+                "of this batch, averaged over processes"
+                if recipe.family == "fcos"
+                else "of this batch in each process",
+            )
+        )
+    if recipe.family == "fcos":
+        found.append(("box loss of a position", "weighs the same for all", "weighs as much as its centreness"))
+    if recipe.masks:
+        found.append(
+            ("regions less than a pixel wide, as mask targets", "stretched to the mask", "taken for a pixel wide")
+        )
+    if isinstance(recipe, Maps):
+        found += [
+            ("best anchor of a box, a positive sample", "however small the IoU", "from an IoU of 0.3 on"),
+            (
+                "box that a region learns, if it is the best region of another box than it overlaps most",
+                "the one it overlaps most",
+                "the one whose best region it is",
+            ),
+        ]
+    return found
+
+
+def _of_both(recipe: Maps, processes: int) -> list[Difference]:
+    """What neither engine here does as MMDetection 2 did, with which detectors on four maps were published."""
+    found: list[Difference] = [
+        ("resizing of images", "OpenCV's, which averages nothing", "Pillow's, which averages when it shrinks"),
+        ("first weights of pyramid and heads", "MMDetection's, Xavier's rule", "Detectron2's, Caffe2's form of it"),
+    ]
+    if recipe.masks:
+        found.append(("masks of objects with outlines", "drawn at the image's size first", "cut as outlines"))
+    if isinstance(recipe, ViTFPN):
+        trained = "" if recipe.train_positions else ", not trained"
+        theirs = "resized to 42 × 68 once" if recipe.train_positions else "sines and cosines of 42 × 68 places"
+        found.append(
+            ("positions of patches", f"{theirs}{trained}, and from there", f"the checkpoint's, resized{trained}")
+        )
+        if recipe.norm == "SyncBN" and processes > 1:
+            found.append(("a batch norm over processes", "weighs every position", "weighs every process"))
+    return found

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from detection.engines.maps import MapPyramid, MapsOfNetwork, normed, scaled
+from detection.engines.maps import MapPyramid, MapsOfNetwork, norms, scalings
 from detection.engines.vitdet import SimplePyramid, WindowedViT
-from detection.recipe import ByLayer, Maps, ViTDet
-from transfer.checkpoints.families.vit import vit_of
+from detection.maps import eps_of, patch_of
+from detection.recipe import Maps, OnTrunk, ViTDet
 
 
-def options(recipe: ByLayer, arch: str) -> dict[str, Any]:
+def options(recipe: OnTrunk, arch: str) -> dict[str, Any]:
     """What `build` is called with."""
     both = {"arch": arch, "drop_path": float(recipe.drop_path), "out_channels": recipe.fpn_channels}
     if isinstance(recipe, ViTDet):
@@ -22,29 +22,26 @@ def options(recipe: ByLayer, arch: str) -> dict[str, Any]:
             "global_blocks": tuple(recipe.global_blocks),
         }
     assert isinstance(recipe, Maps)  # there are no others
-    return both | {"out_indices": tuple(recipe.out_indices), "norm": recipe.norm}
+    return both | {
+        "out_indices": tuple(recipe.out_indices),
+        "norm": recipe.norm,
+        "train_positions": getattr(recipe, "train_positions", True),
+    }
 
 
-def build(
-    *,
-    arch: str,
-    drop_path: float,
-    out_channels: int,
-    canvas: int = 0,
-    window: int = 0,
-    global_blocks: tuple[int, ...] = (),
-    out_indices: tuple[int, ...] = (),
-    norm: str = "",
-) -> tuple[nn.Module, nn.Module]:
-    """(trunk, pyramid), freshly initialised: of windows on a `canvas`, or of the maps behind `out_indices`."""
-    if canvas:
-        windowed = WindowedViT(arch, canvas, window, tuple(global_blocks), drop_path)
-        return windowed, SimplePyramid(windowed.vit.width, out_channels)
-    trunk = MapsOfNetwork(arch, tuple(out_indices), drop_path)
-    made = normed(trunk.widths) if norm == "LN" else scaled(trunk.widths, vit_of(arch).patch, norm)
-    return trunk, MapPyramid(trunk.widths, out_channels, made)
+def build(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """(trunk, pyramid), freshly initialised, of what `options` gave."""
+    more = dict(options)
+    out = more.pop("out_channels")
+    if "canvas" in more:
+        windowed = WindowedViT(**more)
+        return windowed, SimplePyramid(windowed.vit.width, out)
+    norm, arch = more.pop("norm"), more["arch"]
+    trunk = MapsOfNetwork(**more)
+    levels = norms(trunk.widths, eps_of(arch)) if norm == "LN" else scalings(trunk.widths, patch_of(arch), norm)
+    return trunk, MapPyramid(trunk.widths, out, levels)
 
 
-def trunk_class(recipe: ByLayer) -> type[WindowedViT | MapsOfNetwork]:
+def trunk_class(recipe: OnTrunk) -> type[WindowedViT | MapsOfNetwork]:
     """The module that the recipe's trunk is."""
     return WindowedViT if isinstance(recipe, ViTDet) else MapsOfNetwork

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detection.recipe import ByLayer, Maps, ViTDet
+from detection.recipe import Maps, OnTrunk, ViTDet
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.masks import Mask
 
@@ -42,7 +42,7 @@ class Jittered:
     flipped: bool
 
 
-def jittered(image: DetectionImage, pixels: NDArray[np.uint8], recipe: ByLayer, masks: bool = False) -> Jittered:
+def jittered(image: DetectionImage, pixels: NDArray[np.uint8], recipe: OnTrunk, masks: bool = False) -> Jittered:
     """Draws from numpy's global generator: the flip, the sizes, the piece.
 
     Args:

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from detection.engines.trunk import ChannelNorm, DetectorTrunk, in_strides_of_16
+from detection.maps import left_behind, patch_of
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.families import family_of
-from transfer.checkpoints.families.vit import vit_of
 from transfer.checkpoints.verify import normalised, probe_image, stages_seen
 from transfer.runtime.batch_norm import NaiveSyncBatchNorm
 
@@ -37,23 +37,29 @@ class MapsOfNetwork(nn.Module, DetectorTrunk):
 
     recomputed: ClassVar[tuple[type[nn.Module], ...]] = (ConvNeXtBlock, SwinTransformerBlock, Block)
 
-    def __init__(self, arch: str, out_indices: tuple[int, ...], drop_path: float) -> None:
+    def __init__(self, arch: str, out_indices: tuple[int, ...], drop_path: float, train_positions: bool = True) -> None:
         super().__init__()
         self.arch, self.out_indices, self.family = arch, tuple(out_indices), family_of(arch)
-        self.options = {"arch": arch, "out_indices": self.out_indices, "drop_path": drop_path}
+        self.options = {
+            "arch": arch,
+            "out_indices": self.out_indices,
+            "drop_path": drop_path,
+            "train_positions": train_positions,
+        }
         self.widths = tuple(self.family.map_widths(arch)[index] for index in self.out_indices)
-        self.patch = vit_of(arch).patch if self.family.name == "vit" else 0
         self.network = _without_end(self.family.build_for_maps(arch, drop_path=drop_path), arch)
+        self.patch = patch_of(arch)
+        if not train_positions:
+            self.network.get_parameter("pos_embed").requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        seen = in_strides_of_16(images, self.patch) if self.patch else images
-        return self.family.maps(self.network, seen, self.out_indices)
+        return self.family.maps(self.network, in_strides_of_16(images, self.patch), self.out_indices)
 
     def placed(self, backbone: Backbone) -> dict[str, Tensor]:
         """See `DetectorTrunk`: all but what stands behind the last map."""
-        behind = tuple(f"{name}." for name in self.family.behind)
-        return {f"{NETWORK}{name}": tensor for name, tensor in backbone.state.items() if not name.startswith(behind)}
+        behind = left_behind(self.arch)
+        return {f"{NETWORK}{name}": tensor for name, tensor in backbone.state.items() if name not in behind}
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -108,24 +114,24 @@ class MapPyramid(nn.Module):
     arXiv 1612.03144, torchvision's module; its coarsest is every second position of the one before it.
     """
 
-    def __init__(self, widths: tuple[int, ...], out: int, made: nn.ModuleList) -> None:
+    def __init__(self, widths: tuple[int, ...], out: int, levels: nn.ModuleList) -> None:
         super().__init__()
-        self.made = made
+        self.levels = levels
         self.fpn = FeaturePyramidNetwork(list(widths), out)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """See the class; contiguous, as regions are cut out of them."""
-        scaled = {str(index): make(each) for index, (make, each) in enumerate(zip(self.made, maps, strict=True))}
-        levels = [level.contiguous() for level in self.fpn(scaled).values()]
-        return (*levels, F.max_pool2d(levels[-1], 1, 2))
+        scaled = {str(index): level(each) for index, (level, each) in enumerate(zip(self.levels, maps, strict=True))}
+        made = [level.contiguous() for level in self.fpn(scaled).values()]
+        return (*made, F.max_pool2d(made[-1], 1, 2))
 
 
-def normed(widths: tuple[int, ...]) -> nn.ModuleList:
+def norms(widths: tuple[int, ...], eps: float) -> nn.ModuleList:
     """A layer norm for each map of a network with stages."""
-    return nn.ModuleList(ChannelNorm(width) for width in widths)
+    return nn.ModuleList(ChannelNorm(width, eps) for width in widths)
 
 
-def scaled(widths: tuple[int, ...], patch: int, norm: str) -> nn.ModuleList:
+def scalings(widths: tuple[int, ...], patch: int, norm: str) -> nn.ModuleList:
     """The maps of a plain transformer, of the patches' stride, made to 4, 8, 16, 32.
 
     Args:

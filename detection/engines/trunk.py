@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detection.recipe import ByLayer, Maps
-from detection.vitdet import SHRUNK
+from detection.recipe import OnTrunk
+from detection.vitdet import SHRUNK, seen
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.verify import (
     Form,
@@ -40,12 +40,10 @@ class DetectorTrunk(ABC):
     Attributes:
         options: what it was made with, so that another can be made.
         recomputed: classes of what `--recompute` computes again.
-        widths: channels of the maps that it gives.
     """
 
     options: Mapping[str, Any]
     recomputed: ClassVar[tuple[type[nn.Module], ...]]
-    widths: tuple[int, ...]
 
     @abstractmethod
     def placed(self, backbone: Backbone) -> dict[str, Tensor]:
@@ -130,7 +128,7 @@ def verify_trunk(
     )
 
 
-def parameter_groups(model: nn.Module, recipe: ByLayer) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, recipe: OnTrunk) -> list[dict[str, Any]]:
     """Groups of equal rate and decay for `torch.optim.AdamW`, those of the full rate first.
 
     A layer learns at the rate of the next one times `layer_decay`; pyramid and heads stand behind the last
@@ -151,9 +149,9 @@ def parameter_groups(model: nn.Module, recipe: ByLayer) -> list[dict[str, Any]]:
     ]
 
 
-def _decay(model: nn.Module, name: str, parameter: Tensor, recipe: ByLayer) -> float:
+def _decay(model: nn.Module, name: str, parameter: Tensor, recipe: OnTrunk) -> float:
     if name.startswith(f"{PLACE}.") and name.endswith(POSITIONS):
-        return recipe.weight_decay_positions if isinstance(recipe, Maps) else 0.0
+        return recipe.weight_decay_positions
     if parameter.ndim > 1:
         return recipe.weight_decay
     owner, _, leaf = name.rpartition(".")
@@ -162,7 +160,7 @@ def _decay(model: nn.Module, name: str, parameter: Tensor, recipe: ByLayer) -> f
     return recipe.weight_decay_bias if of_layer else recipe.weight_decay_norm
 
 
-def adamw(model: nn.Module, recipe: ByLayer) -> torch.optim.AdamW:
+def adamw(model: nn.Module, recipe: OnTrunk) -> torch.optim.AdamW:
     """The optimiser, the same in every engine."""
     return torch.optim.AdamW(
         parameter_groups(model, recipe), lr=recipe.lr, betas=(recipe.momentum, recipe.second_momentum)
@@ -176,7 +174,7 @@ def in_strides_of_16(images: Tensor, patch: int) -> Tensor:
     """
     if patch not in SHRUNK:
         return images
-    size = [side * patch // 16 for side in images.shape[2:]]
+    size = [seen(side, patch) for side in images.shape[2:]]
     return nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 

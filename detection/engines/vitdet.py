@@ -19,7 +19,7 @@ from timm.models.vision_transformer_sam import Block, VisionTransformerSAM
 from torch import Tensor, nn
 
 from detection.engines.trunk import ChannelNorm, DetectorTrunk, in_strides_of_16
-from detection.vitdet import KEPT, PATCH, SHRUNK
+from detection.vitdet import KEPT, PATCH, seen
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.vit import Vit, positions, vit_of
@@ -33,7 +33,7 @@ class WindowedViT(VisionTransformerSAM, DetectorTrunk):  # type: ignore[misc]  #
 
     def __init__(self, arch: str, canvas: int, window: int, global_blocks: tuple[int, ...], drop_path: float) -> None:
         vit = vit_of(arch)
-        side = canvas * vit.patch // PATCH if vit.patch in SHRUNK else canvas
+        side = seen(canvas, vit.patch)
         super().__init__(
             img_size=side, patch_size=vit.patch, num_classes=0, embed_dim=vit.width, depth=vit.depth,
             num_heads=vit.heads, qkv_bias=vit.bias, init_values=1e-5 if vit.scale else None,
@@ -43,7 +43,7 @@ class WindowedViT(VisionTransformerSAM, DetectorTrunk):  # type: ignore[misc]  #
             window_size=window, global_attn_indexes=tuple(global_blocks), neck_chans=0,
         )  # fmt: skip
         self.neck, self.head = nn.Identity(), nn.Identity()
-        self.side, self.vit, self.widths = canvas, vit, (vit.width,)
+        self.side, self.vit = canvas, vit
         self.options = {
             "arch": arch,
             "canvas": canvas,

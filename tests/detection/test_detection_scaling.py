@@ -1,6 +1,7 @@
 """What a published recipe becomes on other hardware: the linear rule, and what is said about the rest."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -17,9 +18,13 @@ from transfer.runtime.errors import UserError
 from transfer.task import load_task, task_names
 
 # Family of backbones → what the class of a detector of it decides
-DECIDED = {
-    "resnet": {"family", "neck"},
-    "vit": {"family", "neck", "norm", "freeze_at", "train_sizes", "precise_bn"},
+RESNETS = {"family", "neck"}
+TRUNKS = {*RESNETS, "freeze_at", "precise_bn"}
+DECIDED = {  # by the end of a task's name
+    "vitdet": {*TRUNKS, "norm", "train_sizes", "weight_decay_positions"},
+    "vit_fpn": TRUNKS,
+    "convnext_fpn": {*TRUNKS, "norm", "out_indices", "weight_decay_positions"},
+    "swin_fpn": {*TRUNKS, "norm", "out_indices", "layer_decay"},
 }
 MOCO = load_task("detection.voc").protocols["moco"].detector
 
@@ -155,9 +160,8 @@ def test_a_detector_has_no_value_that_nothing_in_it_reads(kind, name):
 def test_what_a_detector_is_cannot_be_typed(name, capsys):
     task = load_task(name)
     recipe = next(iter(task.protocols.values()))
-    assert {entry.name for entry in dataclasses.fields(recipe.detector) if not entry.init} == DECIDED[
-        recipe.detector.takes
-    ]
+    decided = DECIDED.get(re.sub(r".+\.(voc|coco)_?", "", name), RESNETS)
+    assert {entry.name for entry in dataclasses.fields(recipe.detector) if not entry.init} == decided
     with pytest.raises(SystemExit):
         _parse(name, task, recipe, ["x.pth", "--detector.family", recipe.detector.family])
     assert "Unrecognized options" in capsys.readouterr().err
@@ -203,7 +207,7 @@ def test_protocols_and_presets_pass_their_own_checks(task):
     declared = load_task(task)
     recipes = [*declared.protocols.values(), *(recipe for _, recipe in declared.presets.values())]
     for recipe in recipes:
-        backbone = SimpleNamespace(arch={"resnet": "resnet50", "vit": "vit_large_patch16_224"}[declared.detector.takes])
+        backbone = SimpleNamespace(arch=declared.usual)
         declared.check(SimpleNamespace(recipe=recipe, data=None, device="cuda", backbone=backbone))
 
 

@@ -37,7 +37,7 @@ class Detectron2Engine(DetectionEngine):
         return None
 
     def cannot_build(self, arch: str) -> str | None:
-        """None: depth, width and groups of every ResNet can be said in `MODEL.RESNETS`, and every ViT is ours."""
+        """None: depth, width and groups of every ResNet can be said in `MODEL.RESNETS`, and every trunk is ours."""
         return None
 
     def versions(self) -> dict[str, str]:

@@ -13,11 +13,11 @@ from detection.engines.detectron2.watched import WatchedCfg
 from detection.recipe import (
     C4,
     Anchors,
-    ByLayer,
     ConvolvedBoxes,
     Dense,
     DetectorRecipe,
     Masks,
+    OnTrunk,
     Pyramid,
     PyramidMasks,
     Regions,
@@ -48,8 +48,8 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
     demand_buildable(recipe, job.device)
     cfg = WatchedCfg(get_cfg())
     settings = _model(job)
-    if isinstance(recipe, ByLayer):
-        settings |= _by_layer(recipe, job, cfg)
+    if isinstance(recipe, OnTrunk):
+        settings |= _on_trunk(recipe, job, cfg)
     else:
         settings |= _resnet(job.backbone, recipe, job.world.size)
         settings["MODEL.WEIGHTS"] = str((job.workdir / BACKBONE_FILE).resolve())
@@ -67,7 +67,7 @@ def build_cfg(job: DetectionJob) -> WatchedCfg:
         settings |= _masks(recipe)
     if recipe.iterations:
         settings |= _solver(job)
-        settings |= {} if isinstance(recipe, ByLayer) else _training_input(recipe) | _descent(recipe)
+        settings |= {} if isinstance(recipe, OnTrunk) else _training_input(recipe) | _descent(recipe)
         if recipe.masks:
             settings["INPUT.MASK_FORMAT"] = mask_format(job.train)
     cfg.give(settings)
@@ -154,7 +154,7 @@ def _region_pyramid(recipe: RegionsFPN) -> dict[str, Any]:
     }
 
 
-def _on_pyramid(recipe: RegionsFPN | ByLayer) -> dict[str, Any]:
+def _on_pyramid(recipe: RegionsFPN | OnTrunk) -> dict[str, Any]:
     return {
         "MODEL.RPN.IN_FEATURES": _REGION_LEVELS,
         "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
@@ -165,7 +165,7 @@ def _on_pyramid(recipe: RegionsFPN | ByLayer) -> dict[str, Any]:
     } | ({"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": recipe.mask_resolution} if isinstance(recipe, PyramidMasks) else {})
 
 
-def _by_layer(recipe: ByLayer, job: DetectionJob, cfg: WatchedCfg) -> dict[str, Any]:
+def _on_trunk(recipe: OnTrunk, job: DetectionJob, cfg: WatchedCfg) -> dict[str, Any]:
     """A trunk, which Detectron2 configures by Python objects alone (configs/common/models/mask_rcnn_vitdet.py)."""
     from detection.engines.detectron2 import trunk  # timm, which other detectors do not need
 

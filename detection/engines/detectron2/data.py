@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detection.engines.detector import DetectionJob
 from detection.engines.jitter import jittered
 from detection.engines.plan import plan_batches, planned_loader
-from detection.recipe import ByLayer
+from detection.recipe import OnTrunk
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.masks import Mask, sized
 from transfer.datasets.boxes.pixels import read_pixels
@@ -91,7 +91,7 @@ class JitterMapper:
     def __init__(self, cfg: CfgNode, job: DetectionJob) -> None:
         self.channels: str = cfg.INPUT.FORMAT
         self.mask_format: str | None = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
-        assert isinstance(job.recipe, ByLayer)
+        assert isinstance(job.recipe, OnTrunk)
         self.recipe = job.recipe
 
     def __call__(self, image: DetectionImage) -> dict[str, Any] | DataError:

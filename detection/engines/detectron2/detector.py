@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detection.engines.detector import DetectionJob, Detector, Schedule
 from detection.engines.detectron2.config import build_cfg
 from detection.engines.detectron2.data import JitterMapper, PredictionImages, TrainMapper, test_items, train_batches
-from detection.engines.detectron2.model import BLOCKS, build_with_weights, verify_model
-from detection.recipe import ByLayer
+from detection.engines.detectron2.model import BLOCKS, build_with_weights, presented, verify_model
+from detection.recipe import OnTrunk
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionImage, Detections
 from transfer.datasets.boxes.masks import Mask
@@ -30,46 +30,39 @@ class Detectron2Detector(Detector):
     """See `Detector`. What the run is told by its native config is read from there, so that no key is set in vain."""
 
     name = "detectron2"
-    blocks: tuple[type, ...] = BLOCKS
+    resnet_blocks = BLOCKS
 
     def __init__(self, job: DetectionJob) -> None:
         super().__init__(job)
-        if isinstance(job.recipe, ByLayer):
-            from detection.engines.forms import trunk_class
-
-            self.blocks = trunk_class(job.recipe).recomputed
         self.cfg = build_cfg(job)
         self.config = "config.yaml", self.cfg.dump()
         self.model = build_with_weights(self.cfg, job.backbone, self.cfg.SEED, job.world)
         self.test_images = PredictionImages(self.cfg)
         if job.recipe.iterations:
-            jitter = isinstance(job.recipe, ByLayer)
+            jitter = isinstance(job.recipe, OnTrunk)
             self.mapper = JitterMapper(self.cfg, job) if jitter else TrainMapper(self.cfg, job.recipe.flip)
             self.batch: int = self.cfg.SOLVER.IMS_PER_BATCH
             self.amp = job.recipe.amp if self.cfg.SOLVER.AMP.ENABLED else "off"
             self.precise_bn = self.cfg.TEST.PRECISE_BN.NUM_ITER if self.cfg.TEST.PRECISE_BN.ENABLED else 0
             self.evaluate_every, self.checkpoint_every = self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD
 
-    def verify(self) -> Verification:
+    def presented(self, image: NDArray[np.uint8]) -> Tensor:
         """See `Detector`."""
-        if isinstance(self.job.recipe, ByLayer):
-            from detection.engines.detectron2.trunk import presented
-            from detection.engines.trunk import PLACE, verify_trunk
+        return presented(self.model, image)
 
-            own = partial(presented, self.model)
-            return verify_trunk(self.model.get_submodule(PLACE), self.job.backbone, self.name, own, self.amp)
+    def verify_resnet(self) -> Verification:
+        """See `Detector`."""
         return verify_model(self.model, self.job.backbone, self.amp)
 
-    def optimisation(self) -> tuple[torch.optim.Optimizer, Schedule]:
+    def descent(self) -> torch.optim.Optimizer:
         """See `Detector`."""
-        recipe = self.job.recipe
-        if isinstance(recipe, ByLayer):
-            from detection.engines.trunk import adamw
+        optimizer: torch.optim.Optimizer = build_optimizer(self.cfg, self.model)
+        return optimizer
 
-            optimizer = adamw(self.model, recipe)
-        else:
-            optimizer = build_optimizer(self.cfg, self.model)
-        return optimizer, build_lr_scheduler(self.cfg, optimizer)
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Schedule:
+        """See `Detector`."""
+        schedule: Schedule = build_lr_scheduler(self.cfg, optimizer)
+        return schedule
 
     def batches(self, seed: int, start: int, stop: int) -> Iterator[list[Any]]:
         """See `Detector`."""

@@ -94,6 +94,14 @@ def placed_tensors(model: nn.Module, backbone: Backbone) -> dict[str, Placed]:
     return placed
 
 
+def presented(model: Any, image: NDArray[np.uint8]) -> torch.Tensor:
+    """RGB uint8 [H, W, 3] → [1, 3, H', W'], by the way of every other image."""
+    pixels = image if model.input_format == "RGB" else image[..., ::-1]
+    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    made: torch.Tensor = model.preprocess_image([{"image": planes}]).tensor
+    return made
+
+
 def stage_outputs(model: Any, image: NDArray[np.uint8], amp: str = "off") -> dict[str, torch.Tensor]:
     """torchvision's stage name → output [1, C, H, W] for an RGB uint8 image [H, W, 3], in eval mode.
 
@@ -105,13 +113,11 @@ def stage_outputs(model: Any, image: NDArray[np.uint8], amp: str = "off") -> dic
     if len(stages) < len(STAGES):
         blocks = [block for name, block in model.roi_heads.res5.named_children() if name != EXTRA_NORM]
         stages.append(nn.Sequential(*blocks))
-    pixels = image if model.input_format == "RGB" else image[..., ::-1]
-    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     was_training = model.training
     model.eval()
     outputs: dict[str, torch.Tensor] = {}
     with torch.no_grad(), in_precision(model.device, amp):
-        x = resnet.stem(model.preprocess_image([{"image": planes}]).tensor)
+        x = resnet.stem(presented(model, image))
         for name, stage in zip(STAGES, stages, strict=True):
             x = stage(x)
             outputs[name] = x

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from numpy.typing import NDArray
 from torch import Tensor
 
 from detection.engines import forms
 from detection.engines.trunk import STRIDES
-from detection.recipe import ByLayer
+from detection.recipe import Maps, OnTrunk
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 SECTION = "MODEL.TRUNK"
-DIVISOR = 32  # of the sides of images that lie on no canvas
 
 
 class TrunkBackbone(Backbone):  # type: ignore[misc]  # Detectron2 is untyped
@@ -26,7 +22,7 @@ class TrunkBackbone(Backbone):  # type: ignore[misc]  # Detectron2 is untyped
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
-        self.trunk, self.pyramid = forms.build(**options)
+        self.trunk, self.pyramid = forms.build(options)
         self.canvas: int = options.get("canvas", 0)
         self._out_features = list(LEVELS)
         self._out_feature_channels = dict.fromkeys(LEVELS, options["out_channels"])
@@ -35,7 +31,7 @@ class TrunkBackbone(Backbone):  # type: ignore[misc]  # Detectron2 is untyped
     @property
     def size_divisibility(self) -> int:
         """See Detectron2's `Backbone`."""
-        return 0 if self.canvas else DIVISOR
+        return 0 if self.canvas else Maps.divisor
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -54,14 +50,6 @@ def build_trunk_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TrunkBackbone:
     return TrunkBackbone({name.lower(): getattr(own, name) for name in own})
 
 
-def section(recipe: ByLayer, arch: str) -> dict[str, Any]:
+def section(recipe: OnTrunk, arch: str) -> dict[str, Any]:
     """Keys of `MODEL.TRUNK`."""
     return {name.upper(): value for name, value in forms.options(recipe, arch).items()}
-
-
-def presented(model: Any, image: NDArray[np.uint8]) -> Tensor:
-    """RGB uint8 [H, W, 3] → [1, 3, H', W'], by the way of every other image."""
-    pixels = image if model.input_format == "RGB" else image[..., ::-1]
-    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    made: Tensor = model.preprocess_image([{"image": planes}]).tensor
-    return made

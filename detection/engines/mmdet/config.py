@@ -12,13 +12,11 @@ from mmengine.config import Config
 
 from detection.engines.mmdet import regions
 from detection.engines.mmdet.dense import dense
-from detection.recipe import C4, ByLayer, Dense, DetectorRecipe, RegionsFPN, ViTDet, demand_buildable
+from detection.recipe import C4, Dense, DetectorRecipe, OnTrunk, RegionsFPN, demand_buildable
 from transfer.checkpoints.backbone import Backbone
 from transfer.runtime.errors import EngineError
 
 _TYPES = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet", "fcos": "FCOS"}
-
-Differences = tuple[tuple[str, str, str], ...]
 
 
 def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str, ...], processes: int = 1) -> Config:
@@ -38,8 +36,8 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
     demand_buildable(recipe)
     if isinstance(recipe, Dense):
         model = dense(recipe, backbone, len(classes), processes)
-    elif isinstance(recipe, ByLayer):
-        model = regions.by_layer(recipe, backbone, len(classes), processes)
+    elif isinstance(recipe, OnTrunk):
+        model = regions.on_trunk(recipe, backbone, len(classes), processes)
     elif isinstance(recipe, C4):
         model = regions.c4(recipe, backbone, len(classes), processes)
     else:
@@ -49,56 +47,21 @@ def build_config(recipe: DetectorRecipe, backbone: Backbone, classes: tuple[str,
         {
             "model": {"type": _TYPES[recipe.family], **_preprocessor(recipe, backbone), **model},
             # the groups of a trunk's parameters are made by one function for both libraries
-            **(dict[str, Any]() if isinstance(recipe, ByLayer) else {"optim_wrapper": _optimizer(recipe)}),
+            **(dict[str, Any]() if isinstance(recipe, OnTrunk) else {"optim_wrapper": _optimizer(recipe)}),
             "param_scheduler": _schedule(recipe),
         }
     )
 
 
-def differences(recipe: DetectorRecipe) -> Differences:
-    """What MMDetection does otherwise than Detectron2, for which the protocols are written: (what, theirs, here)."""
-    found = []
-    if recipe.family != "fcos":
-        if not isinstance(recipe, ViTDet):  # whose canvas is the image's own padding in both
-            found.append(("anchors over the padding of a batch", "background samples", "left out"))
-        found += [
-            (
-                "box that a low-overlap anchor learns, if it is the best anchor of another box than it overlaps most",
-                "the one it overlaps most",
-                "the one whose best anchor it is",
-            ),
-        ]
-    if not recipe.regions:
-        start = 300 if recipe.family == "fcos" else 100  # `_ema_update` in detectron2's fcos.py and retinanet.py
-        found.append(
-            (
-                "losses are divided by the number of foreground positions",
-                f"its running mean in each process, begun at {start}",
-                "of this batch, averaged over processes"
-                if recipe.family == "fcos"
-                else "of this batch in each process",
-            )
-        )
-    if recipe.family == "fcos":
-        found.append(("box loss of a position", "weighs the same for all", "weighs as much as its centreness"))
-    if recipe.masks:
-        found.append(
-            ("regions less than a pixel wide, as mask targets", "stretched to the mask", "taken for a pixel wide")
-        )
-    return tuple(found)
-
-
 def _preprocessor(recipe: DetectorRecipe, backbone: Backbone) -> dict[str, Any]:
     mean, std = backbone.input.in_255()
-    # Detectron2's size_divisibility: 32 with FPN, none with C4; images are no larger than a canvas, and fill it up
-    divisor = recipe.canvas if isinstance(recipe, ViTDet) else 32 if recipe.neck == "fpn" else 1
     return {
         "data_preprocessor": {
             "type": "DetDataPreprocessor",
             "mean": mean,
             "std": std,
             "bgr_to_rgb": backbone.input.channels == "RGB",  # images are handed over as BGR
-            "pad_size_divisor": divisor,
+            "pad_size_divisor": recipe.divisor,  # Detectron2: size_divisibility
         }
     }
 

@@ -20,7 +20,7 @@ from detection.engines.detector import DetectionJob
 from detection.engines.jitter import jittered
 from detection.engines.mmdet.masks import MaskFormat, mask_format, training_masks
 from detection.engines.plan import plan_batches, planned_loader
-from detection.recipe import ByLayer, DetectorRecipe
+from detection.recipe import DetectorRecipe, OnTrunk
 from transfer.datasets.boxes.detection import DetectionImage
 from transfer.datasets.boxes.pixels import read_pixels
 from transfer.runtime.errors import DataError
@@ -44,7 +44,7 @@ def training_pipeline(recipe: DetectorRecipe, masks: MaskFormat | None = None) -
     return partial(_load, Compose(transforms), masks)
 
 
-def jittering_pipeline(recipe: ByLayer, masks: MaskFormat | None = None) -> Callable[[DetectionImage], Loaded]:
+def jittering_pipeline(recipe: OnTrunk, masks: MaskFormat | None = None) -> Callable[[DetectionImage], Loaded]:
     """Read, flip, resize and cut at random, see `detection.engines.jitter`."""
     return partial(_load_jittered, recipe, masks)
 
@@ -59,7 +59,7 @@ def training_batches(job: DetectionJob, seed: int, start: int, iterations: int) 
     """This process's share of the batches of iterations `start` … `iterations` − 1 of the plan under `seed`."""
     plan = plan_batches(job.train, iterations, job.recipe.batch, seed, job.images_per_process)
     masks = mask_format(job.train) if job.recipe.masks else None
-    pipeline = jittering_pipeline if isinstance(job.recipe, ByLayer) else training_pipeline
+    pipeline = jittering_pipeline if isinstance(job.recipe, OnTrunk) else training_pipeline
     load = pipeline(job.recipe, masks)  # type: ignore[arg-type]
     return planned_loader(job.train, load, plan, seed, start, job.workers, collate, job.world)
 
@@ -131,7 +131,7 @@ def _load(transforms: Callable[[Sample], Sample], masks: MaskFormat | None, imag
     return _pack(results, InstanceData(**objects))
 
 
-def _load_jittered(recipe: ByLayer, masks: MaskFormat | None, image: DetectionImage) -> Loaded:
+def _load_jittered(recipe: OnTrunk, masks: MaskFormat | None, image: DetectionImage) -> Loaded:
     try:
         pixels = read_pixels(image, "BGR")
     except DataError as error:

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detection.engines.detector import DetectionJob, Detector, Schedule
-from detection.engines.mmdet.config import build_config, differences
+from detection.engines.mmdet.config import build_config
 from detection.engines.mmdet.data import deliver, deliver_together, test_loader, training_batches
 from detection.engines.mmdet.model import BLOCKS, build_detector, presented, verify_detector
 from detection.engines.mmdet.rehearsal import rehearse
-from detection.recipe import ByLayer
 from transfer.checkpoints.verify import Verification
 from transfer.datasets.boxes.detection import DetectionImage, Detections
 from transfer.datasets.boxes.masks import Mask
-from transfer.runtime.provenance import Difference
 
 
 class MMDetector(Detector):
     """See `Detector`."""
 
     name = "mmdet"
-    blocks: tuple[type, ...] = BLOCKS
+    resnet_blocks = BLOCKS
     model: Any
 
     def __init__(self, job: DetectionJob) -> None:
         super().__init__(job)
-        if isinstance(job.recipe, ByLayer):
-            from detection.engines.forms import trunk_class
-
-            self.blocks = trunk_class(job.recipe).recomputed
         self.native = build_config(job.recipe, job.backbone, job.train.classes, job.world.size)
         self.config = "config.py", self.native.pretty_text
         self.model = build_detector(self.native, job.backbone, job.seed)
@@ -44,25 +38,22 @@ class MMDetector(Detector):
         if self.amp != "off" and job.recipe.iterations:
             keep_full_precision(self.model)
 
-    def verify(self) -> Verification:
+    def presented(self, image: NDArray[np.uint8]) -> Tensor:
         """See `Detector`."""
-        if isinstance(self.job.recipe, ByLayer):
-            from detection.engines.trunk import verify_trunk
+        return presented(self.model, image)
 
-            own = partial(presented, self.model)
-            return verify_trunk(self.model.backbone.trunk, self.job.backbone, self.name, own, self.amp)
+    def verify_resnet(self) -> Verification:
+        """See `Detector`."""
         return verify_detector(self.model, self.job.backbone, self.amp)
 
-    def optimisation(self) -> tuple[torch.optim.Optimizer, Schedule]:
+    def descent(self) -> torch.optim.Optimizer:
         """See `Detector`."""
-        recipe, optimizer = self.job.recipe, None
-        if isinstance(recipe, ByLayer):
-            from detection.engines.trunk import adamw
+        optimizer: torch.optim.Optimizer = build_optim_wrapper(self.model, self.native.optim_wrapper).optimizer
+        return optimizer
 
-            optimizer = adamw(self.model, recipe)
-        else:
-            optimizer = build_optim_wrapper(self.model, self.native.optim_wrapper).optimizer
-        return optimizer, Schedules(optimizer, self.native.param_scheduler)
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Schedule:
+        """See `Detector`."""
+        return Schedules(optimizer, self.native.param_scheduler)
 
     def batches(self, seed: int, start: int, stop: int) -> Iterator[Any]:
         """See `Detector`."""
@@ -85,10 +76,6 @@ class MMDetector(Detector):
         """See `Detector`."""
         if self.job.recipe.iterations:
             rehearse(self.model)
-
-    def differences(self) -> tuple[Difference, ...]:
-        """See `Detector`."""
-        return (*super().differences(), *differences(self.job.recipe))
 
 
 class Schedules:

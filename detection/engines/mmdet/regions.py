@@ -12,10 +12,10 @@ from typing import Any
 from detection.engines.mmdet import resnet
 from detection.recipe import (
     C4,
-    ByLayer,
     ConvolvedBoxes,
     MaskRcnnC4,
     Masks,
+    OnTrunk,
     PyramidMasks,
     Regions,
     RegionsFPN,
@@ -76,17 +76,17 @@ def fpn(recipe: RegionsFPN, backbone: Backbone, classes: int, processes: int) ->
     }
 
 
-def by_layer(recipe: ByLayer, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
+def on_trunk(recipe: OnTrunk, backbone: Backbone, classes: int, processes: int) -> dict[str, Any]:
     """Trunk and pyramid are one module; proposals and regions may have more convolutions, with norms."""
     from detection.engines.forms import options  # imports timm
 
     return {
-        "backbone": {"type": "TransferTrunk", **options(recipe, backbone.arch)},
+        "backbone": {"type": "TransferTrunk", "options": options(recipe, backbone.arch)},
         **_on_pyramid(recipe, recipe.fpn_channels, classes, processes),
     }
 
 
-def _on_pyramid(recipe: RegionsFPN | ByLayer, width: int, classes: int, processes: int) -> dict[str, Any]:
+def _on_pyramid(recipe: RegionsFPN | OnTrunk, width: int, classes: int, processes: int) -> dict[str, Any]:
     layers: dict[str, Any] = {"type": "Shared2FCBBoxHead"}
     if isinstance(recipe, ConvolvedBoxes):
         layers = {
@@ -187,7 +187,8 @@ def _train_test(recipe: Regions, mask_side: int) -> dict[str, Any]:
         "type": "MaxIoUAssigner",
         "pos_iou_thr": 0.7,
         "neg_iou_thr": 0.3,
-        "min_pos_iou": 0.0,  # Detectron2 gives every object its best anchor, however small the overlap
+        # Detectron2 gives every object its best anchor, however small the overlap
+        "min_pos_iou": 0.0 if recipe.library == "detectron2" else 0.3,
         "match_low_quality": True,
         "ignore_iof_thr": -1,
     }
@@ -196,7 +197,7 @@ def _train_test(recipe: Regions, mask_side: int) -> dict[str, Any]:
         "pos_iou_thr": 0.5,
         "neg_iou_thr": 0.5,
         "min_pos_iou": 0.5,
-        "match_low_quality": False,
+        "match_low_quality": recipe.library == "mmdet",
         "ignore_iof_thr": -1,
     }
     return {

@@ -1,4 +1,4 @@
-"""What detectors of all families have in front of their heads, as MMDetection's config: ResNet, norms, pyramid."""
+"""What detectors on ResNets have in front of their heads, as MMDetection's config: the ResNet, norms, a pyramid."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -13,29 +15,9 @@ from detection.engines.trunk import ChannelNorm
 class TransferTrunk(BaseModule):  # type: ignore[misc]  # mmengine is untyped
     """A backbone that needs no neck: images that have been padded → maps of strides 4 … 64."""
 
-    def __init__(
-        self,
-        *,
-        arch: str,
-        drop_path: float,
-        out_channels: int,
-        canvas: int = 0,
-        window: int = 0,
-        global_blocks: tuple[int, ...] = (),
-        out_indices: tuple[int, ...] = (),
-        norm: str = "",
-    ) -> None:
+    def __init__(self, *, options: dict[str, Any]) -> None:
         super().__init__()
-        self.trunk, self.pyramid = build(
-            arch=arch,
-            drop_path=drop_path,
-            out_channels=out_channels,
-            canvas=canvas,
-            window=window,
-            global_blocks=global_blocks,
-            out_indices=out_indices,
-            norm=norm,
-        )
+        self.trunk, self.pyramid = build(options)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""

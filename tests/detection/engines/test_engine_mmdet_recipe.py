@@ -10,8 +10,9 @@ import torch
 from mmdet_toy import BACKBONE, CLASSES, FAMILIES, TINY, TINY_C4, annotated, detector, toy_dataset
 from PIL import Image
 
+from detection.engines.detector import differences
 from detection.engines.mmdet import data
-from detection.engines.mmdet.config import build_config, differences
+from detection.engines.mmdet.config import build_config
 from detection.engines.mmdet.masks import mask_format
 from transfer.datasets.boxes.masks import Mask
 from transfer.runtime.errors import DataError, EngineError
@@ -129,12 +130,12 @@ def test_a_pyramid_that_group_norms_cannot_divide_is_refused():
 
 def test_differences_are_those_of_the_family():
     def said(name):
-        return " ".join(what for what, _, _ in differences(FAMILIES[name]))
+        return " ".join(what for what, _, _ in differences(FAMILIES[name], "mmdet", 1))
 
     assert "foreground" not in said("faster_rcnn c4")
     assert "mask targets" in said("mask_rcnn fpn")
     assert "foreground" in said("retinanet fpn")
-    assert "centreness" in " ".join(differences(FAMILIES["fcos fpn"])[-1])
+    assert "centreness" in " ".join(differences(FAMILIES["fcos fpn"], "mmdet", 1)[-1])
     assert "anchor" not in said("fcos fpn")
 
 

@@ -57,6 +57,15 @@ def test_every_tensor_arrives_and_one_damaged_is_refused(engine, form, dataset, 
 
 
 @of_engines()
+@pytest.mark.parametrize("arch", ["vit_64x4_patch8_64", "vit_64x4_patch14_70", "beit_64x4_patch16_64.norel.abs"])
+def test_other_patches_and_caes_form_train_in_an_fpn(engine, arch, dataset, tmp_path):
+    outcome = engine.run(trunk_job(dataset, tmp_path, replace(RECIPES["vit"], iterations=1, steps=()), arch))
+    assert outcome.verification.tensors == outcome.verification.expected > 50
+    assert max(outcome.verification.stage_error.values()) < 1e-6
+    assert any("shrunk" in note for note in outcome.notes) == ("patch14" in arch)
+
+
+@of_engines()
 def test_swapped_channels_are_refused(engine, dataset, tmp_path):
     detector = engine.build(trunk_job(dataset, tmp_path))
     if engine.name == "mmdet":

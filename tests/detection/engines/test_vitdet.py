@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trunk_toy import ARCH, RECIPES, TINY, lively
+from trunk_toy import ARCH, TINY, lively
 
 from detection.engines.forms import build, options
 from detection.engines.trunk import PLACE, STRIDES, adamw, load, parameter_groups, verify_trunk
@@ -19,7 +19,7 @@ from transfer.runtime.errors import EngineError, UserError
 
 
 def trunk(backbone, recipe=TINY):
-    made, _ = build(**options(recipe, backbone.arch))
+    made, _ = build(options(recipe, backbone.arch))
     return load(made, backbone)
 
 
@@ -100,7 +100,7 @@ def test_the_notes_list_what_stays_behind_and_what_is_new():
 def test_patches_of_another_size_are_refused():
     with pytest.raises(UserError, match="patches of 16 or 14 pixels") as caught:
         demand_fitting(TINY, "vit_small_patch8_224")
-    assert "run_coco.sh vit_fpn" in caught.value.todo
+    assert "vit_fpn instead of vitdet" in caught.value.todo
 
 
 def test_patches_of_14_see_the_image_at_seven_eighths():
@@ -108,7 +108,7 @@ def test_patches_of_14_see_the_image_at_seven_eighths():
     from torchvision.transforms.functional import resize
 
     backbone = lively("vit_64x4_patch14_70.nocls")
-    made, pyramid = build(**options(TINY, backbone.arch))
+    made, pyramid = build(options(TINY, backbone.arch))
     load(made, backbone)
     images, seen = torch.randn(1, 3, 128, 128), []
     made.patch_embed.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -241,13 +241,6 @@ def test_the_trunk_computes_what_detectron2s_own_class_does():
     images = torch.randn(2, 3, 128, 128, generator=generator)
     with torch.no_grad():
         torch.testing.assert_close(made(images)[0], theirs(images)["last_feat"], rtol=0, atol=2e-5)
-
-
-def test_recipes_with_masks_have_the_same_backbone():
-    assert RECIPES["vitdet-masks"].masks
-    assert {key: getattr(RECIPES["vitdet-masks"], key) for key in ("canvas", "window", "layer_decay")} == {
-        key: getattr(TINY, key) for key in ("canvas", "window", "layer_decay")
-    }
 
 
 def test_a_deeper_network_than_the_recipe_is_for_is_refused_with_its_blocks():

@@ -10,7 +10,6 @@ import torch
 
 from detection.engines.detector import DetectionJob
 from detection.recipe import (
-    ByLayer,
     DetectorRecipe,
     FasterRcnnConvNeXt,
     FasterRcnnSwin,
@@ -20,6 +19,7 @@ from detection.recipe import (
     MaskRcnnSwin,
     MaskRcnnViT,
     MaskRcnnViTDet,
+    OnTrunk,
     turned_into,
 )
 from transfer.checkpoints.backbone import Backbone, random_backbone
@@ -52,13 +52,13 @@ _VIT: dict[str, Any] = {"norm": "BN", "out_indices": (0, 1, 2, 3), "box_convs": 
 VIT_FPN = turned_into(TINY, FasterRcnnViT, **_SIZES, **_VIT)
 
 
-def masked(recipe: ByLayer, kind: type[DetectorRecipe]) -> Any:
+def masked(recipe: OnTrunk, kind: type[DetectorRecipe]) -> Any:
     """The same with masks."""
     return turned_into(recipe, kind, mask_resolution=4, mask_convs=1)
 
 
 _CONVNEXT = turned_into(TINY, FasterRcnnConvNeXt, **_SIZES)
-_SWIN = turned_into(TINY, FasterRcnnSwin, **_SIZES, layer_decay=1.0)
+_SWIN = turned_into(TINY, FasterRcnnSwin, **_SIZES)
 RECIPES: dict[str, Any] = {
     "vitdet": TINY,
     "vitdet-masks": masked(TINY, MaskRcnnViTDet),
@@ -89,10 +89,10 @@ def lively(arch: str = ARCH, seed: int = 0) -> Backbone:
     return dataclasses.replace(backbone, state=state)
 
 
-def trunk_job(dataset: Any, folder: Any, recipe: ByLayer = TINY, arch: str = "", **more: Any) -> DetectionJob:
-    backbone = lively(arch or ARCHS[recipe.takes])
+def trunk_job(dataset: Any, folder: Any, recipe: OnTrunk = TINY, arch: str = "", **more: Any) -> DetectionJob:
+    backbone = lively(arch or ARCHS[recipe.takes[0]])
     return DetectionJob(backbone, recipe, dataset, dataset, 3, folder, checkpoint_every=2, **more)
 
 
-def untrained(recipe: ByLayer) -> ByLayer:
+def untrained(recipe: OnTrunk) -> OnTrunk:
     return replace(recipe, iterations=0, steps=(), score_threshold=0.0, max_detections=7)

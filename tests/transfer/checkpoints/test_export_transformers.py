@@ -66,6 +66,7 @@ def test_there_and_back_every_tensor_and_what_none_says_are_equal(to, ending, ar
         ("detectron2", "vit_64x3_patch16_64.swiglu", "no SwiGLU"),
         ("detectron2", "convnext_atto", "no such network"),
         ("mmdet", "vit_64x3_patch16_64", "no such network"),
+        *((to, "swin_tiny_window14_224.eps1e-06", "smaller in its last stage") for to in ("mmdet", "detectron2")),
         ("mmdet", "convnext_atto", "no such network"),
     ],
 )
@@ -134,7 +135,7 @@ def test_mmdetections_own_class_loads_it_and_computes_the_same(tmp_path):
     torch.save(content, tmp_path / "file.pth")
     meta = content["meta"]
     network = SwinTransformer(
-        embed_dims=meta["embed_dims"], depths=meta["depths"], num_heads=(3, 6, 12, 24), norm_cfg=meta["norm_cfg"],
+        embed_dims=meta["embed_dims"], depths=meta["depths"], num_heads=meta["num_heads"], norm_cfg=meta["norm_cfg"],
         window_size=meta["window_size"], init_cfg=ConfigDict(type="Pretrained", checkpoint=str(tmp_path / "file.pth")),
     )  # fmt: skip
     network.init_weights()

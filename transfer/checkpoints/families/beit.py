@@ -20,7 +20,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from transfer.checkpoints.families import Facts, Shape
-from transfer.checkpoints.families.vit import WHERE, VisionTransformers, most, tensors_of_blocks, untrained
+from transfer.checkpoints.families.vit import WHERE, VisionTransformers, most, positions, tensors_of_blocks, untrained
 from transfer.runtime.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Beit:
     swiglu: bool = False
     cls: bool = True
     registers: int = 0
+    positions: str = "offset"  # absolute ones in detectors (lxtGH/CAE: downstream_tasks/detection/models)
 
     @property
     def grid(self) -> int:
@@ -183,7 +184,7 @@ def _module() -> type[Any]:
             x = self.patch_embed(images)
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
             if self.pos_embed is not None:
-                x = x + self.pos_embed
+                x = x + positions(self.pos_embed, self.vit, *(side // self.vit.patch for side in images.shape[2:]))
             shared = None if self.rel_pos_bias is None else self.rel_pos_bias()
             found = []
             for number, block in enumerate(self.blocks):
@@ -285,6 +286,23 @@ class Beits(VisionTransformers):
     def build(self, arch: str, *, stride_in_1x1: bool = False, drop_path: float = 0.0) -> nn.Module:
         """See `Family`."""
         network: nn.Module = _module()(beit_of(arch), drop_path)
+        return network
+
+    def build_for_maps(self, arch: str, *, drop_path: float = 0.0) -> nn.Module:
+        """See `Family`: where positions are absolute alone, as in CAE's files.
+
+        Raises:
+            UserError: a table of relative positions serves one size.
+        """
+        beit = beit_of(arch)
+        if beit.relative != "none":
+            raise UserError(
+                f"a {arch} gives no maps of larger images",
+                found=f"relative positions of {beit.grid} × {beit.grid} patches",
+                todo="take a checkpoint with absolute positions, as CAE's are",
+            )
+        network = self.build(arch, drop_path=drop_path)
+        network.patch_embed.strict_img_size = False  # type: ignore[union-attr]
         return network
 
     def layer(self, arch: str, name: str) -> int:

@@ -261,7 +261,7 @@ def _module() -> type[Any]:
     return VisionTransformerOfItsAuthors
 
 
-def positions(table: Tensor, vit: Vit, height: int, width: int) -> Tensor:
+def positions(table: Tensor, vit: Any, height: int, width: int) -> Tensor:
     """The table [1, cls + grid², C] for a grid of `height` × `width` patches, by the rule of its authors."""
     import torch
     from torch.nn import functional as F

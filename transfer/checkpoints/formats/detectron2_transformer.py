@@ -12,7 +12,6 @@ ViT has neither layer scale nor registers nor SwiGLU, and resizes positions by a
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.families import family_of
 from transfer.checkpoints.families.vit import vit_of
 from transfer.checkpoints.formats.detectron2 import AUTHOR, pickled, read_only
-from transfer.checkpoints.formats.swin import timm_name
+from transfer.checkpoints.formats.mmdet_swin import demand_one_window
+from transfer.checkpoints.formats.swin import authors_name, timm_name
 from transfer.checkpoints.rules import Extracted, Format, Match, Mismatch, Target, Tree, beside, has_prefix, separate
 from transfer.checkpoints.rules import weights_under as under
 from transfer.runtime.errors import CheckpointError
@@ -29,11 +29,6 @@ from transfer.runtime.files import write_atomically
 
 NAME = "detectron2_transformer"
 VIT, SWIN = "backbone.net.", "backbone.bottom_up."
-
-
-def authors_name(name: str) -> str:
-    """The inverse of `timm_name`: `layers.1.downsample.norm.bias` → `layers.0.downsample.norm.bias`."""
-    return re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", name)
 
 
 def _prefix(tree: Tree) -> str | None:
@@ -69,6 +64,7 @@ def content(backbone: Backbone) -> dict[str, Any]:
         CheckpointError: Detectron2's class has no such parts.
     """
     if family_of(backbone.arch).name == "swin":
+        demand_one_window(backbone)
         names = {f"{SWIN}{authors_name(name)}": tensor for name, tensor in backbone.state.items()}
     else:
         vit = vit_of(backbone.arch)

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, carried, carry
-from transfer.checkpoints.families.swin import swin_of
+from transfer.checkpoints.families.swin import HEAD, Swin, swin_of
 from transfer.checkpoints.formats.mmdet import described, signed
+from transfer.checkpoints.formats.swin import authors_name
+from transfer.checkpoints.formats.swin import timm_name as of_authors
 from transfer.checkpoints.rules import (
     Extracted,
     Format,
@@ -54,14 +56,12 @@ def mmdet_name(name: str) -> str:
     `stages.0.blocks.0.attn.w_msa.qkv.weight`."""
     for ours, theirs in _PARTS:
         name = name.replace(ours, theirs, 1)
-    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", name)
-    return re.sub(r"^layers\.", "stages.", name)
+    return re.sub(r"^layers\.", "stages.", authors_name(name))
 
 
 def timm_name(name: str) -> str:
     """The inverse of `mmdet_name`."""
-    name = re.sub(r"^stages\.", "layers.", name)
-    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", name)
+    name = of_authors(re.sub(r"^stages\.", "layers.", name))
     for ours, theirs in _PARTS:
         name = name.replace(theirs, ours, 1)
     return name
@@ -101,13 +101,30 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     return Extracted(state, dropped + beside(tree, ["state_dict"]), **carried(tree[CARRIED]))
 
 
+def demand_one_window(backbone: Backbone) -> Swin:
+    """The numbers of a Swin transformer that classes with one size of windows can hold.
+
+    Raises:
+        CheckpointError: its last stage has smaller ones: other classes would resize its table, or lack it.
+    """
+    swin = swin_of(backbone.arch)
+    if len(set(swin.windows)) > 1:
+        raise CheckpointError(
+            f"{backbone.source.path} is a {backbone.arch}, whose windows are smaller in its last stage",
+            found=f"{' '.join(map(str, swin.windows))} tokens; the library's class has one size for all stages",
+            todo="choose --to timm",
+        )
+    return swin
+
+
 def content(backbone: Backbone) -> dict[str, Any]:
     """What a backbone file holds; of `meta` see `mmdet.content`, and what mmdet's class wants beside it."""
-    swin = swin_of(backbone.arch)
+    swin = demand_one_window(backbone)
     meta = described(backbone, LAYOUT) | {
         "norm_cfg": {"type": "LN", "eps": swin.eps},
         "embed_dims": swin.widths[0],
         "depths": list(swin.blocks),
+        "num_heads": [wide // HEAD for wide in swin.widths],
         "window_size": swin.window,
     }
     with torch.no_grad():

@@ -38,6 +38,11 @@ def timm_name(name: str) -> str:
     return re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", name)
 
 
+def authors_name(name: str) -> str:
+    """The inverse of `timm_name`."""
+    return re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", name)
+
+
 def _layout(title: str, keys: tuple[str | None, ...], lints: tuple[Lint, ...] = ()) -> Format:
     return prefixed(
         Release(
