@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trunk_toy import ARCHS, COUNTS, RECIPES, lively
+from trunk_toy import ARCHS, COUNTS, RECIPES, Detector, lively
 
 from detection.backbones import demand_taken
 from detection.engines.detector import differences
@@ -136,16 +136,6 @@ def test_layers_of_a_convnext_are_those_of_the_authors_rule(arch, third, last):
     assert [layer(f"stages.2.blocks.{number}.norm.weight") for number in range(len(third))] == third
     assert layer("stages.3.downsample.1.weight") == layer("stages.3.blocks.2.mlp.fc2.weight") == last
     assert layer("head.norm.weight") == last + 1
-
-
-class Detector(torch.nn.Module):
-    """As both engines have it: a trunk and a pyramid in the backbone, a head."""
-
-    def __init__(self, trunk, pyramid):
-        super().__init__()
-        self.backbone = torch.nn.Module()
-        self.backbone.trunk, self.backbone.pyramid = trunk, pyramid
-        self.head = torch.nn.Linear(32, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trunk_toy import ARCH, TINY, lively
+from trunk_toy import ARCH, TINY, Detector, lively
 
 from detection.engines.forms import build, options
 from detection.engines.trunk import PLACE, STRIDES, adamw, load, parameter_groups, verify_trunk
@@ -146,20 +146,9 @@ def test_the_pyramid_has_five_levels_made_of_the_one_map():
     assert torch.equal(maps[4], maps[3][:, :, ::2, ::2])
 
 
-class Detector(torch.nn.Module):
-    """As both engines have it: a trunk and a pyramid in the backbone, a head."""
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = torch.nn.Module()
-        self.backbone.trunk = trunk(backbone)
-        self.backbone.pyramid = SimplePyramid(64, 32)
-        self.head = torch.nn.Linear(32, 2)
-
-
 def settings(recipe, arch=ARCH):
     """Name → (rate, decay)."""
-    model = Detector(lively(arch))
+    model = Detector(trunk(lively(arch)), SimplePyramid(64, 32))
     groups = parameter_groups(model, recipe)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = {names[each]: (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]}
@@ -187,7 +176,7 @@ def test_rates_and_decays_are_those_of_the_authors_rule():
 
 
 def test_the_optimiser_names_the_full_rate_first():
-    optimizer = adamw(Detector(lively()), TINY)
+    optimizer = adamw(Detector(trunk(lively()), SimplePyramid(64, 32)), TINY)
     assert optimizer.param_groups[0]["lr"] == TINY.lr
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.999)}
 

@@ -96,3 +96,13 @@ def trunk_job(dataset: Any, folder: Any, recipe: OnTrunk = TINY, arch: str = "",
 
 def untrained(recipe: OnTrunk) -> OnTrunk:
     return replace(recipe, iterations=0, steps=(), score_threshold=0.0, max_detections=7)
+
+
+class Detector(torch.nn.Module):
+    """As both engines have it: a trunk and a pyramid in the backbone, a head."""
+
+    def __init__(self, trunk: torch.nn.Module, pyramid: torch.nn.Module) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Module()
+        self.backbone.trunk, self.backbone.pyramid = trunk, pyramid
+        self.head = torch.nn.Linear(32, 2)
