@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from detection.backbones import notes
-from detection.recipe import DetectorRecipe, Maps, OnTrunk, ViTFPN
+from detection.engines.differences import differences
+from detection.recipe import DetectorRecipe, OnTrunk
 from transfer.datasets.boxes.detection import DetectionDataset, DetectionImage, Detections
 from transfer.runtime.errors import EngineError
 from transfer.runtime.provenance import Difference
@@ -250,72 +251,3 @@ class Detector(ABC):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the number should know of how the weights were taken."""
         return notes(self.job.recipe, self.job.backbone.arch)
-
-
-def differences(recipe: DetectorRecipe, engine: str, processes: int) -> tuple[Difference, ...]:
-    """What an engine does otherwise than the library that the recipe was published with: (what, theirs, here)."""
-    published = "detectron2" if recipe.library == "detectron2" else "mmdet"
-    rows = [] if engine == published else _between(recipe)
-    turned = [row if published == "detectron2" else (row[0], row[2], row[1]) for row in rows]
-    return (*turned, *(_of_both(recipe, processes) if isinstance(recipe, Maps) else ()))
-
-
-def _between(recipe: DetectorRecipe) -> list[Difference]:
-    """(what, Detectron2, MMDetection)"""
-    found: list[Difference] = []
-    if recipe.family != "fcos":
-        if recipe.neck != "simple_fpn":  # whose canvas is the image's own padding in both
-            found.append(("anchors over the padding of a batch", "background samples", "left out"))
-        found.append(
-            (
-                "box that a low-overlap anchor learns, if it is the best anchor of another box than it overlaps most",
-                "the one it overlaps most",
-                "the one whose best anchor it is",
-            )
-        )
-    if not recipe.regions:
-        start = 300 if recipe.family == "fcos" else 100  # `_ema_update` in detectron2's fcos.py and retinanet.py
-        found.append(
-            (
-                "losses are divided by the number of foreground positions",
-                f"its running mean in each process, begun at {start}",
-                "of this batch, averaged over processes"
-                if recipe.family == "fcos"
-                else "of this batch in each process",
-            )
-        )
-    if recipe.family == "fcos":
-        found.append(("box loss of a position", "weighs the same for all", "weighs as much as its centreness"))
-    if recipe.masks:
-        found.append(
-            ("regions less than a pixel wide, as mask targets", "stretched to the mask", "taken for a pixel wide")
-        )
-    if isinstance(recipe, Maps):
-        found += [
-            ("best anchor of a box, a positive sample", "however small the IoU", "from an IoU of 0.3 on"),
-            (
-                "box that a region learns, if it is the best region of another box than it overlaps most",
-                "the one it overlaps most",
-                "the one whose best region it is",
-            ),
-        ]
-    return found
-
-
-def _of_both(recipe: Maps, processes: int) -> list[Difference]:
-    """What neither engine here does as MMDetection 2 did, with which detectors on four maps were published."""
-    found: list[Difference] = [
-        ("resizing of images", "OpenCV's, which averages nothing", "Pillow's, which averages when it shrinks"),
-        ("first weights of pyramid and heads", "MMDetection's, Xavier's rule", "Detectron2's, Caffe2's form of it"),
-    ]
-    if recipe.masks:
-        found.append(("masks of objects with outlines", "drawn at the image's size first", "cut as outlines"))
-    if isinstance(recipe, ViTFPN):
-        trained = "" if recipe.train_positions else ", not trained"
-        theirs = "resized to 42 × 68 once" if recipe.train_positions else "sines and cosines of 42 × 68 places"
-        found.append(
-            ("positions of patches", f"{theirs}{trained}, and from there", f"the checkpoint's, resized{trained}")
-        )
-        if recipe.norm == "SyncBN" and processes > 1:
-            found.append(("a batch norm over processes", "weighs every position", "weighs every process"))
-    return found

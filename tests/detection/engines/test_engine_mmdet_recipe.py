@@ -10,7 +10,7 @@ import torch
 from mmdet_toy import BACKBONE, CLASSES, FAMILIES, TINY, TINY_C4, annotated, detector, toy_dataset
 from PIL import Image
 
-from detection.engines.detector import differences
+from detection.engines.differences import differences
 from detection.engines.mmdet import data
 from detection.engines.mmdet.config import build_config
 from detection.engines.mmdet.masks import mask_format

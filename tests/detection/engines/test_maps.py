@@ -10,7 +10,7 @@ import torch
 from trunk_toy import ARCHS, COUNTS, RECIPES, Detector, lively
 
 from detection.backbones import demand_taken
-from detection.engines.detector import differences
+from detection.engines.differences import differences
 from detection.engines.forms import build, options
 from detection.engines.trunk import PLACE, STRIDES, load, parameter_groups, verify_trunk
 from detection.maps import left_behind, notes, pyramid_gmacs, trunk_gmacs
