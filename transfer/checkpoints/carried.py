@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from reprlib import repr as brief
 from typing import Any
@@ -30,13 +30,14 @@ ASSUMED_OF_VITS = (
 )
 _PIXELS = "the file cannot say how its pixels were normalised: assumed are RGB with ImageNet's mean and std"
 _ASSUMED_OF: Mapping[str, str] = {
+    "rope.": f"{_PIXELS} (satellite images have others)",
     "layer1.": ASSUMED,
     "stages.": _PIXELS,
     "layers.": f"{_PIXELS}; nor the eps of its norms: assumed is 1e-5",
 }
 
 
-def assumed(names: Iterable[str]) -> str:
+def assumed(names: Collection[str]) -> str:
     """What a file with a network of these names cannot say, and what is taken instead."""
     starts = [start for start in _ASSUMED_OF if any(name.startswith(start) for name in names)]
     return _ASSUMED_OF[starts[0]] if starts else ASSUMED_OF_VITS

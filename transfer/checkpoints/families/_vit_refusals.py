@@ -2,8 +2,8 @@
 
 Names are timm's or those of the authors' code, in which most of these relatives have blocks like the family's own:
 
-- DINOv3: `storage_tokens`, `rope_embed.periods`, `local_cls_norm.`, or `cls_norm.` where CLS and patches have norms of
-  their own (facebookresearch/dinov3: dinov3/models/vision_transformer.py, `untie_cls_and_patch_norms`);
+- DINOv3 behind a prefix or beside heads: `storage_tokens`, `rope_embed.periods`, `local_cls_norm.`, `cls_norm.`
+  (facebookresearch/dinov3: dinov3/models/vision_transformer.py); its released files have a family of their own;
 - DeiT that was distilled: `dist_token`, `head_dist.` (facebookresearch/deit: models.py, DistilledVisionTransformer);
 - MoCo v3's vit_conv: `patch_embed.proj.0.` to `.12.` (facebookresearch/moco-v3: vits.py, ConvStem);
 - XCiT: `pos_embeder.`, `cls_attn_blocks.` (facebookresearch/xcit: xcit.py);
@@ -38,9 +38,8 @@ _RELATIVES = tuple(
     for each in (
         (
             r"storage_tokens$|rope_embed\.|local_cls_norm\.|cls_norm\.",
-            "is a ViT of DINOv3: it turns queries and keys by their place (RoPE) and has no table of positions, and no "
-            "network here computes that",
-            "take a file of DINOv2, with or without registers",
+            "is a ViT of DINOv3 in another layout than that of its released files",
+            "save the network alone, torch.save(network.state_dict(), 'backbone.pth'), or take a released file",
         ),
         (
             r"dist_token$|head_dist\.",

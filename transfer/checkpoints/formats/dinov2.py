@@ -28,7 +28,8 @@ def timm_name(name: str) -> str:
 
 
 def _released(title: str, registers: bool) -> Release:
-    needs, lacks = (("register_tokens",), ()) if registers else (("mask_token",), ("register_tokens", "decoder_embed."))
+    others = ("decoder_embed.", "rope_embed.", "storage_tokens")  # MAE's, DINOv3's
+    needs, lacks = (("register_tokens",), ()) if registers else (("mask_token",), ("register_tokens", *others))
     return Release(
         name="dinov2",
         title=title,

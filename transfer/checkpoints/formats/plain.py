@@ -1,4 +1,4 @@
-"""A plain ViT, BEiT, ConvNeXt or Swin under timm's names, bare or under "state_dict" and the like.
+"""A plain ViT, BEiT, DINOv3, ConvNeXt or Swin under timm's names, bare or under "state_dict" and the like.
 
 Covers timm's own files, the released backbones of DINO (facebookresearch/dino: hubconf.py), extracted ones of iBOT, and
 what `python -m transfer convert --to timm` and `--to safetensors` write. Such a file says nothing of mean and std
@@ -21,6 +21,7 @@ from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, TIMMS_RULE, assumed, carried, carry
 from transfer.checkpoints.declared import CLASSIFIERS, plain_place, plainly_explained, renamed
 from transfer.checkpoints.families import families, family_of_names, markers
+from transfer.checkpoints.families.dinov3 import periods
 from transfer.checkpoints.formats.beit import FIRST, HALF, INDICES
 from transfer.checkpoints.formats.ibot import timm_name
 from transfer.checkpoints.rules import (
@@ -64,14 +65,15 @@ def read(tree: Tree, branch: str | None) -> Extracted:
         weights = _without_training_state(weights)
     names = [str(name).removeprefix(prefix) for name in weights]
     tables = any(name.endswith("relative_position_bias_table") for name in names)
-    of_beit = family_of_names(names).name == "beit"
+    family = family_of_names(names).name
+    of_beit = family == "beit"
     left = (
         (INDICES if of_beit else {})
         | CLASSIFIERS
         | dict.fromkeys(("masked_embed", "mask_token"), "stands for masked patches in pretraining")
     )
     state, dropped = separate(weights, prefix, [Drop(prefix + start, reason) for start, reason in left.items()])
-    if not of_beit:  # whose layer scales are called `gamma_1` by timm, too
+    if family not in ("beit", "dinov3"):  # whose layer scales are called `gamma_1` by timm, too
         state = renamed(state, timm_name, prefix)
     if key is not None:
         dropped += beside(tree, [key])
@@ -80,6 +82,8 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     facts = carried(said)
     if isinstance(said, Mapping) and PARTS in said:
         state = _apart(state, said[PARTS])
+    if family == "dinov3" and "rope.periods" not in state:  # timm's files; heads of 64 channels, as all released ones
+        state["rope.periods"] = periods(64)
     notes: tuple[str, ...] = (assumed(list(state)),)
     if _is_folded(state):
         # x + 0 is x: the same sum, in the two terms that the family has
@@ -113,7 +117,7 @@ def to_timm(backbone: Backbone) -> tuple[OrderedDict[str, torch.Tensor], dict[st
     checkpoint_filter_fn). A sum cannot be taken apart again, so its two parts are kept beside it.
     """
     state, said = OrderedDict(backbone.state), carry(backbone)
-    if "reg_token" in state and "cls_token" in state:
+    if {"reg_token", "cls_token", "pos_embed"} <= state.keys():
         token, table = state["cls_token"], state["pos_embed"]
         state["cls_token"], state["pos_embed"] = token + table[:, :1], table[:, 1:].contiguous()
         said[PARTS] = {"cls_token": token.flatten().tolist(), "position": table[0, 0].tolist()}

@@ -1,0 +1,83 @@
+"""DINOv3's released vision transformers."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from checkpoint_files import State, Tree, filled, without_fc
+
+from releases import Release
+
+_SOURCE = (
+    "facebookresearch/dinov3: hubconf.py, dinov3/models/vision_transformer.py, dinov3/layers/{attention,ffn_layers}.py"
+)
+
+
+def name_in_dinov3(name: str) -> str:
+    """timm's name → that of DINOv3's authors; the biases of queries and values are parts of one tensor there."""
+    name = re.sub(r"^reg_token$", "storage_tokens", re.sub(r"^rope\.", "rope_embed.", name))
+    name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", re.sub(r"\.attn\.[qv]_bias$", ".attn.qkv.bias", name))
+    for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x")):
+        name = name.replace(f".mlp.{ours}.", f".mlp.{theirs}.")
+    return name
+
+
+def released(state: State, keys: float = 7.0) -> Tree:
+    """`keys`: the bias of keys, which the mask leaves out."""
+    found: Tree = {"mask_token": filled(1, state["cls_token"].shape[-1])}
+    gated = any(".mlp.fc1_g." in name for name in state)
+    for name, tensor in without_fc(state).items():
+        theirs = name_in_dinov3(name)
+        if name.endswith(".attn.v_bias"):
+            continue
+        if name.endswith(".attn.q_bias"):
+            value = state[name.replace("q_bias", "v_bias")]
+            found[theirs] = torch.cat([tensor, torch.full_like(tensor, keys), value])
+            ones = torch.ones(tensor.shape)
+            found[f"{theirs}_mask"] = torch.cat([ones, torch.zeros(tensor.shape), ones])
+            continue
+        found[theirs.replace(".mlp.fc2.", ".mlp.w3.") if gated else theirs] = tensor
+    return found
+
+
+def key(name: str) -> str:
+    return name_in_dinov3(name)
+
+
+def gated_key(name: str) -> str:
+    return name_in_dinov3(name).replace(".mlp.fc2.", ".mlp.w3.")
+
+
+RELEASES = {
+    "dinov3": Release(
+        title="DINOv3, released backbone of a ViT",
+        format="dinov3",
+        build=released,
+        place=(),
+        key=key,
+        source=_SOURCE,
+        counters=False,
+        archs=("dinov3_384x2_patch16", "dinov3_small_patch16", "dinov3_base_patch16"),
+    ),
+    "dinov3_gated": Release(
+        title="DINOv3, released backbone with a gated MLP",
+        format="dinov3",
+        build=released,
+        place=(),
+        key=gated_key,
+        source=_SOURCE,
+        counters=False,
+        archs=("dinov3_384x2_patch16.swiglu", "dinov3_small_patch16.swiglu"),
+    ),
+    "timm_dinov3": Release(
+        title="timm, DINOv3",
+        format="plain",
+        build=without_fc,
+        place=(),
+        key=str,
+        source="huggingface/pytorch-image-models: timm/models/eva.py",
+        counters=False,
+        archs=("dinov3_384x2_patch16",),
+    ),
+}
