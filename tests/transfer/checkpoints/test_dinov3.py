@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import in_memory
-from releases.dinov3 import released
+from releases.dinov3 import released, transformers
+from safetensors.torch import save_file
+from test_vit_libraries import filled
 from test_vit_originals import TOLERANCE, images, off, weights
 
 from transfer.checkpoints.backbone import random_backbone
@@ -191,3 +193,48 @@ def test_timms_own_class_takes_what_is_written_for_it(tmp_path):
     with torch.no_grad():
         seen = images(96, 160)
         torch.testing.assert_close(backbone.network().eval()(seen), model(seen), rtol=1e-4, atol=1e-5)
+
+
+CONFIG = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "gelu"}
+GATED = {"hidden_act": "silu", "use_gated_mlp": True}
+
+
+def with_config(folder, arch=SMALL, **config):
+    tree = transformers(dict(random_backbone(arch, 0).state))
+    save_file({name: tensor.contiguous() for name, tensor in tree.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG | config), encoding="utf-8")
+    return read_backbone(folder / "model.safetensors")
+
+
+def test_config_json_says_heads_and_periods(tmp_path):
+    assert with_config(tmp_path, rope_theta=100.0).arch == SMALL
+    other = with_config(tmp_path, rope_theta=10000.0, num_attention_heads=4)
+    assert other.arch == f"{SMALL}.h4"
+    assert torch.equal(other.state["rope.periods"], periods(32, 10000.0))
+
+
+@pytest.mark.parametrize("config", [{"layer_norm_eps": 1e-6}, {"hidden_act": "relu"}, GATED | {"hidden_act": "gelu"}])
+def test_a_configuration_that_cannot_be_built_is_refused(tmp_path, config):
+    arch = f"{SMALL}.swiglu" if "use_gated_mlp" in config else SMALL
+    with pytest.raises(CheckpointError, match="would compute something else"):
+        with_config(tmp_path, arch, **config)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("saved", ["save_pretrained", "state_dict"])
+def test_transformers_own_class_computes_the_same(tmp_path, gated, saved):
+    library = pytest.importorskip("transformers")
+    more = CONFIG | (GATED if gated else {}) | {"intermediate_size": 256, "num_register_tokens": 3}
+    own = filled(library.DINOv3ViTModel(library.DINOv3ViTConfig(**more, attn_implementation="eager")))
+    own.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    if saved == "state_dict":
+        path = tmp_path / "state.pth"
+        torch.save(own.state_dict(), path)
+    backbone = read_backbone(path)
+    assert backbone.arch == f"{SMALL}{'.swiglu' if gated else ''}.m256.reg3"
+    for sides in ((64, 64), (96, 160)):
+        seen = images(*sides)
+        with torch.no_grad():
+            tokens = FAMILY.outputs(backbone.network().eval(), seen, ("cls",))[1][-1]
+            torch.testing.assert_close(tokens, own(seen).last_hidden_state, rtol=1e-4, atol=1e-5)

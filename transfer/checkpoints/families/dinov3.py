@@ -144,11 +144,17 @@ def expected_shapes(arch: str) -> Mapping[str, Shape]:
     return shapes | {"norm.weight": (wide,), "norm.bias": (wide,)}
 
 
-def periods(channels: int) -> Tensor:
+def usual_periods(state: Mapping[str, Tensor]) -> Tensor:
+    """Those of the released network of this width, for a file that has none."""
+    wide = next((tensor.shape[-1] for name, tensor in state.items() if name == "cls_token"), 0)
+    return periods(next((width // heads for width, _, heads, _ in SIZES.values() if width == wide), 64))
+
+
+def periods(channels: int, base: float = BASE) -> Tensor:
     """[channels / 4] of a head of so many, as they begin."""
     import torch
 
-    return BASE ** (2 * torch.arange(channels // 4, dtype=torch.float32) / (channels // 2))
+    return base ** (2 * torch.arange(channels // 4, dtype=torch.float32) / (channels // 2))
 
 
 @cache
@@ -211,7 +217,7 @@ def _fill_buffers(network: Any, keys: object) -> None:
 
 _OF_A_BACKBONE = re.compile(
     r"(?:cls_token$|reg_token$|patch_embed\.proj\.|norm\.|rope\.periods$"
-    r"|blocks\.\d+\.(?:gamma_[12]$|norm[12]\.|attn\.(?:q_bias|v_bias|qkv\.weight|proj\.)|mlp\.fc))"
+    r"|blocks\.\d+\.(?!attn\.qkv\.bias|attn\.relative_position|ls\d))"
 )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from transfer.checkpoints.backbone import Lint
+from transfer.checkpoints.backbone import Dropped, Lint
 from transfer.checkpoints.declared import Network, Release, prefixed
 from transfer.checkpoints.rules import Extracted, Tree, has_prefix
 from transfer.runtime.errors import CheckpointError
@@ -76,9 +76,18 @@ def read(tree: Tree, branch: str | None) -> Extracted:
             todo="take a released file, which has one norm",
         )
     state = dict(_parted(found.state))
+    masks = tuple(name for name in found.state if name.endswith(MASK))
+    dropped = (
+        *found.dropped,
+        *([Dropped("leaves out the bias of keys, as this network does", masks)] if masks else []),
+    )
+    return dataclasses.replace(found, state=state, dropped=dropped, lints=(*found.lints, *seen_images(state)))
+
+
+def seen_images(state: Mapping[str, torch.Tensor]) -> tuple[Lint, ...]:
+    """A word on pixels, of the sizes that exist as trained on web and on satellite images."""
     token = state.get("cls_token")
-    both = token is not None and token.ndim == 3 and token.shape[2] in _BOTH_KINDS
-    return dataclasses.replace(found, state=state, lints=(*found.lints, *([_SATELLITE] if both else [])))
+    return (_SATELLITE,) if token is not None and token.ndim == 3 and token.shape[2] in _BOTH_KINDS else ()
 
 
 def _parted(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ResNet, ViT (with MSN's and MAE's) and DINOv2, as models, backbones and classifiers.
+"""Hugging Face transformers: ResNet, ViT (with MSN's and MAE's), DINOv2, DINOv3; models, backbones and classifiers.
 
 Layout: a state dict, as safetensors or `pytorch_model.bin`. The classifying model writes `resnet.` before the
 backbone's names and `classifier.1.` beside it, the others nothing (huggingface/transformers:
@@ -19,6 +19,9 @@ Version 5 renamed the modules (`layers.N.attention.q_proj`, `mlp.gate_proj`); `s
 of version 4, a saved `state_dict()` has the new ones, and both are read. Its ViTMSNForImageClassification writes blocks
 without the prefix that its embeddings have.
 
+DINOv3's (models/dinov3_vit) computes the periods of its angles from config.json's rope_theta, 100 in all published
+files, and its keys have no bias.
+
 config.json, which `save_pretrained` writes beside the tensors, alone says the number of heads and the eps of the norms:
 1e-12 is ViTConfig's default and stands in the published conversions of ViT, DINO and MAE, 1e-6 is ViTMSNConfig's and
 Dinov2Config's. It is read where it lies beside the file and speaks of this network.
@@ -31,6 +34,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import torch
@@ -38,7 +42,8 @@ import torch
 from transfer.checkpoints.backbone import Backbone, Lint
 from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed
-from transfer.checkpoints.families import families
+from transfer.checkpoints.families import dinov3, families, family_of_names
+from transfer.checkpoints.formats.dinov3 import seen_images
 from transfer.checkpoints.rules import Extracted, Target, Tree
 from transfer.checkpoints.safetensors_files import write_safetensors
 from transfer.runtime.errors import CheckpointError
@@ -116,6 +121,41 @@ def timm_name(name: str) -> str | None:
 def half_prefixed(name: str) -> str | None:
     """As `timm_name`, of a file that has `vit.` before some of its names."""
     return timm_name(name.removeprefix("vit."))
+
+
+_DINOV3_BLOCK = re.compile(r"(?:model\.)?layer\.(\d+)\.(.+?)(?:\.(weight|bias))?")
+_DINOV3 = _TRANSFORMER | {
+    "embeddings.patch_embeddings.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.bias": "patch_embed.proj.bias",
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+}
+_IN_DINOV3 = {
+    "attention.q_proj.weight": "attn.qkv.weight#0/3",
+    "attention.k_proj.weight": "attn.qkv.weight#1/3",
+    "attention.v_proj.weight": "attn.qkv.weight#2/3",
+    "attention.q_proj.bias": "attn.q_bias",
+    "attention.v_proj.bias": "attn.v_bias",
+    "layer_scale1.lambda1": "gamma_1",
+    "layer_scale2.lambda1": "gamma_2",
+    "attention.o_proj": "attn.proj",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "mlp.gate_proj": "mlp.fc1_g",
+    "mlp.up_proj": "mlp.fc1",
+    "mlp.down_proj": "mlp.fc2",
+}
+
+
+def dinov3_name(name: str) -> str | None:
+    """`layer.3.attention.v_proj.bias` → `blocks.3.attn.v_bias`; None for no backbone's name."""
+    found = _DINOV3_BLOCK.fullmatch(name)
+    if found is None:
+        return _DINOV3.get(name)
+    number, part, kind = found.groups()
+    if (whole := _IN_DINOV3.get(f"{part}.{kind}" if kind else part)) is not None:
+        return f"blocks.{int(number)}.{whole}"
+    return f"blocks.{int(number)}.{_IN_DINOV3[part]}.{kind}" if part in _IN_DINOV3 else None
 
 
 _MASK = {"embeddings.mask_token": "stands for masked patches in pretraining, unused in evaluation"}
@@ -266,6 +306,19 @@ _LAYOUTS = one_of(
     prefixed(_transformer("DINOv2, under `dinov2.`", "dinov2.", "dinov2")),
     prefixed(_transformer("Dinov2Model", "", "dinov2")),
     prefixed(_transformer("Dinov2WithRegistersModel", "", "registers")),
+    prefixed(
+        Release(
+            name="huggingface",
+            title="transformers DINOv3ViTModel",
+            networks={"only": Network("")},
+            behind=_MASK,
+            keys=(None, "state_dict"),
+            outer=("",),
+            markers=("layer.0.layer_scale1.", "model.layer.0.layer_scale1."),
+            families=("dinov3",),
+            rename=dinov3_name,
+        )
+    ),
 )
 
 
@@ -276,6 +329,13 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     said = metadata.get(CARRIED) if isinstance(metadata, Mapping) else None
     if said is not None:
         return dataclasses.replace(found, lints=(), **carried(said))
+    if family_of_names(found.state).name == "dinov3":
+        gated = any(".mlp.fc1_g." in name for name in found.state)
+        state = {
+            name.replace(".mlp.fc1.", ".mlp.fc1_x.") if gated else name: each for name, each in found.state.items()
+        }
+        state["rope.periods"] = dinov3.usual_periods(state)
+        return dataclasses.replace(found, state=state, lints=(*found.lints, *seen_images(state)))
     if "pos_embed" in found.state and "cls_token" not in found.state:
         found = dataclasses.replace(found, lints=(*found.lints, _CONTEXT))
     return found
@@ -298,11 +358,14 @@ def beside(found: Extracted, path: Path) -> Extracted:
         CheckpointError: it names another activation than GELU.
     """
     config = _config(path.with_name("config.json"))
-    if "pos_embed" not in found.state or found.arch is not None or not config:
+    tokens = found.state.get("pos_embed", found.state.get("cls_token"))
+    if tokens is None or found.arch is not None or not config:
         return found
-    widths, depth = found.state["pos_embed"].shape, sum(name.endswith(".norm1.weight") for name in found.state)
-    if (config.get("hidden_size"), config.get("num_hidden_layers")) != (widths[-1], depth):
+    depth = sum(name.endswith(".norm1.weight") for name in found.state)
+    if (config.get("hidden_size"), config.get("num_hidden_layers")) != (tokens.shape[-1], depth):
         return found
+    if "rope.periods" in found.state:
+        return _turned(found, config, path)
     if (act := config.get("hidden_act", "gelu")) != "gelu" and not config.get("use_swiglu_ffn"):
         raise CheckpointError(
             f"is a vision transformer whose activation is {str(act)[:40]!r}",
@@ -321,6 +384,24 @@ def beside(found: Extracted, path: Path) -> Extracted:
         notes=(*found.notes, f"config.json beside the file says {told}"),
         lints=tuple(lint for lint in found.lints if lint.code != "eps"),
     )
+
+
+def _turned(found: Extracted, config: Mapping[str, Any], path: Path) -> Extracted:
+    """DINOv3 with the heads and periods of its configuration; of what else it says, the usual alone can be built."""
+    heads, theta, wide = config.get("num_attention_heads"), config.get("rope_theta"), found.state["cls_token"].shape[-1]
+    usual = {"layer_norm_eps": dinov3.EPS, "hidden_act": "silu" if config.get("use_gated_mlp") else "gelu"}
+    other = {name: config[name] for name in usual if config.get(name, usual[name]) != usual[name]}
+    if other:
+        raise CheckpointError(
+            "is a DINOv3 ViT that would compute something else",
+            found=f"{path.with_name('config.json')} says {brief(other)}",
+            todo=f"only networks with {usual} are built",
+        )
+    if type(heads) is not int or heads < 1 or wide % (4 * heads) or not isinstance(theta, (int, float)) or theta <= 0:
+        return found
+    state = {**found.state, "rope.periods": dinov3.periods(wide // heads, theta)}
+    told = f"config.json beside the file says {heads} heads, rope_theta {theta:g}"
+    return dataclasses.replace(found, state=state, notes=(*found.notes, told))
 
 
 def _arch(found: Extracted, facts: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, TIMMS_RULE, assumed, carried, carry
 from transfer.checkpoints.declared import CLASSIFIERS, plain_place, plainly_explained, renamed
 from transfer.checkpoints.families import families, family_of_names, markers
-from transfer.checkpoints.families.dinov3 import periods
+from transfer.checkpoints.families.dinov3 import usual_periods
 from transfer.checkpoints.formats.beit import FIRST, HALF, INDICES
 from transfer.checkpoints.formats.ibot import timm_name
 from transfer.checkpoints.rules import (
@@ -82,8 +82,8 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     facts = carried(said)
     if isinstance(said, Mapping) and PARTS in said:
         state = _apart(state, said[PARTS])
-    if family == "dinov3" and "rope.periods" not in state:  # timm's files; heads of 64 channels, as all released ones
-        state["rope.periods"] = periods(64)
+    if family == "dinov3" and "rope.periods" not in state:  # timm's files
+        state["rope.periods"] = usual_periods(state)
     notes: tuple[str, ...] = (assumed(list(state)),)
     if _is_folded(state):
         # x + 0 is x: the same sum, in the two terms that the family has

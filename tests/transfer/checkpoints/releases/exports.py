@@ -75,7 +75,6 @@ RELEASES = {
         source="this project: transfer/checkpoints/formats/detectron2_transformer.py",
         container="pickle",
         archs=(_VIT,),
-        alone=False,
         real="files of this project's own conversions",
     ),
     "detectron2_swin": Release(
