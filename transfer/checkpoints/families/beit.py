@@ -279,7 +279,8 @@ class Beits(VisionTransformers):
             "has a table of positions that fits no square grid",
             found=f"relative_position_bias_table of {rows} rows"
             if rows
-            else f"no rel_pos_bias.relative_position_bias_table, none in the blocks, pos_embed {absolute or 'neither'}",
+            else "no rel_pos_bias.relative_position_bias_table, none in the blocks, "
+            f"pos_embed {absolute or 'neither'}, nor reg_token, which DINOv3 has",
             todo="a table has (2 g − 1)² + 3 rows for g × g patches, or 1 + g² positions; check that the file is whole",
         )
 

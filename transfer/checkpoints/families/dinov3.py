@@ -109,8 +109,8 @@ def parse(arch: str) -> DinoV3 | None:
         named = {"h": "heads", "m": "hidden", "reg": "registers"}
         known = replace(known, **(words[part] if number is None else {named[number[1]]: int(number[2])}))
     # a head's channels are turned in pairs of pairs
-    sound = known.patch and known.heads and not known.width % (4 * known.heads) and not known.hidden % 8
-    return known if sound and known.arch == arch else None
+    sound = known.patch and known.heads and known.registers and not known.hidden % 8
+    return known if sound and not known.width % (4 * known.heads) and known.arch == arch else None
 
 
 def dinov3_of(arch: str) -> DinoV3:
@@ -127,7 +127,7 @@ def expected_shapes(arch: str) -> Mapping[str, Shape]:
     known = dinov3_of(arch)
     wide, hidden = known.width, known.hidden
     shapes: dict[str, Shape] = {"cls_token": (1, 1, wide)}
-    shapes |= {"reg_token": (1, known.registers, wide)} if known.registers else {}
+    shapes |= {"reg_token": (1, known.registers, wide)}
     shapes |= {"patch_embed.proj.weight": (wide, 3, known.patch, known.patch), "patch_embed.proj.bias": (wide,)}
     shapes |= {"rope.periods": (wide // known.heads // 4,)}
     for number in range(known.depth):
@@ -254,7 +254,8 @@ class DinoV3s(VisionTransformers):
         """
         blocks, depth = tensors_of_blocks(shapes)
         wide = most(shape[0] for name in ("norm1.weight", "norm1.bias") for shape in blocks.get(name, ()) if shape)
-        hidden = most(shape[-1] for shape in blocks.get("mlp.fc2.weight", ()) if shape)
+        firsts = (f"mlp.{layer}.bias" for layer in ("fc1", "fc1_g", "fc1_x"))
+        hidden = most(shape[0] for name in firsts for shape in blocks.get(name, ()) if shape)
         if not (depth and wide and hidden):
             raise CheckpointError("holds no whole block of a DINOv3 ViT", todo=SUPPORTED)
         turned = 4 * (*shapes.get("rope.periods", ()), 0)[0]
@@ -263,7 +264,8 @@ class DinoV3s(VisionTransformers):
             wide, depth, wide // turned if turned and not wide % turned else _usual(size, 16).heads, hidden,
             patch_of(shapes),
             swiglu="mlp.fc1_g.weight" in blocks or "mlp.fc1_x.weight" in blocks,
-            registers=(*shapes.get("reg_token", ()), 0, 0)[1],
+            # none of those released is without, and a file from which they were lost looks like one that is
+            registers=(*shapes.get("reg_token", ()), REGISTERS, REGISTERS)[1],
             bias="attn.q_bias" in blocks or "attn.v_bias" in blocks,
         )  # fmt: skip
         if parse(known.arch) is None:

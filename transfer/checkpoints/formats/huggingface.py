@@ -42,9 +42,9 @@ import torch
 from transfer.checkpoints.backbone import Backbone, Lint
 from transfer.checkpoints.carried import CARRIED, carried, carry
 from transfer.checkpoints.declared import Network, Release, one_of, prefixed
-from transfer.checkpoints.families import dinov3, families, family_of_names
+from transfer.checkpoints.families import dinov3, families
 from transfer.checkpoints.formats.dinov3 import seen_images
-from transfer.checkpoints.rules import Extracted, Target, Tree
+from transfer.checkpoints.rules import Extracted, Match, Target, Tree
 from transfer.checkpoints.safetensors_files import write_safetensors
 from transfer.runtime.errors import CheckpointError
 from transfer.runtime.files import write_atomically
@@ -285,6 +285,21 @@ def write(backbone: Backbone, path: Path) -> None:
     write_atomically(path, lambda file: write_safetensors(state, metadata, file))
 
 
+_DINOV3_LAYOUT = prefixed(
+    Release(
+        name="huggingface",
+        title="transformers DINOv3ViTModel",
+        networks={"only": Network("")},
+        behind=_MASK,
+        keys=(None, "state_dict"),
+        outer=("",),
+        markers=tuple(
+            f"{start}layer.0.{part}." for start in ("", "model.") for part in ("layer_scale1", "layer_scale2")
+        ),
+        families=("dinov3",),
+        rename=dinov3_name,
+    )
+)
 _LAYOUTS = one_of(
     "huggingface",
     prefixed(_release("transformers ResNetForImageClassification", "resnet.")),
@@ -306,19 +321,7 @@ _LAYOUTS = one_of(
     prefixed(_transformer("DINOv2, under `dinov2.`", "dinov2.", "dinov2")),
     prefixed(_transformer("Dinov2Model", "", "dinov2")),
     prefixed(_transformer("Dinov2WithRegistersModel", "", "registers")),
-    prefixed(
-        Release(
-            name="huggingface",
-            title="transformers DINOv3ViTModel",
-            networks={"only": Network("")},
-            behind=_MASK,
-            keys=(None, "state_dict"),
-            outer=("",),
-            markers=("layer.0.layer_scale1.", "model.layer.0.layer_scale1."),
-            families=("dinov3",),
-            rename=dinov3_name,
-        )
-    ),
+    _DINOV3_LAYOUT,
 )
 
 
@@ -329,7 +332,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     said = metadata.get(CARRIED) if isinstance(metadata, Mapping) else None
     if said is not None:
         return dataclasses.replace(found, lints=(), **carried(said))
-    if family_of_names(found.state).name == "dinov3":
+    if isinstance(_DINOV3_LAYOUT.recognise(tree), Match):
         gated = any(".mlp.fc1_g." in name for name in found.state)
         state = {
             name.replace(".mlp.fc1.", ".mlp.fc1_x.") if gated else name: each for name, each in found.state.items()
