@@ -19,13 +19,15 @@ def _between(recipe: DetectorRecipe) -> list[Difference]:
     if recipe.family != "fcos":
         if recipe.neck != "simple_fpn":  # whose canvas is the image's own padding in both
             found.append(("anchors over the padding of a batch", "background samples", "left out"))
-        found.append(
-            (
-                "box that a low-overlap anchor learns, if it is the best anchor of another box than it overlaps most",
-                "the one it overlaps most",
-                "the one whose best anchor it is",
+        if not isinstance(recipe, Maps):
+            found.append(
+                (
+                    "box that a low-overlap anchor learns, if it is the best anchor of another box than it overlaps "
+                    "most",
+                    "the one it overlaps most",
+                    "the one whose best anchor it is",
+                )
             )
-        )
     if not recipe.regions:
         start = 300 if recipe.family == "fcos" else 100  # `_ema_update` in detectron2's fcos.py and retinanet.py
         found.append(
@@ -43,15 +45,6 @@ def _between(recipe: DetectorRecipe) -> list[Difference]:
         found.append(
             ("regions less than a pixel wide, as mask targets", "stretched to the mask", "taken for a pixel wide")
         )
-    if isinstance(recipe, Maps):
-        found += [
-            ("best anchor of a box, a positive sample", "however small the IoU", "from an IoU of 0.3 on"),
-            (
-                "box that a region learns, if it is the best region of another box than it overlaps most",
-                "the one it overlaps most",
-                "the one whose best region it is",
-            ),
-        ]
     return found
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from detection.engines.detector import DetectionJob, Detector, Schedule
 from detection.engines.detectron2.config import build_cfg
 from detection.engines.detectron2.data import JitterMapper, PredictionImages, TrainMapper, test_items, train_batches
+from detection.engines.detectron2.matcher import match_as_mmdetection
 from detection.engines.detectron2.model import BLOCKS, build_with_weights, presented, verify_model
 from detection.recipe import OnTrunk
 from transfer.checkpoints.verify import Verification
@@ -37,6 +38,8 @@ class Detectron2Detector(Detector):
         self.cfg = build_cfg(job)
         self.config = "config.yaml", self.cfg.dump()
         self.model = build_with_weights(self.cfg, job.backbone, self.cfg.SEED, job.world)
+        if job.recipe.library == "mmdet":
+            match_as_mmdetection(self.model)
         self.test_images = PredictionImages(self.cfg)
         if job.recipe.iterations:
             jitter = isinstance(job.recipe, OnTrunk)

@@ -10,11 +10,14 @@ import torch
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmdet")
-from mmdet_toy import toy_dataset
+from detectron2.structures import Boxes, pairwise_iou
+from mmdet_toy import toy_dataset  # puts the operations that mmdet imports into place
+from mmengine.structures import InstanceData
 from test_engine_mmdet_parity import detectron2_names
 from trunk_toy import RECIPES, TINY, trunk_job
 
 from detection.engines.detectron2.detector import Detectron2Detector
+from detection.engines.detectron2.matcher import ROI, RPN, MaxIoUMatcher
 from detection.engines.mmdet.detector import MMDetector
 from detection.engines.run import predict
 from detection.engines.trunk import PLACE, parameter_groups
@@ -169,3 +172,35 @@ def test_losses_of_all_regions_are_equal(name, dataset, tmp_path):
     terms = ((mmdet, "loss_rpn_cls", "loss_rpn_bbox"), (detectron2, "loss_rpn_cls", "loss_rpn_loc"))
     ours, theirs = (losses[one] / losses[other] for losses, one, other in terms)
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def overlapping(generator, boxes, candidates):
+    """(boxes, candidates), each [n, 4]; candidates lie on a grid, so that several are equally good."""
+    corners = torch.randint(0, 100, (boxes, 2), generator=generator).float()
+    sizes = torch.randint(2, 60, (boxes, 2), generator=generator).float()
+    grid = 8.0 * torch.randint(0, 16, (candidates, 2), generator=generator)
+    sides = 8.0 * torch.randint(1, 6, (candidates, 2), generator=generator)
+    return torch.cat([corners, corners + sizes], 1), torch.cat([grid, grid + sides], 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("thresholds", "labels", "least"), [([0.3, 0.7], [0, -1, 1], RPN), ([0.5], [0, 1], ROI)])
+def test_anchors_and_regions_learn_the_boxes_that_mmdetections_assigner_gives_them(seed, thresholds, labels, least):
+    from mmdet.models.task_modules.assigners import MaxIoUAssigner
+
+    generator = torch.Generator().manual_seed(seed)
+    boxes, candidates = overlapping(generator, seed, 400)
+    assigner = MaxIoUAssigner(thresholds[-1], thresholds[0], min_pos_iou=least, match_low_quality=True)
+    given = assigner.assign(
+        InstanceData(priors=candidates), InstanceData(bboxes=boxes, labels=torch.zeros(seed, dtype=torch.long))
+    ).gt_inds  # −1: neither, 0: background, n + 1: box n
+    matches, found = MaxIoUMatcher(thresholds, labels, least)(pairwise_iou(Boxes(boxes), Boxes(candidates)))
+    assert torch.equal(torch.where(found == 1, matches + 1, found.long()), given)
+
+
+def test_recipes_of_mmdetection_alone_match_by_its_rule(dataset, tmp_path):
+    for name, recipe in RECIPES.items():
+        model = both(recipe, dataset, tmp_path / name)[1].model
+        ours = recipe.library == "mmdet"
+        assert isinstance(model.proposal_generator.anchor_matcher, MaxIoUMatcher) == ours
+        assert isinstance(model.roi_heads.proposal_matcher, MaxIoUMatcher) == ours

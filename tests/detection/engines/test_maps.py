@@ -313,7 +313,7 @@ def test_each_engine_says_what_it_does_otherwise_than_mmdetection_2():
     padding = "anchors over the padding of a batch"
     assert padding not in ours  # that is how it was published
     assert theirs[padding] == ("left out", "background samples")
-    assert theirs["best anchor of a box, a positive sample"] == ("from an IoU of 0.3 on", "however small the IoU")
+    assert not any("learns" in what for what in theirs)  # its anchors and regions are matched by MMDetection's rule
     for found in (ours, theirs):
         assert "Pillow" in found["resizing of images"][1]
         assert "masks of objects with outlines" in found
