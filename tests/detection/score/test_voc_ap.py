@@ -220,7 +220,7 @@ def naive_ap(
         if found.labels[index] != label:
             continue
         x1, y1, x2, y2 = found.boxes[index]
-        corners = [x1 + np.float32(1), y1 + np.float32(1), x2, y2]
+        corners = [float(corner) for corner in (x1 + np.float32(1), y1 + np.float32(1), x2, y2)]
         if options.box_decimals is not None:
             corners = [float(f"{corner:.{options.box_decimals}f}") for corner in corners]
         full = score = float(found.scores[index])

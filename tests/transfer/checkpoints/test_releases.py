@@ -336,6 +336,10 @@ def test_round_trip_to_every_target(which, tmp_path):
             with pytest.raises(CheckpointError, match="transformers has no such ViT"):
                 convert(path, to, out)
             continue
+        if to == "detectron2" and {"ls", "reg4", "swiglu"} & set(release.archs[0].split(".")):
+            with pytest.raises(CheckpointError, match="Detectron2's ViT has no"):
+                convert(path, to, out)
+            continue
         convert(path, to, out)
         back = read_backbone(out)
         assert same(back, dict(original.state)), to
