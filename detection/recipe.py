@@ -440,6 +440,7 @@ class DetectionRecipe:
 
 
 LEVELS = 5  # of every pyramid here: p2 … p6, or p3 … p7
+BEST_ANCHOR, BEST_REGION = 0.3, 0.5  # IoU from which a box's best one learns it, by MM_HEADS
 GROUPS = 32  # of FCOS's group norms (Detectron2, configs/common/models/fcos.py)
 
 _AT_LEAST_ONE = (

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.modeling.matcher import Matcher
 from torch import Tensor, nn
 
-RPN, ROI = 0.3, 0.5  # IoU from which the best of a box learns it, in mmdetection: configs/_base_/models/*_rcnn_*_fpn.py
+from detection.recipe import BEST_ANCHOR, BEST_REGION
 
 
 class MaxIoUMatcher(Matcher):  # type: ignore[misc]  # Detectron2 is untyped
@@ -24,8 +24,10 @@ class MaxIoUMatcher(Matcher):  # type: ignore[misc]  # Detectron2 is untyped
     def __call__(self, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:
         """IoU [boxes, candidates] → box of each candidate, and 1 (learns it), 0 (background), −1 (neither)."""
         matches, labels = super().__call__(match_quality_matrix)
+        if not len(matches):
+            return matches, labels
         for box, overlaps in enumerate(match_quality_matrix):  # a later box takes what an earlier one wanted, too
-            best = overlaps.max() if len(overlaps) else overlaps.new_zeros(())
+            best = overlaps.max()
             if best >= self.least:
                 matches[overlaps == best] = box
                 labels[overlaps == best] = 1
@@ -34,7 +36,8 @@ class MaxIoUMatcher(Matcher):  # type: ignore[misc]  # Detectron2 is untyped
 
 def match_as_mmdetection(model: nn.Module) -> None:
     """Give a two-stage detector this rule in both stages, with the thresholds of its config."""
-    for module, name, least in (("proposal_generator", "anchor_matcher", RPN), ("roi_heads", "proposal_matcher", ROI)):
+    places = ("proposal_generator", "anchor_matcher", BEST_ANCHOR), ("roi_heads", "proposal_matcher", BEST_REGION)
+    for module, name, least in places:
         part: Any = model.get_submodule(module)
         own = getattr(part, name)
         setattr(part, name, MaxIoUMatcher(own.thresholds[1:-1], own.labels, least))

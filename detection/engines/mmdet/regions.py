@@ -11,6 +11,8 @@ from typing import Any
 
 from detection.engines.mmdet import resnet
 from detection.recipe import (
+    BEST_ANCHOR,
+    BEST_REGION,
     C4,
     ConvolvedBoxes,
     MaskRcnnC4,
@@ -188,7 +190,7 @@ def _train_test(recipe: Regions, mask_side: int) -> dict[str, Any]:
         "pos_iou_thr": 0.7,
         "neg_iou_thr": 0.3,
         # Detectron2 gives every object its best anchor, however small the overlap
-        "min_pos_iou": 0.0 if recipe.library == "detectron2" else 0.3,
+        "min_pos_iou": 0.0 if recipe.library == "detectron2" else BEST_ANCHOR,
         "match_low_quality": True,
         "ignore_iof_thr": -1,
     }
@@ -196,7 +198,7 @@ def _train_test(recipe: Regions, mask_side: int) -> dict[str, Any]:
         "type": "MaxIoUAssigner",
         "pos_iou_thr": 0.5,
         "neg_iou_thr": 0.5,
-        "min_pos_iou": 0.5,
+        "min_pos_iou": BEST_REGION,
         "match_low_quality": recipe.library == "mmdet",
         "ignore_iof_thr": -1,
     }

@@ -17,10 +17,11 @@ from test_engine_mmdet_parity import detectron2_names
 from trunk_toy import RECIPES, TINY, trunk_job
 
 from detection.engines.detectron2.detector import Detectron2Detector
-from detection.engines.detectron2.matcher import ROI, RPN, MaxIoUMatcher
+from detection.engines.detectron2.matcher import MaxIoUMatcher
 from detection.engines.mmdet.detector import MMDetector
 from detection.engines.run import predict
 from detection.engines.trunk import PLACE, parameter_groups
+from detection.recipe import BEST_ANCHOR, BEST_REGION
 
 pytestmark = pytest.mark.detectron2
 
@@ -184,7 +185,9 @@ def overlapping(generator, boxes, candidates):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize(("thresholds", "labels", "least"), [([0.3, 0.7], [0, -1, 1], RPN), ([0.5], [0, 1], ROI)])
+@pytest.mark.parametrize(
+    ("thresholds", "labels", "least"), [([0.3, 0.7], [0, -1, 1], BEST_ANCHOR), ([0.5], [0, 1], BEST_REGION)]
+)
 def test_anchors_and_regions_learn_the_boxes_that_mmdetections_assigner_gives_them(seed, thresholds, labels, least):
     from mmdet.models.task_modules.assigners import MaxIoUAssigner
 

@@ -165,7 +165,8 @@ def test_timms_file_without_periods_is_taken_with_those_of_the_paper(tmp_path):
     read = read_backbone(tmp_path / "timm.pth")
     assert read.arch == SMALL
     assert torch.equal(read.state["rope.periods"], periods(64))
-    assert any("satellite" in remark for remark in read.remarks())
+    for told in ("satellite", "lacks the periods"):
+        assert any(told in remark for remark in read.remarks())
 
 
 @pytest.mark.parametrize("arch", [SMALL, "dinov3_128x2_patch16.swiglu.m256.reg2"])
@@ -180,15 +181,22 @@ def test_there_and_back_it_is_the_same(arch, tmp_path):
         convert(tmp_path / "file.pth", "detectron2", tmp_path / "out.pkl")
 
 
+def test_other_periods_stay_in_a_file_for_timm_and_are_read_back(tmp_path):
+    tree = released(dict(random_backbone(SMALL, 0).state))
+    tree["rope_embed.periods"] = 2 * periods(64)
+    torch.save(tree, tmp_path / "file.pth")
+    convert(tmp_path / "file.pth", "timm", tmp_path / "out.pth")
+    assert torch.equal(torch.load(tmp_path / "out.pth", weights_only=True)["rope.periods"], 2 * periods(64))
+    assert torch.equal(read_backbone(tmp_path / "out.pth").state["rope.periods"], 2 * periods(64))
+
+
 def test_timms_own_class_takes_what_is_written_for_it(tmp_path):
     import timm
 
     torch.save(released(dict(random_backbone("dinov3_small_patch16", 0).state)), tmp_path / "file.pth")
     convert(tmp_path / "file.pth", "timm", tmp_path / "out.pth")
     model = timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0, global_pool="token").eval()
-    state = torch.load(tmp_path / "out.pth", weights_only=True)
-    del state["rope.periods"]  # timm computes them
-    model.load_state_dict(state)
+    model.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))
     backbone = read_backbone(tmp_path / "file.pth")
     with torch.no_grad():
         seen = images(96, 160)
@@ -207,7 +215,9 @@ def with_config(folder, arch=SMALL, **config):
 
 
 def test_config_json_says_heads_and_periods(tmp_path):
-    assert with_config(tmp_path, rope_theta=100.0).arch == SMALL
+    told = with_config(tmp_path, rope_theta=100.0)
+    assert told.arch == SMALL
+    assert "periods" not in {lint.code for lint in told.lints}
     other = with_config(tmp_path, rope_theta=10000.0, num_attention_heads=4)
     assert other.arch == f"{SMALL}.h4"
     assert torch.equal(other.state["rope.periods"], periods(32, 10000.0))

@@ -243,3 +243,13 @@ def is_optional(name: str) -> bool:
 def markers() -> tuple[str, ...]:
     """How names of a backbone of any family may begin, by which formats look for one."""
     return tuple(marker for family in families().values() for marker in family.markers)
+
+
+def fill_buffers(network: Any, keys: object) -> None:
+    """What timm's modules compute and no file holds: indices of positions, masks of shifted windows, keys' bias of 0.
+
+    A hook for `register_load_state_dict_post_hook`: a network that was built without memory has no values there.
+    """
+    for module in network.modules():
+        if module is not network and hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from transfer.checkpoints.families import Facts, Shape
+from transfer.checkpoints.families import Facts, Shape, fill_buffers
 from transfer.checkpoints.families.vit import WHERE, VisionTransformers, most, positions, tensors_of_blocks, untrained
 from transfer.runtime.errors import CheckpointError, UserError
 
@@ -175,7 +175,7 @@ def _module() -> type[Any]:
             if beit.norm == "none":
                 self.norm = nn.Identity()
             # a network that was built without memory has no values in what it does not save, either
-            self.register_load_state_dict_post_hook(_fill_buffers)
+            self.register_load_state_dict_post_hook(fill_buffers)
 
         def tokens(self, images: Tensor, indices: Collection[int]) -> list[Tensor]:
             """Tokens [n, 1 + patches, width] behind each of these blocks, before the final norm."""
@@ -194,12 +194,6 @@ def _module() -> type[Any]:
             return found
 
     return BeitWithTokens
-
-
-def _fill_buffers(network: Any, keys: object) -> None:
-    for module in network.modules():
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
 
 
 _OF_A_BACKBONE = re.compile(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from transfer.checkpoints.families import Facts, Shape
+from transfer.checkpoints.families import Facts, Shape, fill_buffers
 from transfer.checkpoints.families._vit_refusals import patch_of
 from transfer.checkpoints.families.vit import VisionTransformers, most, tensors_of_blocks, untrained
 from transfer.runtime.errors import CheckpointError
@@ -144,6 +144,11 @@ def expected_shapes(arch: str) -> Mapping[str, Shape]:
     return shapes | {"norm.weight": (wide,), "norm.bias": (wide,)}
 
 
+NO_PERIODS = (
+    "the file lacks the periods of its angles and so does not say its heads: those of the released sizes were taken"
+)
+
+
 def usual_periods(state: Mapping[str, Tensor]) -> Tensor:
     """Those of the released network of this width, for a file that has none."""
     wide = next((tensor.shape[-1] for name, tensor in state.items() if name == "cls_token"), 0)
@@ -179,7 +184,7 @@ def _module() -> type[Any]:
             self.vit = known
             self.rope = Angles(known.width // known.heads)
             # a network that was built without memory has no values in what it does not save, either
-            self.register_load_state_dict_post_hook(_fill_buffers)
+            self.register_load_state_dict_post_hook(fill_buffers)
 
         def tokens(self, images: Tensor, indices: Collection[int]) -> list[Tensor]:
             """Tokens [n, prefix + patches, width] behind each of these blocks, before the final norm."""
@@ -207,12 +212,6 @@ def _module() -> type[Any]:
             return torch.cat([angles.sin(), angles.cos()], -1)
 
     return DinoV3WithTokens
-
-
-def _fill_buffers(network: Any, keys: object) -> None:
-    for module in network.modules():
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
 
 
 _OF_A_BACKBONE = re.compile(

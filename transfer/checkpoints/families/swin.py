@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from transfer.checkpoints.families import Facts, Family, Shape
+from transfer.checkpoints.families import Facts, Family, Shape, fill_buffers
 from transfer.runtime.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
@@ -150,13 +150,6 @@ def _norm(name: str, channels: int) -> dict[str, Shape]:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
-def _fill_buffers(network: Any, _: object) -> None:
-    """Indices of positions and masks of shifted windows, which are no weights and lie in no file."""
-    for module in network.modules():
-        if module is not network and hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
-
-
 @cache
 def _padded_first() -> type[Any]:
     """The block of detectors, whose base takes seconds to import."""
@@ -190,7 +183,7 @@ def _built(swin: Swin, drop_path: float, **options: Any) -> nn.Module:
         norm_layer=partial(nn.LayerNorm, eps=swin.eps), **options,
     )  # fmt: skip
     # a network that was built without memory has no values in them either
-    network.register_load_state_dict_post_hook(_fill_buffers)
+    network.register_load_state_dict_post_hook(fill_buffers)
     module: nn.Module = network
     return module
 

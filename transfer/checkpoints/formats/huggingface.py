@@ -19,8 +19,8 @@ Version 5 renamed the modules (`layers.N.attention.q_proj`, `mlp.gate_proj`); `s
 of version 4, a saved `state_dict()` has the new ones, and both are read. Its ViTMSNForImageClassification writes blocks
 without the prefix that its embeddings have.
 
-DINOv3's (models/dinov3_vit) computes the periods of its angles from config.json's rope_theta, 100 in all published
-files, and its keys have no bias.
+DINOv3's (models/dinov3_vit) computes the periods of its angles from config.json's rope_theta, 100 by default, and
+its keys have no bias.
 
 config.json, which `save_pretrained` writes beside the tensors, alone says the number of heads and the eps of the norms:
 1e-12 is ViTConfig's default and stands in the published conversions of ViT, DINO and MAE, 1e-6 is ViTMSNConfig's and
@@ -298,6 +298,14 @@ _DINOV3_LAYOUT = prefixed(
         ),
         families=("dinov3",),
         rename=dinov3_name,
+        lints=(
+            Lint(
+                "periods",
+                "only the config.json that belongs to this file says the periods of its angles (rope_theta) and the "
+                f"number of heads, and it does not lie beside it; taken were {dinov3.BASE:g} and those of the released "
+                "sizes",
+            ),
+        ),
     )
 )
 _LAYOUTS = one_of(
@@ -333,10 +341,8 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     if said is not None:
         return dataclasses.replace(found, lints=(), **carried(said))
     if isinstance(_DINOV3_LAYOUT.recognise(tree), Match):
-        gated = any(".mlp.fc1_g." in name for name in found.state)
-        state = {
-            name.replace(".mlp.fc1.", ".mlp.fc1_x.") if gated else name: each for name, each in found.state.items()
-        }
+        first = ".mlp.fc1_x." if any(".mlp.fc1_g." in name for name in found.state) else ".mlp.fc1."
+        state = {name.replace(".mlp.fc1.", first): tensor for name, tensor in found.state.items()}
         state["rope.periods"] = dinov3.usual_periods(state)
         return dataclasses.replace(found, state=state, lints=(*found.lints, *seen_images(state)))
     if "pos_embed" in found.state and "cls_token" not in found.state:
@@ -404,7 +410,8 @@ def _turned(found: Extracted, config: Mapping[str, Any], path: Path) -> Extracte
         return found
     state = {**found.state, "rope.periods": dinov3.periods(wide // heads, theta)}
     told = f"config.json beside the file says {heads} heads, rope_theta {theta:g}"
-    return dataclasses.replace(found, state=state, notes=(*found.notes, told))
+    lints = tuple(lint for lint in found.lints if lint.code != "periods")
+    return dataclasses.replace(found, state=state, notes=(*found.notes, told), lints=lints)
 
 
 def _arch(found: Extracted, facts: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from transfer.checkpoints.backbone import Backbone
 from transfer.checkpoints.carried import CARRIED, TIMMS_RULE, assumed, carried, carry
 from transfer.checkpoints.declared import CLASSIFIERS, plain_place, plainly_explained, renamed
 from transfer.checkpoints.families import families, family_of_names, markers
-from transfer.checkpoints.families.dinov3 import usual_periods
+from transfer.checkpoints.families.dinov3 import NO_PERIODS, usual_periods
 from transfer.checkpoints.formats.beit import FIRST, HALF, INDICES
 from transfer.checkpoints.formats.ibot import timm_name
 from transfer.checkpoints.rules import (
@@ -73,7 +73,7 @@ def read(tree: Tree, branch: str | None) -> Extracted:
         | dict.fromkeys(("masked_embed", "mask_token"), "stands for masked patches in pretraining")
     )
     state, dropped = separate(weights, prefix, [Drop(prefix + start, reason) for start, reason in left.items()])
-    if family not in ("beit", "dinov3"):  # whose layer scales are called `gamma_1` by timm, too
+    if family == "vit":  # BEiT's and DINOv3's layer scales are called `gamma_1` by timm, too
         state = renamed(state, timm_name, prefix)
     if key is not None:
         dropped += beside(tree, [key])
@@ -82,9 +82,11 @@ def read(tree: Tree, branch: str | None) -> Extracted:
     facts = carried(said)
     if isinstance(said, Mapping) and PARTS in said:
         state = _apart(state, said[PARTS])
+    notes: tuple[str, ...] = ()
     if family == "dinov3" and "rope.periods" not in state:  # timm's files
         state["rope.periods"] = usual_periods(state)
-    notes: tuple[str, ...] = (assumed(list(state)),)
+        notes = (NO_PERIODS,)
+    notes += (assumed(list(state)),)
     if _is_folded(state):
         # x + 0 is x: the same sum, in the two terms that the family has
         state["pos_embed"] = torch.cat([torch.zeros_like(state["cls_token"]), state["pos_embed"]], 1)
@@ -117,6 +119,8 @@ def to_timm(backbone: Backbone) -> tuple[OrderedDict[str, torch.Tensor], dict[st
     checkpoint_filter_fn). A sum cannot be taken apart again, so its two parts are kept beside it.
     """
     state, said = OrderedDict(backbone.state), carry(backbone)
+    if "rope.periods" in state and torch.equal(state["rope.periods"], usual_periods(state)):
+        del state["rope.periods"]  # timm computes these itself; it refuses a file with others
     if {"reg_token", "cls_token", "pos_embed"} <= state.keys():
         token, table = state["cls_token"], state["pos_embed"]
         state["cls_token"], state["pos_embed"] = token + table[:, :1], table[:, 1:].contiguous()

@@ -88,10 +88,6 @@ def keys_and_values(name: str) -> tuple[str, ...]:
     return tuple(theirs.replace("q_proj", f"{part}_proj") for part in "kv") if "attn.qkv" in name else ()
 
 
-def key(name: str) -> str:
-    return name_in_dinov3(name)
-
-
 def gated_key(name: str) -> str:
     return name_in_dinov3(name).replace(".mlp.fc2.", ".mlp.w3.")
 
@@ -102,7 +98,7 @@ RELEASES = {
         format="dinov3",
         build=released,
         place=(),
-        key=key,
+        key=name_in_dinov3,
         source=_SOURCE,
         counters=False,
         derived=lambda name: name.endswith(".attn.v_bias"),
@@ -131,6 +127,7 @@ RELEASES = {
         parts=keys_and_values,
         reads=lambda state: state | {"rope.periods": periods(64)},
         derived=lambda name: name == "rope.periods",
+        lints=("periods",),
         container="safetensors",
     ),
     "timm_dinov3": Release(
